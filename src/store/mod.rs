@@ -11,9 +11,15 @@
 //! - An error says whether the effect may have happened all the same ([`StoreError::effect_unknown`]).
 //! - Dropping the future of a verb may leave its effect undone or done, never half done.
 
+mod dir;
 mod error;
+mod prefix;
+mod probe;
 
+pub use dir::DirStore;
 pub use error::{StoreError, StoreErrorKind};
+pub use prefix::Prefixed;
+pub use probe::{Capabilities, probe};
 
 use crate::units::ByteRange;
 use crate::world::Timestamp;

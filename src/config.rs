@@ -1,0 +1,36 @@
+//! Rank 4: settings, parsed once: flag, then environment, then configuration file. Layers below get
+//! values; this one alone reads the environment, the clock and the random source.
+
+mod file;
+mod passphrase;
+mod url;
+mod world;
+
+pub use self::url::{InvalidUrl, StoreBase, VolumeUrl};
+pub use file::{ConfigError, ConfigFile};
+pub use passphrase::{PassphraseError, PassphraseSource};
+pub use world::system_world;
+
+/// Parses a size as people write it: `256MiB`, `1G`, `4096`.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let size: bytesize::ByteSize = text.parse()?;
+    Ok(size.as_u64())
+}
+
+/// Parses a duration as people write it: `5m`, `90s`, `1h 30m`.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// This machine's name, for the session that others see.
+pub fn host_name() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// An environment variable, if it is set, not empty, and text.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

@@ -1,0 +1,122 @@
+//! Where the passphrase comes from: a file, the environment or a prompt. Never an argument, which every
+//! user of the machine could read.
+
+use crate::crypto::Passphrase;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// The longest passphrase that is read; a file that is longer was given by mistake.
+const LIMIT: u64 = 64 << 10;
+
+/// What the settings say of it.
+#[derive(Clone, Debug, Default)]
+pub struct PassphraseSource {
+    /// `--passphrase-file`.
+    pub flag: Option<PathBuf>,
+    /// `passphrase_file` of the configuration file.
+    pub config: Option<PathBuf>,
+}
+
+/// Why there is no passphrase.
+#[derive(Debug, thiserror::Error)]
+pub enum PassphraseError {
+    /// The file cannot be read.
+    #[error("cannot read passphrase file {}: {}", .0.display(), .1)]
+    Unreadable(PathBuf, std::io::Error),
+    /// It holds nothing, or far too much.
+    #[error("passphrase file {}: {}", .0.display(), .1)]
+    Unusable(PathBuf, &'static str),
+    /// No source at all.
+    #[error(
+        "the volume is encrypted and no passphrase is given: use --passphrase-file FILE, or set \
+         STRONGROOM_PASSPHRASE_FILE or STRONGROOM_PASSPHRASE"
+    )]
+    Missing,
+    /// The two prompts of a new passphrase differ.
+    #[error("the two passphrases differ; nothing was changed")]
+    Different,
+    /// The terminal failed.
+    #[error("cannot read the passphrase from the terminal: {0}")]
+    Terminal(std::io::Error),
+}
+
+impl PassphraseSource {
+    /// The passphrase of an existing volume.
+    pub fn read(&self) -> Result<Passphrase, PassphraseError> {
+        match self.without_prompt()? {
+            Some(passphrase) => Ok(passphrase),
+            None => prompt("Passphrase: "),
+        }
+    }
+
+    /// A new passphrase: at a terminal it is asked for twice.
+    pub fn read_new(&self) -> Result<Passphrase, PassphraseError> {
+        if let Some(passphrase) = self.without_prompt()? {
+            return Ok(passphrase);
+        }
+        Self::prompt_for_new()
+    }
+
+    /// Asks for a new passphrase, twice.
+    pub fn prompt_for_new() -> Result<Passphrase, PassphraseError> {
+        let (first, second) = (ask("New passphrase: ")?, ask("Once more: ")?);
+        if *first != *second {
+            return Err(PassphraseError::Different);
+        }
+        Ok(Passphrase::new(first.as_bytes().to_vec()))
+    }
+
+    fn without_prompt(&self) -> Result<Option<Passphrase>, PassphraseError> {
+        if let Some(path) = &self.flag {
+            return read_file(path).map(Some);
+        }
+        if let Some(text) =
+            std::env::var_os("STRONGROOM_PASSPHRASE").filter(|text| !text.is_empty())
+        {
+            use std::os::unix::ffi::OsStringExt;
+            return Ok(Some(Passphrase::new(text.into_vec())));
+        }
+        if let Some(path) = super::variable("STRONGROOM_PASSPHRASE_FILE") {
+            return read_file(Path::new(&path)).map(Some);
+        }
+        self.config.as_deref().map(read_file).transpose()
+    }
+}
+
+/// Reads a passphrase file; one line end at its end does not belong to the passphrase.
+pub fn read_file(path: &Path) -> Result<Passphrase, PassphraseError> {
+    use std::os::unix::fs::PermissionsExt;
+    let unreadable = |error| PassphraseError::Unreadable(path.to_owned(), error);
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o004 != 0 {
+        tracing::warn!("passphrase file {} can be read by every user", path.display());
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(PassphraseError::Unusable(path.to_owned(), "it is longer than 64 KiB"));
+    }
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+        if bytes.last() == Some(&b'\r') {
+            bytes.pop();
+        }
+    }
+    if bytes.is_empty() {
+        return Err(PassphraseError::Unusable(path.to_owned(), "it is empty"));
+    }
+    Ok(Passphrase::new(bytes.to_vec()))
+}
+
+fn prompt(text: &str) -> Result<Passphrase, PassphraseError> {
+    Ok(Passphrase::new(ask(text)?.as_bytes().to_vec()))
+}
+
+fn ask(text: &str) -> Result<Zeroizing<String>, PassphraseError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(PassphraseError::Missing);
+    }
+    rpassword::prompt_password(text).map(Zeroizing::new).map_err(PassphraseError::Terminal)
+}

@@ -1,0 +1,160 @@
+//! The encrypted stream of datasafed: `IV (16 random bytes), CFB128-AES(key, IV, plaintext)`, the key
+//! being HKDF-SHA256 of the passphrase with salt `encryption` and no info, cut to 16, 24 or 32 bytes.
+//! One key for every object under a passphrase, and no tag: a wrong passphrase or a changed object is
+//! **not** noticed. It is here for exchange with datasafed; native volumes do not use it.
+//!
+//! Any range can be read with one extra block before it; writing is strictly from front to back.
+
+use super::cfb::Cipher;
+use super::derive;
+use super::error::CryptoError;
+use super::secret::{Key32, Passphrase};
+use super::suite::Suite;
+use crate::units::ByteRange;
+use crate::world::Entropy;
+
+/// Bytes an object is longer than its plaintext: the IV.
+pub const OVERHEAD: u64 = 16;
+
+/// The key of a passphrase.
+pub struct StreamKey(Cipher);
+
+impl StreamKey {
+    /// Derives it.
+    ///
+    /// # Errors
+    /// `Invalid` if the suite is not one of AES-*-CFB or the passphrase is empty.
+    pub fn derive(passphrase: &Passphrase, suite: Suite) -> Result<Self, CryptoError> {
+        if passphrase.length() == 0 {
+            return Err(CryptoError::Invalid { why: "encryption pass phrase should not be empty" });
+        }
+        let key = Key32::filled(|key| derive::expand(passphrase.expose(), b"encryption", &[], key));
+        Cipher::new(suite, key.expose()).map(Self)
+    }
+
+    /// Starts a new object: write [`Encryptor::iv`] first.
+    pub fn encryptor(&self, entropy: &dyn Entropy) -> Encryptor<'_> {
+        self.encryptor_with_iv(entropy.bytes())
+    }
+
+    /// Starts a new object under a given IV, which must never be used twice.
+    pub fn encryptor_with_iv(&self, iv: [u8; 16]) -> Encryptor<'_> {
+        Encryptor { iv, stream: Stream::new(&self.0, iv) }
+    }
+
+    /// Reads an object's plaintext from its start, given the IV it begins with.
+    pub fn decryptor(&self, iv: [u8; 16]) -> Decryptor<'_> {
+        Decryptor { stream: Stream::new(&self.0, iv) }
+    }
+
+    /// Which bytes of the object to fetch for `range` of the plaintext: the block before it as well.
+    pub fn object_range(range: ByteRange) -> ByteRange {
+        let start = range.offset() - range.offset() % 16;
+        ByteRange::between(start, range.end().saturating_add(OVERHEAD))
+    }
+
+    /// The plaintext of `range`, or as much of it as the object has, from the bytes that
+    /// [`StreamKey::object_range`] asked for (fewer at the object's end).
+    ///
+    /// # Errors
+    /// `Damaged` if not even the block before the range is there, or there is more than was asked for.
+    pub fn open_range(
+        &self,
+        range: ByteRange,
+        mut object: Vec<u8>,
+    ) -> Result<Vec<u8>, CryptoError> {
+        let wanted = Self::object_range(range);
+        let skip = (range.offset() % 16) as usize;
+        let Some((previous, data)) = object.split_first_chunk_mut::<16>() else {
+            return Err(CryptoError::Damaged { what: "stream: its IV is cut off" });
+        };
+        if (data.len() as u64 + OVERHEAD) > wanted.length() {
+            return Err(CryptoError::Damaged { what: "stream: more bytes than were asked for" });
+        }
+        self.0.decrypt(previous, data);
+        object.drain(..(16 + skip).min(object.len()));
+        Ok(object)
+    }
+}
+
+/// Enciphers one object, from front to back.
+pub struct Encryptor<'a> {
+    iv: [u8; 16],
+    stream: Stream<'a>,
+}
+
+impl Encryptor<'_> {
+    /// The first 16 bytes of the object.
+    pub fn iv(&self) -> [u8; 16] {
+        self.iv
+    }
+
+    /// Enciphers the next bytes in place; pieces may have any length.
+    pub fn update(&mut self, data: &mut [u8]) {
+        self.stream.update(data, Cipher::encrypt, |plain, key| {
+            let cipher = plain ^ key;
+            (cipher, cipher)
+        });
+    }
+}
+
+/// Deciphers one object, from front to back.
+pub struct Decryptor<'a> {
+    stream: Stream<'a>,
+}
+
+impl Decryptor<'_> {
+    /// Deciphers the next bytes in place; pieces may have any length.
+    pub fn update(&mut self, data: &mut [u8]) {
+        self.stream.update(data, Cipher::decrypt, |cipher, key| (cipher ^ key, cipher));
+    }
+}
+
+/// What both directions carry from one piece to the next.
+struct Stream<'a> {
+    cipher: &'a Cipher,
+    /// The ciphertext block before the current one; for the used part of a block that is begun, its
+    /// ciphertext, and its keystream for the rest.
+    block: [u8; 16],
+    /// Bytes of the current block that are done.
+    used: usize,
+}
+
+impl<'a> Stream<'a> {
+    fn new(cipher: &'a Cipher, iv: [u8; 16]) -> Self {
+        Self { cipher, block: iv, used: 0 }
+    }
+
+    /// `step` maps an input byte and a keystream byte to the output and the ciphertext byte.
+    fn update(
+        &mut self,
+        data: &mut [u8],
+        whole_blocks: fn(&Cipher, &[u8; 16], &mut [u8]) -> [u8; 16],
+        step: fn(u8, u8) -> (u8, u8),
+    ) {
+        let begun = if self.used == 0 { 0 } else { (16 - self.used).min(data.len()) };
+        let (begun, data) = data.split_at_mut(begun);
+        self.bytes(begun, step);
+        let (whole, tail) = data.split_at_mut(data.len() - data.len() % 16);
+        if !whole.is_empty() {
+            self.block = whole_blocks(self.cipher, &self.block, whole);
+        }
+        if !tail.is_empty() {
+            self.block = self.cipher.keystream(&self.block);
+            self.bytes(tail, step);
+        }
+    }
+
+    fn bytes(&mut self, data: &mut [u8], step: fn(u8, u8) -> (u8, u8)) {
+        for (byte, key) in data.iter_mut().zip(&mut self.block[self.used..]) {
+            (*byte, *key) = step(*byte, *key);
+        }
+        self.used = (self.used + data.len()) % 16;
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.block);
+    }
+}

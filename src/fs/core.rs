@@ -1,0 +1,400 @@
+//! The file system: POSIX semantics over a volume. No kernel interface is known here; `fuse.rs` calls
+//! these methods, one for each kind of request.
+//!
+//! Promises: a write is readable at once through every handle of this mount; what fsync, or close in
+//! `close` mode, acknowledged stands in the store; a failure to store is reported at the call that asked
+//! for it and once to every other open handle, and the data stay in memory to be tried again.
+
+use super::arena::Arena;
+use super::errno::FsError;
+use super::inode::{Dentry, Identity, Inode, State, Table};
+use super::io::{FileHandleState, SEALING_UNIT};
+use super::types::{EntryReply, HandleId, Ino, StatFs};
+use crate::units::SessionId;
+use crate::volume::VolumeError;
+use crate::volume::native::namespace::Found;
+use crate::volume::native::record::{Attributes, Content, Record};
+use crate::volume::native::{Place, Volume};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// When a close is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When everything is in the store.
+    #[default]
+    Close,
+    /// At once; fsync and unmount are the barriers.
+    Fsync,
+}
+
+/// Settings of a mount.
+#[derive(Clone, Debug)]
+pub struct FsConfig {
+    /// Bytes for data not yet stored.
+    pub dirty_bytes: u64,
+    /// Bytes of sealed segments on their way to the store at the same time.
+    pub upload_bytes: u64,
+    /// How long attributes and names are taken for true without asking the store.
+    pub attribute_ttl: Duration,
+    /// When a close is answered.
+    pub durability: Durability,
+    /// Shown as owner of everything, if set.
+    pub uid: Option<u32>,
+    /// Shown as group of everything, if set.
+    pub gid: Option<u32>,
+}
+
+/// A mounted volume.
+pub struct FileSystem {
+    pub(super) volume: Arc<Volume>,
+    pub(super) config: FsConfig,
+    pub(super) table: Mutex<Table>,
+    pub(super) arena: Arc<Arena>,
+    /// Permits in units of [`SEALING_UNIT`] for segments being sealed and sent.
+    pub(super) uploads: Arc<tokio::sync::Semaphore>,
+    /// Woken when the arena has room again.
+    pub(super) room: tokio::sync::Notify,
+    pub(super) files: Mutex<HashMap<HandleId, Arc<FileHandleState>>>,
+    pub(super) directories: Mutex<HashMap<HandleId, Arc<super::directory::DirectoryHandle>>>,
+    pub(super) runtime: tokio::runtime::Handle,
+    next_handle: AtomicU64,
+}
+
+impl FileSystem {
+    /// Serves a volume. Background tasks run on `runtime` until the last reference is dropped.
+    pub async fn start(
+        volume: Arc<Volume>,
+        config: FsConfig,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Arc<Self>, FsError> {
+        let arena = Arena::create(config.dirty_bytes)
+            .map_err(|error| FsError::io(format!("memory for dirty data: {error}")))?;
+        let permits = (config.upload_bytes / SEALING_UNIT).max(1) as usize;
+        let fs = Arc::new(Self {
+            arena: Arc::new(arena),
+            uploads: Arc::new(tokio::sync::Semaphore::new(permits)),
+            room: tokio::sync::Notify::new(),
+            table: Mutex::default(),
+            files: Mutex::default(),
+            directories: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            volume,
+            config,
+            runtime,
+        });
+        let root = fs.volume.root().await?;
+        let state = match root {
+            Some(stored) => {
+                let (record, place) = (stored.record.clone(), stored.place.clone());
+                State::new(&record, Some(stored), place)
+            }
+            None => {
+                // Created with the volume; a crash between the two leaves this default.
+                let attributes = Attributes { mode: 0o755, ..Attributes::default() };
+                let content = Content::Directory(fs.volume.root_directory());
+                let mut state =
+                    State::new(&Record::new(attributes, content), None, fs.volume.root_place());
+                state.published = state.modified;
+                state
+            }
+        };
+        fs.table.lock().add(Identity::Directory(fs.volume.root_directory()), true, state);
+        let weak = Arc::downgrade(&fs);
+        fs.runtime.spawn(super::publish::retry_in_background(weak));
+        let weak = Arc::downgrade(&fs.volume);
+        fs.runtime.spawn(async move {
+            if let Some(volume) = weak.upgrade() {
+                volume.session().keep_alive(&volume).await;
+            }
+        });
+        Ok(fs)
+    }
+
+    /// The volume behind it.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// Room that the file system pretends to have: object stores have no limit of their own.
+    pub async fn statfs(&self) -> Result<StatFs, FsError> {
+        const BLOCK: u64 = 4096;
+        let blocks = (1_u64 << 50) / BLOCK;
+        Ok(StatFs {
+            blocks,
+            free: blocks,
+            available: blocks,
+            files: 1 << 32,
+            files_free: (1 << 32) - 1,
+            block_size: BLOCK as u32,
+            name_length: 255,
+        })
+    }
+
+    /// Looks a name up, asking the store where what is known is too old.
+    pub async fn lookup(
+        &self,
+        _caller: &super::types::Caller,
+        parent: Ino,
+        name: &[u8],
+    ) -> Result<EntryReply, FsError> {
+        let dentry = self.find(parent, name).await?;
+        Ok(self.entry_reply(&dentry, true))
+    }
+
+    /// The kernel gives lookups back.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        let mut table = self.table.lock();
+        if let Some(inode) = table.get(ino) {
+            {
+                let mut state = inode.state.lock();
+                state.lookups = state.lookups.saturating_sub(count);
+            }
+            table.drop_if_unused(ino);
+        }
+    }
+
+    /// One more lookup that the kernel holds (a name that readdirplus returned).
+    pub fn remember(&self, ino: Ino) {
+        if let Some(inode) = self.table.lock().get(ino) {
+            inode.state.lock().lookups += 1;
+        }
+    }
+
+    /// An inode that the kernel holds.
+    pub(super) fn inode(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
+        self.table
+            .lock()
+            .get(ino)
+            .ok_or_else(|| FsError::stale(format!("inode {ino} is not known to this mount")))
+    }
+
+    pub(super) fn next_handle(&self) -> HandleId {
+        HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn boot_time(&self) -> Duration {
+        self.volume.world().clock.boot_time()
+    }
+
+    pub(super) fn now(&self) -> crate::world::Timestamp {
+        self.volume.world().clock.now()
+    }
+
+    pub(super) fn is_fresh(&self, checked_at: Option<Duration>) -> bool {
+        checked_at.is_some_and(|at| self.boot_time().saturating_sub(at) < self.config.attribute_ttl)
+    }
+
+    /// What the kernel is told of an inode; counts one lookup if asked to.
+    pub(super) fn entry_reply(&self, inode: &Inode, count_lookup: bool) -> EntryReply {
+        let mut state = inode.state.lock();
+        state.lookups += u64::from(count_lookup);
+        EntryReply {
+            attr: self.shown(state.attr(inode.ino)),
+            generation: 0,
+            ttl: self.config.attribute_ttl,
+        }
+    }
+
+    pub(super) fn shown(&self, mut attr: super::types::Attr) -> super::types::Attr {
+        attr.uid = self.config.uid.unwrap_or(attr.uid);
+        attr.gid = self.config.gid.unwrap_or(attr.gid);
+        attr
+    }
+
+    /// The inode behind a name.
+    pub(super) async fn find(&self, parent: Ino, name: &[u8]) -> Result<Arc<Inode>, FsError> {
+        self.find_dentry(parent, name).await?.child.ok_or(FsError::NotFound)
+    }
+
+    /// What is known of a name, after asking the store where that is too old.
+    pub(super) async fn find_dentry(&self, parent: Ino, name: &[u8]) -> Result<Dentry, FsError> {
+        check_name(name)?;
+        let directory = self.inode(parent)?;
+        let dir = directory.directory()?;
+        let known = self.table.lock().name(parent, name);
+        let mut known_etag = None;
+        if let Some(dentry) = &known {
+            let (home, own_changes) = match &dentry.child {
+                Some(child) => {
+                    let state = child.state.lock();
+                    (state.home.clone(), state.home.is_none() || state.is_changed())
+                }
+                None => (None, false),
+            };
+            if own_changes || self.is_fresh(Some(dentry.checked_at)) {
+                return Ok(dentry.clone());
+            }
+            known_etag = match &dentry.link {
+                Some(link) => Some(link.etag.clone()),
+                None => home.map(|home| home.etag),
+            };
+        }
+        let asked_at = self.boot_time();
+        let place = Place::Entry(dir, name.to_vec());
+        use crate::volume::native::entries::Loaded;
+        let found = match self.volume.load(&place, known_etag.as_ref()).await? {
+            Loaded::Live(entry) => Some(self.volume.resolve(entry).await?),
+            Loaded::Unchanged => {
+                if let Some(mut dentry) = known {
+                    if let (Some(link), Some(child)) = (&dentry.link, &dentry.child) {
+                        // The name is the same; the record that it refers to may have changed.
+                        let found = self.volume.resolve(link.clone()).await?;
+                        self.refresh(child, &found, asked_at);
+                    }
+                    dentry.checked_at = asked_at;
+                    if let Some(child) = &dentry.child {
+                        child.state.lock().checked_at = Some(asked_at);
+                    }
+                    self.table.lock().set_name(parent, name, dentry.clone());
+                    return Ok(dentry);
+                }
+                None
+            }
+            Loaded::Tombstone(_) | Loaded::Absent => None,
+        };
+        let Some(found) = found else {
+            // A file that was created here meanwhile is not in the store yet.
+            let mut table = self.table.lock();
+            if let Some(current) = table.name(parent, name)
+                && current.checked_at > asked_at
+            {
+                return Ok(current);
+            }
+            let dentry = Dentry { child: None, link: None, checked_at: asked_at };
+            table.set_name(parent, name, dentry.clone());
+            return Ok(dentry);
+        };
+        Ok(self.learn(parent, name, &found, asked_at))
+    }
+
+    /// Enters what the store said about a name.
+    pub(super) fn learn(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        found: &Found,
+        asked_at: Duration,
+    ) -> Dentry {
+        let home = found.home();
+        let inode = {
+            let mut table = self.table.lock();
+            if let Some(current) = table.name(parent, name)
+                && current.checked_at > asked_at
+            {
+                // Something newer was entered while the request was under way.
+                return current;
+            }
+            // Entries were resolved, so that there is an identity.
+            let identity = Identity::of(&home.record.content)
+                .unwrap_or(Identity::File(crate::units::FileId([0; 16])));
+            match table.by_identity(identity) {
+                Some(inode) => inode,
+                None => {
+                    let state = State::new(&home.record, Some(home.clone()), home.place.clone());
+                    table.add(identity, false, state)
+                }
+            }
+        };
+        self.refresh(&inode, found, asked_at);
+        let link = found.inode.is_some().then(|| found.entry.clone());
+        let dentry = Dentry { child: Some(inode), link, checked_at: asked_at };
+        self.table.lock().set_name(parent, name, dentry.clone());
+        dentry
+    }
+
+    /// Lets an inode without changes of its own take over what the store says.
+    fn refresh(&self, inode: &Inode, found: &Found, asked_at: Duration) {
+        let mut state = inode.state.lock();
+        let newer_known = state.checked_at.is_some_and(|at| at > asked_at);
+        let idle = !state.is_changed()
+            && inode.turn.try_lock().is_ok()
+            && match &state.content {
+                super::inode::Body::File(file) => {
+                    file.uploads == 0 && file.dirty.dirty_bytes() == 0
+                }
+                _ => true,
+            };
+        if idle && !newer_known {
+            state.refresh(found.home().clone());
+            state.checked_at = Some(asked_at);
+        }
+    }
+
+    /// The name under which a version is kept that lost against another node's.
+    pub(super) fn conflict_name(&self, name: &[u8]) -> Vec<u8> {
+        let SessionId(id) = self.volume.session().id();
+        let suffix = format!(
+            ".conflict-{}-{}",
+            data_encoding::HEXLOWER.encode(&id[..4]),
+            self.now().0 / 1_000_000
+        );
+        let kept = name.len().min(255 - suffix.len());
+        let mut conflict = name[..kept].to_vec();
+        conflict.extend_from_slice(suffix.as_bytes());
+        conflict
+    }
+}
+
+/// A file's map is loaded when it is opened; without it nothing can be said of its bytes.
+pub(super) fn map_missing() -> FsError {
+    FsError::stale("the file was replaced by another node while it was open")
+}
+
+/// A name that a directory can hold.
+pub(super) fn check_name(name: &[u8]) -> Result<(), FsError> {
+    if name.len() > crate::volume::native::keys::NAME_LIMIT {
+        return Err(FsError::NameTooLong);
+    }
+    if name.is_empty() || name.contains(&b'/') || name.contains(&0) {
+        return Err(FsError::Invalid);
+    }
+    Ok(())
+}
+
+impl From<VolumeError> for FsError {
+    /// The one place that turns the engine's errors into the kernel's.
+    fn from(error: VolumeError) -> Self {
+        match error {
+            VolumeError::NotFound(_) => Self::NotFound,
+            VolumeError::Exists(_) => Self::Exists,
+            VolumeError::NotDirectory(_) => Self::NotDirectory,
+            VolumeError::IsDirectory(_) => Self::IsDirectory,
+            VolumeError::NotEmpty(_) => Self::NotEmpty,
+            VolumeError::Conflict(_) | VolumeError::Fenced => Self::stale(error),
+            VolumeError::InvalidName(_) => Self::NameTooLong,
+            VolumeError::Invalid(_) => Self::Invalid,
+            VolumeError::TooBig(_) => Self::TooBig,
+            VolumeError::ReadOnly => Self::ReadOnly,
+            VolumeError::Store(ref store) => {
+                use crate::store::StoreErrorKind as Kind;
+                match store.kind {
+                    // What the kernel asked for exists; that the store lacks a part of it is damage.
+                    Kind::NotFound | Kind::NoBucket | Kind::Corrupt | Kind::Other => {
+                        Self::io(error)
+                    }
+                    Kind::Denied | Kind::ClockSkew | Kind::Tls => {
+                        Self::Denied { message: error.to_string() }
+                    }
+                    Kind::PreconditionFailed => Self::stale(error),
+                    Kind::Unreachable | Kind::Unavailable => {
+                        Self::TimedOut { message: error.to_string() }
+                    }
+                    Kind::Full => Self::NoSpace { message: error.to_string() },
+                    Kind::ReadOnly => Self::ReadOnly,
+                    Kind::Invalid => Self::Invalid,
+                }
+            }
+            VolumeError::NotAVolume(_)
+            | VolumeError::NewerFormat { .. }
+            | VolumeError::Corrupt { .. }
+            | VolumeError::Passphrase(_) => {
+                tracing::error!("{error}");
+                Self::io(error)
+            }
+        }
+    }
+}

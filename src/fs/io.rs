@@ -1,0 +1,577 @@
+//! Open files: reading, writing, and everything else that concerns bytes.
+
+use super::core::{FileSystem, map_missing};
+use super::errno::FsError;
+use super::inode::{Body, Inode, State};
+use super::types::{
+    Caller, EntryReply, FallocateMode, HandleId, Ino, OpenMode, Opened, SeekWhence,
+};
+use crate::units::ByteRange;
+use crate::volume::native::extents::Piece;
+use crate::volume::native::record::SIZE_LIMIT;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// The unit in which memory for sealed segments is counted.
+pub(super) const SEALING_UNIT: u64 = 1 << 20;
+/// Prefetches begin and end at multiples of this.
+const PREFETCH_UNIT: u64 = 4 << 20;
+/// The largest read-ahead window.
+const PREFETCH_LIMIT: u64 = 32 << 20;
+
+/// An open file.
+pub(super) struct FileHandleState {
+    pub(super) inode: Arc<Inode>,
+    pub(super) mode: OpenMode,
+    reading: Mutex<Reading>,
+    /// The inode's failures that this handle has reported.
+    pub(super) failures_seen: Mutex<u64>,
+}
+
+/// How a handle reads: its read-ahead window grows while it reads on, and closes when it jumps.
+#[derive(Default)]
+struct Reading {
+    next: u64,
+    window: u64,
+    prefetched: u64,
+}
+
+impl FileSystem {
+    /// Opens a file.
+    pub async fn open(
+        self: &Arc<Self>,
+        _caller: &Caller,
+        ino: Ino,
+        mode: OpenMode,
+    ) -> Result<Opened, FsError> {
+        let inode = self.inode(ino)?;
+        inode.file()?;
+        if mode.write && self.volume.is_read_only() {
+            return Err(FsError::ReadOnly);
+        }
+        self.revalidate(&inode).await?;
+        self.load_map(&inode).await?;
+        if mode.truncate && mode.write {
+            self.set_size(&inode, 0).await?;
+        }
+        Ok(self.opened(inode, mode))
+    }
+
+    pub(super) fn opened(&self, inode: Arc<Inode>, mode: OpenMode) -> Opened {
+        let failures = {
+            let mut state = inode.state.lock();
+            state.handles += 1;
+            state.writers += u32::from(mode.write);
+            state.failures
+        };
+        if let Ok(file) = inode.file() {
+            self.volume.session().pin(file);
+        }
+        let handle = self.next_handle();
+        let direct_io = mode.direct;
+        self.files.lock().insert(
+            handle,
+            Arc::new(FileHandleState {
+                inode,
+                mode,
+                reading: Mutex::default(),
+                failures_seen: Mutex::new(failures),
+            }),
+        );
+        Opened { handle, direct_io, keep_cache: false }
+    }
+
+    /// Creates and opens a file.
+    pub async fn create(
+        self: &Arc<Self>,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        open: OpenMode,
+    ) -> Result<(EntryReply, Opened), FsError> {
+        match self.create_file(caller, parent, name, mode & !umask, open.excl).await {
+            Ok(inode) => {
+                let reply = self.entry_reply(&inode, true);
+                let opened = self.opened(inode, open);
+                Ok((reply, opened))
+            }
+            Err(FsError::Exists) if !open.excl => {
+                // Another node was faster: without O_EXCL its file is opened.
+                let inode = self.find(parent, name).await?;
+                let reply = self.entry_reply(&inode, true);
+                Ok((reply, self.open(caller, inode.ino, open).await?))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The last descriptor of an open file is gone.
+    pub async fn release(self: &Arc<Self>, _ino: Ino, handle: HandleId) -> Result<(), FsError> {
+        let Some(file) = self.files.lock().remove(&handle) else { return Ok(()) };
+        // What close could not store is tried again by the background task.
+        {
+            let mut state = file.inode.state.lock();
+            state.handles = state.handles.saturating_sub(1);
+            state.writers = state.writers.saturating_sub(u32::from(file.mode.write));
+        }
+        if let Ok(id) = file.inode.file() {
+            self.volume.session().unpin(id);
+        }
+        if file.inode.state.lock().unlinked {
+            self.discard_if_unused(&file.inode);
+        }
+        self.table.lock().drop_if_unused(file.inode.ino);
+        Ok(())
+    }
+
+    /// Reads up to `size` bytes; fewer only at the end of the file.
+    pub async fn read(
+        self: &Arc<Self>,
+        ino: Ino,
+        handle: HandleId,
+        offset: u64,
+        size: u32,
+    ) -> Result<Bytes, FsError> {
+        let file = self.file(handle)?;
+        self.read_ahead(&file, offset, size.into());
+        let inode = self.inode(ino).unwrap_or_else(|_| file.inode.clone());
+        self.read_inode(&inode, offset, size.into()).await
+    }
+
+    /// Reads from an inode, dirty data over stored data.
+    pub(super) async fn read_inode(
+        self: &Arc<Self>,
+        inode: &Inode,
+        offset: u64,
+        size: u64,
+    ) -> Result<Bytes, FsError> {
+        let id = inode.file()?;
+        let (range, dirty, pieces) = {
+            let state = inode.state.lock();
+            let body = state.file()?;
+            let range = ByteRange::between(offset, offset.saturating_add(size).min(body.size));
+            if range.is_empty() {
+                return Ok(Bytes::new());
+            }
+            let map = body.map.as_ref().ok_or_else(map_missing)?;
+            // Copied under the lock: a later write may change them in place.
+            let dirty: Vec<_> = body
+                .dirty
+                .overlay(range)
+                .into_iter()
+                .map(|(range, bytes)| (range, Bytes::copy_from_slice(bytes)))
+                .collect();
+            let mut pieces = Vec::new();
+            let mut at = range.offset();
+            for (covered, _) in &dirty {
+                let gap = ByteRange::between(at, covered.offset());
+                if !gap.is_empty() {
+                    pieces.extend(map.lookup(gap));
+                }
+                at = covered.end();
+            }
+            let gap = ByteRange::between(at, range.end());
+            if !gap.is_empty() {
+                pieces.extend(map.lookup(gap));
+            }
+            (range, dirty, pieces)
+        };
+        let ranges: Vec<ByteRange> = pieces.iter().map(|(range, _)| *range).collect();
+        let stored = self.volume.read_pieces(id, pieces).await?;
+        if dirty.is_empty() && stored.len() == 1 {
+            return Ok(stored.into_iter().next().unwrap_or_default());
+        }
+        let mut result = vec![0; range.length() as usize];
+        let mut put = |at: u64, bytes: &[u8]| {
+            let start = (at - range.offset()) as usize;
+            result[start..start + bytes.len()].copy_from_slice(bytes);
+        };
+        // A run of several segments comes back as several pieces of bytes.
+        let mut stored = stored.into_iter();
+        for range in ranges {
+            let mut at = range.offset();
+            while at < range.end() {
+                let bytes = stored.next().ok_or_else(|| FsError::io("short read"))?;
+                put(at, &bytes);
+                at += bytes.len() as u64;
+            }
+        }
+        for (range, bytes) in dirty {
+            put(range.offset(), &bytes);
+        }
+        Ok(result.into())
+    }
+
+    /// Writes without waiting, straight from the kernel's buffer; `None` if there is no room now.
+    pub fn try_write(
+        self: &Arc<Self>,
+        _ino: Ino,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+    ) -> Option<Result<u32, FsError>> {
+        let file = match self.file(handle) {
+            Ok(file) => file,
+            Err(error) => return Some(Err(error)),
+        };
+        if file.mode.sync {
+            return None;
+        }
+        match self.write_some(&file, offset, data) {
+            Ok(written) if written == data.len() => Some(Ok(written as u32)),
+            // The slow path writes it all again: the same bytes at the same place.
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Writes, waiting for room in memory where it must. O_SYNC handles store before this returns.
+    pub async fn write(
+        self: &Arc<Self>,
+        _ino: Ino,
+        handle: HandleId,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> Result<u32, FsError> {
+        let file = self.file(handle)?;
+        let mut done = 0;
+        while done < data.len() {
+            let room = self.room.notified();
+            done += self.write_some(&file, offset + done as u64, &data[done..])?;
+            if done < data.len() {
+                self.make_room();
+                // Bounded: uploads end by the time-out of the store's retries.
+                tokio::select! {
+                    () = room => {}
+                    () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {}
+                }
+            }
+        }
+        if file.mode.sync {
+            self.store_inode(&file.inode).await?;
+        }
+        Ok(data.len() as u32)
+    }
+
+    fn write_some(
+        self: &Arc<Self>,
+        file: &FileHandleState,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<usize, FsError> {
+        if offset.saturating_add(data.len() as u64) > SIZE_LIMIT {
+            return Err(FsError::TooBig);
+        }
+        let id = file.inode.file()?;
+        let now = self.now();
+        let written = {
+            let mut state = file.inode.state.lock();
+            let body = state.file_mut()?;
+            let written = body.dirty.write(&self.arena, id, offset, data);
+            if written > 0 {
+                body.size = body.size.max(offset + written as u64);
+                state.attributes.mtime = now;
+                state.attributes.ctime = now;
+                // As a local disk does: who writes to a set-id program without being root ends its
+                // privilege; the kernel asks for that by SETATTR.
+                state.modified += 1;
+            }
+            written
+        };
+        self.upload_full_segments(&file.inode);
+        Ok(written)
+    }
+
+    /// Reserves or frees space. Reserving changes sizes only: the store has room without end.
+    pub async fn fallocate(
+        self: &Arc<Self>,
+        _ino: Ino,
+        handle: HandleId,
+        offset: u64,
+        length: u64,
+        mode: FallocateMode,
+    ) -> Result<(), FsError> {
+        let file = self.file(handle)?;
+        let range = ByteRange::checked(offset, length)
+            .filter(|range| range.end() <= SIZE_LIMIT)
+            .ok_or(FsError::TooBig)?;
+        let now = self.now();
+        let mut state = file.inode.state.lock();
+        let body = state.file_mut()?;
+        let (punch, extend) = match mode {
+            FallocateMode::Allocate => (false, true),
+            FallocateMode::KeepSize => (false, false),
+            FallocateMode::PunchHole | FallocateMode::ZeroRangeKeepSize => (true, false),
+            FallocateMode::ZeroRange => (true, true),
+        };
+        if punch {
+            let inside = range.intersection(ByteRange::new(0, body.size));
+            if !inside.is_empty() {
+                body.dirty.punch(inside);
+                body.map.as_mut().ok_or_else(map_missing)?.remove(inside);
+            }
+        }
+        if extend {
+            body.size = body.size.max(range.end());
+            body.settled_size = body.size;
+        }
+        if punch || extend {
+            state.attributes.mtime = now;
+            state.attributes.ctime = now;
+            state.modified += 1;
+        }
+        Ok(())
+    }
+
+    /// The next data or hole at or after `offset`.
+    pub async fn lseek(
+        &self,
+        _ino: Ino,
+        handle: HandleId,
+        offset: u64,
+        whence: SeekWhence,
+    ) -> Result<u64, FsError> {
+        let file = self.file(handle)?;
+        let state = file.inode.state.lock();
+        let body = state.file()?;
+        if offset >= body.size {
+            return Err(FsError::NoSuchOffset);
+        }
+        let map = body.map.as_ref().ok_or_else(map_missing)?;
+        let rest = ByteRange::between(offset, body.size);
+        match whence {
+            SeekWhence::Data => {
+                let stored = map.next_data(offset);
+                let dirty = body.dirty.next_data(offset);
+                let next = [stored, dirty].into_iter().flatten().min();
+                next.filter(|&next| next < body.size).ok_or(FsError::NoSuchOffset)
+            }
+            SeekWhence::Hole => {
+                let mut at = offset;
+                loop {
+                    let next = body.dirty.next_hole(map.next_hole(at));
+                    if next == at || next >= rest.end() {
+                        return Ok(next.min(rest.end()));
+                    }
+                    at = next;
+                }
+            }
+        }
+    }
+
+    /// Copies bytes from one file to another; segments are shared where whole ones line up.
+    pub async fn copy_file_range(
+        self: &Arc<Self>,
+        from: (Ino, HandleId, u64),
+        to: (Ino, HandleId, u64),
+        length: u64,
+    ) -> Result<u64, FsError> {
+        let (source, target) = (self.file(from.1)?, self.file(to.1)?);
+        // One request copies a bounded part; the kernel asks again for the rest.
+        let length = length.min(PREFETCH_LIMIT);
+        let (source_file, target_file) = (source.inode.file()?, target.inode.file()?);
+        if to.2.saturating_add(length) > SIZE_LIMIT {
+            return Err(FsError::TooBig);
+        }
+        let end = {
+            let state = source.inode.state.lock();
+            from.2.saturating_add(length).min(state.file()?.size)
+        };
+        let mut at = from.2;
+        while at < end {
+            let shared = self.share(&source.inode, &target.inode, at, to.2 + (at - from.2), end)?;
+            if shared > 0 {
+                at += shared;
+                continue;
+            }
+            let bytes = self.read_inode(&source.inode, at, (end - at).min(SEALING_UNIT)).await?;
+            if bytes.is_empty() {
+                break;
+            }
+            let offset = to.2 + (at - from.2);
+            at += bytes.len() as u64;
+            self.write(to.0, to.1, offset, bytes.to_vec()).await?;
+        }
+        debug_assert!(source_file != target_file || from.2 != to.2 || length == 0);
+        Ok(at - from.2)
+    }
+
+    /// Shares stored segments from `at` on with another file; returns the bytes shared, 0 if the bytes
+    /// there must be copied.
+    fn share(
+        &self,
+        source: &Inode,
+        target: &Inode,
+        at: u64,
+        to: u64,
+        end: u64,
+    ) -> Result<u64, FsError> {
+        const WORTH_IT: u64 = 64 << 10;
+        let owner = source.file()?;
+        let piece = {
+            let state = source.state.lock();
+            let body = state.file()?;
+            let map = body.map.as_ref().ok_or_else(map_missing)?;
+            let range = ByteRange::between(at, end);
+            let clean_until = body.dirty.next_data(at).unwrap_or(u64::MAX).min(range.end());
+            map.lookup(ByteRange::between(at, clean_until)).into_iter().next()
+        };
+        let Some((range, Some(Piece::Segments(mut run)))) = piece else { return Ok(0) };
+        if range.length() < WORTH_IT {
+            return Ok(0);
+        }
+        let now = self.now();
+        let mut state = target.state.lock();
+        if target.file()? != run.owner.unwrap_or(owner) {
+            run.owner = Some(run.owner.unwrap_or(owner));
+        } else {
+            run.owner = None;
+        }
+        let body = state.file_mut()?;
+        let place = ByteRange::new(to, range.length());
+        body.dirty.punch(place);
+        body.map.as_mut().ok_or_else(map_missing)?.insert(place, Piece::Segments(run));
+        body.size = body.size.max(place.end());
+        body.settled_size = body.settled_size.max(place.end());
+        state.attributes.mtime = now;
+        state.attributes.ctime = now;
+        state.modified += 1;
+        Ok(range.length())
+    }
+
+    /// Sets a file's size: what lies beyond is gone, what is new reads as zeros.
+    pub(super) async fn set_size(
+        self: &Arc<Self>,
+        inode: &Inode,
+        size: u64,
+    ) -> Result<(), FsError> {
+        if size > SIZE_LIMIT {
+            return Err(FsError::TooBig);
+        }
+        self.load_map(inode).await?;
+        let now = self.now();
+        let mut state = inode.state.lock();
+        let body = state.file_mut()?;
+        if size < body.size {
+            body.dirty.truncate(size);
+            let beyond = ByteRange::between(size, u64::MAX);
+            body.map.as_mut().ok_or_else(map_missing)?.remove(beyond);
+        }
+        body.size = size;
+        body.settled_size = size;
+        state.attributes.mtime = now;
+        state.attributes.ctime = now;
+        state.modified += 1;
+        drop(state);
+        self.room.notify_waiters();
+        Ok(())
+    }
+
+    pub(super) fn file(&self, handle: HandleId) -> Result<Arc<FileHandleState>, FsError> {
+        self.files.lock().get(&handle).cloned().ok_or(FsError::BadHandle)
+    }
+
+    /// Makes sure that a file's map is in memory.
+    pub(super) async fn load_map(&self, inode: &Inode) -> Result<(), FsError> {
+        let content = {
+            let state = inode.state.lock();
+            match &state.content {
+                Body::File(body) if body.map.is_none() => body.stored.clone(),
+                _ => return Ok(()),
+            }
+        };
+        let map = self.volume.load_map(&content).await?;
+        let mut state = inode.state.lock();
+        if let Body::File(body) = &mut state.content
+            && body.map.is_none()
+            && body.stored == content
+        {
+            body.map = Some(map);
+        }
+        Ok(())
+    }
+
+    /// Asks the store whether an inode is still as known, unless that was done just now.
+    async fn revalidate(&self, inode: &Inode) -> Result<(), FsError> {
+        let known = {
+            let state = inode.state.lock();
+            if state.is_changed() || state.unlinked || self.is_fresh(state.checked_at) {
+                return Ok(());
+            }
+            state.names.iter().next().cloned()
+        };
+        match known {
+            Some((parent, name)) => self.find_dentry(parent, &name).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Frees what an unlinked file holds that nobody can reach any more.
+    fn discard_if_unused(&self, inode: &Inode) {
+        let mut state = inode.state.lock();
+        if state.handles == 0 {
+            if let Body::File(body) = &mut state.content {
+                body.dirty.truncate(0);
+            }
+            let State { modified, published, .. } = &mut *state;
+            *published = *modified;
+        }
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// Prefetches for a handle that reads on.
+    fn read_ahead(self: &Arc<Self>, file: &FileHandleState, offset: u64, size: u64) {
+        let (from, to) = {
+            let mut reading = file.reading.lock();
+            // The kernel's own read-ahead asks for several parts at once, not strictly in order.
+            let near = offset.abs_diff(reading.next) <= PREFETCH_UNIT && (offset > 0 || size > 0);
+            if !near {
+                *reading = Reading { next: offset + size, ..Reading::default() };
+                return;
+            }
+            if offset + size <= reading.next {
+                return;
+            }
+            reading.next = offset + size;
+            reading.window = (reading.window * 2).clamp(PREFETCH_UNIT, PREFETCH_LIMIT);
+            let end = (reading.next + reading.window).next_multiple_of(PREFETCH_UNIT);
+            if end < reading.prefetched + PREFETCH_UNIT {
+                return;
+            }
+            let from = reading.prefetched.max(reading.next);
+            reading.prefetched = end;
+            (from, end)
+        };
+        let Ok(id) = file.inode.file() else { return };
+        let pieces = {
+            let state = file.inode.state.lock();
+            let Ok(body) = state.file() else { return };
+            let Some(map) = &body.map else { return };
+            let range = ByteRange::between(from, to.min(body.size));
+            if range.is_empty() {
+                return;
+            }
+            map.lookup(range)
+        };
+        for (range, piece) in pieces {
+            if let Some(Piece::Segments(run)) = piece {
+                self.volume.prefetch(id, &run, range.length());
+            }
+        }
+    }
+
+    /// Failures of this inode that this handle has not reported yet.
+    pub(super) fn unreported(&self, file: &FileHandleState) -> Result<(), FsError> {
+        let state = file.inode.state.lock();
+        let mut seen = file.failures_seen.lock();
+        if *seen == state.failures {
+            return Ok(());
+        }
+        *seen = state.failures;
+        state.failure.clone().map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,16 @@
+//! Rank 3: POSIX semantics over a volume: nodes, handles, dirty bytes in memory and the budget that
+//! bounds them. Only `fuse.rs` and `session.rs` know the kernel's interface; the rest never does.
+
+pub mod arena;
+mod attributes;
+pub mod core;
+mod directory;
+pub mod dirty;
+pub mod errno;
+pub mod fuse;
+mod inode;
+mod io;
+mod names;
+mod publish;
+pub mod session;
+pub mod types;

@@ -1,0 +1,526 @@
+//! Names: create, remove, link, rename. Each change stands in the store when it returns, except the
+//! creation of a file without O_EXCL, which its first close or fsync stores.
+
+use super::core::{FileSystem, check_name};
+use super::errno::FsError;
+use super::inode::{Body, Dentry, Identity, Inode, State};
+use super::types::{Caller, EntryReply, Ino, Kind, RenameMode};
+use crate::units::{DirId, FileId};
+use crate::volume::VolumeError;
+use crate::volume::native::entries::Expect;
+use crate::volume::native::namespace::Found;
+use crate::volume::native::record::{
+    Attributes, Content, FileContent, Record, SYMLINK_LIMIT, SpecialKind,
+};
+use crate::volume::native::{Place, Stored};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// How often a change is based anew on what another node has just done.
+const ATTEMPTS: usize = 8;
+
+impl FileSystem {
+    /// Makes a regular file (not opened), FIFO, socket or device.
+    pub async fn mknod(
+        self: &Arc<Self>,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+    ) -> Result<EntryReply, FsError> {
+        let permissions = mode & !umask & 0o7777;
+        let kind = match Kind::from_mode(mode).ok_or(FsError::Invalid)? {
+            Kind::File => {
+                let inode = self.create_file(caller, parent, name, permissions, true).await?;
+                return Ok(self.entry_reply(&inode, true));
+            }
+            Kind::Fifo => SpecialKind::Fifo,
+            Kind::Socket => SpecialKind::Socket,
+            Kind::CharDevice => SpecialKind::CharacterDevice,
+            Kind::BlockDevice => SpecialKind::BlockDevice,
+            Kind::Directory | Kind::Symlink => return Err(FsError::Invalid),
+        };
+        let content = Content::Special(FileId(self.new_id()), kind, rdev.into());
+        self.make(caller, parent, name, permissions, content).await
+    }
+
+    /// Makes a directory.
+    pub async fn mkdir(
+        self: &Arc<Self>,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+    ) -> Result<EntryReply, FsError> {
+        let content = Content::Directory(DirId(self.new_id()));
+        self.make(caller, parent, name, mode & !umask & 0o7777, content).await
+    }
+
+    /// Makes a symbolic link.
+    pub async fn symlink(
+        self: &Arc<Self>,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<EntryReply, FsError> {
+        if target.is_empty() {
+            return Err(FsError::NotFound);
+        }
+        if target.len() > SYMLINK_LIMIT {
+            return Err(FsError::NameTooLong);
+        }
+        let content = Content::Symlink(FileId(self.new_id()), target.to_vec());
+        self.make(caller, parent, name, 0o777, content).await
+    }
+
+    /// Creates a regular file: at once with `exclusive`, else when its content is first stored.
+    pub(super) async fn create_file(
+        self: &Arc<Self>,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        permissions: u32,
+        exclusive: bool,
+    ) -> Result<Arc<Inode>, FsError> {
+        let content = Content::File(FileContent {
+            id: FileId(self.new_id()),
+            size: 0,
+            extents: Vec::new(),
+            pages: Vec::new(),
+            inline: Bytes::new(),
+        });
+        if exclusive {
+            return self.make_inode(caller, parent, name, permissions, content).await;
+        }
+        check_name(name)?;
+        if self.volume.is_read_only() {
+            return Err(FsError::ReadOnly);
+        }
+        let directory = self.inode(parent)?;
+        if self.find_dentry(parent, name).await?.child.is_some() {
+            return Err(FsError::Exists);
+        }
+        let record = self.new_record(caller, &directory, permissions, content);
+        let place = Place::Entry(directory.directory()?, name.to_vec());
+        Ok(self.enter(&directory, name, &record, None, place))
+    }
+
+    /// Removes a name of anything but a directory.
+    pub async fn unlink(self: &Arc<Self>, parent: Ino, name: &[u8]) -> Result<(), FsError> {
+        let directory = self.inode(parent)?;
+        for _ in 0..ATTEMPTS {
+            let dentry = self.find_dentry(parent, name).await?;
+            let inode = dentry.child.clone().ok_or(FsError::NotFound)?;
+            if matches!(inode.identity, Identity::Directory(_)) {
+                return Err(FsError::IsDirectory);
+            }
+            let turn = inode.turn.lock().await;
+            if let Some(found) = found(&inode, &dentry) {
+                match self.volume.unlink(&found).await {
+                    Err(VolumeError::Conflict(_)) => {
+                        drop(turn);
+                        self.table.lock().forget_name(parent, name);
+                        continue;
+                    }
+                    other => other?,
+                }
+            }
+            self.name_gone(&inode);
+            drop(turn);
+            self.absent(&directory, name);
+            self.table.lock().drop_if_unused(inode.ino);
+            return Ok(());
+        }
+        Err(FsError::stale("another node keeps changing this name"))
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &[u8]) -> Result<(), FsError> {
+        let directory = self.inode(parent)?;
+        for _ in 0..ATTEMPTS {
+            let dentry = self.find_dentry(parent, name).await?;
+            let inode = dentry.child.clone().ok_or(FsError::NotFound)?;
+            self.require_empty(&inode).await?;
+            let turn = inode.turn.lock().await;
+            if let Some(found) = found(&inode, &dentry) {
+                match self.volume.unlink(&found).await {
+                    Err(VolumeError::Conflict(_)) => {
+                        drop(turn);
+                        self.table.lock().forget_name(parent, name);
+                        continue;
+                    }
+                    other => other?,
+                }
+            }
+            self.name_gone(&inode);
+            drop(turn);
+            self.absent(&directory, name);
+            self.table.lock().drop_if_unused(inode.ino);
+            return Ok(());
+        }
+        Err(FsError::stale("another node keeps changing this name"))
+    }
+
+    /// Gives a file one more name.
+    pub async fn link(
+        self: &Arc<Self>,
+        ino: Ino,
+        parent: Ino,
+        name: &[u8],
+    ) -> Result<EntryReply, FsError> {
+        check_name(name)?;
+        let (inode, directory) = (self.inode(ino)?, self.inode(parent)?);
+        if matches!(inode.identity, Identity::Directory(_)) {
+            return Err(FsError::Permission);
+        }
+        let dir = directory.directory()?;
+        if self.find_dentry(parent, name).await?.child.is_some() {
+            return Err(FsError::Exists);
+        }
+        let _turn = inode.turn.lock().await;
+        // A name leads to what is stored: everything that is dirty goes first.
+        self.store_locked(&inode).await?;
+        let (old_name, old) = {
+            let names = inode.state.lock().names.clone();
+            let table = self.table.lock();
+            let known = names.into_iter().find_map(|(parent, name)| {
+                let dentry = table.name(parent, &name)?;
+                Some(((parent, name), found(&inode, &dentry)?))
+            });
+            known.ok_or(FsError::NotFound)?
+        };
+        let (old, new) = self.volume.link(&old, dir, name).await?;
+        let checked_at = self.boot_time();
+        {
+            let mut state = inode.state.lock();
+            if let Some(home) = &new.inode {
+                state.links = home.record.links;
+                state.attributes.ctime = home.record.attributes.ctime;
+                state.place = home.place.clone();
+                state.home = Some(home.clone());
+            }
+        }
+        let dentry =
+            |entry: Stored| Dentry { child: Some(inode.clone()), link: Some(entry), checked_at };
+        {
+            let mut table = self.table.lock();
+            table.set_name(old_name.0, &old_name.1, dentry(old.entry));
+            table.set_name(parent, name, dentry(new.entry));
+        }
+        self.touch(&directory);
+        Ok(self.entry_reply(&inode, true))
+    }
+
+    /// Moves a name.
+    pub async fn rename(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<(), FsError> {
+        check_name(new_name)?;
+        for _ in 0..ATTEMPTS {
+            match self.try_rename(parent, name, new_parent, new_name, mode).await {
+                // Another node changed one of the names: look again.
+                Err(RenameError::Again) => {
+                    let mut table = self.table.lock();
+                    table.forget_name(parent, name);
+                    table.forget_name(new_parent, new_name);
+                }
+                Err(RenameError::Failed(error)) => return Err(error),
+                Ok(()) => return Ok(()),
+            }
+        }
+        Err(FsError::stale("another node keeps changing these names"))
+    }
+
+    async fn try_rename(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<(), RenameError> {
+        let (from, to) = (self.inode(parent)?, self.inode(new_parent)?);
+        let to_dir = to.directory()?;
+        let source = self.find_dentry(parent, name).await?;
+        let moving = source.child.clone().ok_or(FsError::NotFound)?;
+        let target = self.find_dentry(new_parent, new_name).await?;
+        if let Some(replaced) = &target.child {
+            if mode == RenameMode::NoReplace {
+                return Err(FsError::Exists.into());
+            }
+            if Arc::ptr_eq(replaced, &moving) {
+                // Two names of one file (or the same name twice): nothing happens, as POSIX says.
+                return Ok(());
+            }
+            let directories = (is_directory(&moving), is_directory(replaced));
+            match (mode, directories) {
+                (RenameMode::Exchange, _) | (_, (false, false)) => {}
+                (_, (true, true)) => self.require_empty(replaced).await?,
+                (_, (true, false)) => return Err(FsError::NotDirectory.into()),
+                (_, (false, true)) => return Err(FsError::IsDirectory.into()),
+            }
+        } else if mode == RenameMode::Exchange {
+            return Err(FsError::NotFound.into());
+        }
+        // Turns in the order of the numbers, so that two renames never wait for each other.
+        let mut locked: Vec<&Arc<Inode>> =
+            [Some(&moving), target.child.as_ref()].into_iter().flatten().collect();
+        locked.sort_by_key(|inode| inode.ino);
+        let mut turns = Vec::new();
+        for inode in locked {
+            turns.push(inode.turn.lock().await);
+        }
+        if moving.state.lock().home.is_none() {
+            self.store_locked(&moving).await?;
+        }
+        let source_found = found(&moving, &source).ok_or(FsError::NotFound)?;
+        let target_found = match &target.child {
+            Some(replaced) => {
+                if replaced.state.lock().home.is_none() {
+                    self.store_locked(replaced).await?;
+                }
+                found(replaced, &target)
+            }
+            None => None,
+        };
+        let checked_at = self.boot_time();
+        if let (RenameMode::Exchange, Some(target_found), Some(other)) =
+            (mode, &target_found, &target.child)
+        {
+            let (new_a, new_b) =
+                self.volume.exchange(&source_found.entry, &target_found.entry).await?;
+            self.moved(other, &target_found, &from, name, new_a, checked_at);
+            self.moved(&moving, &source_found, &to, new_name, new_b, checked_at);
+        } else {
+            let expect = match &target_found {
+                Some(found) => Expect::Exactly(found.entry.etag.clone()),
+                None => Expect::Free,
+            };
+            let moved = self.volume.rename(&source_found.entry, to_dir, new_name, expect).await?;
+            if let (Some(found), Some(replaced)) = (&target_found, &target.child) {
+                if let Some(inode) = &found.inode {
+                    // One name less for a file that has others.
+                    self.volume.count_links(inode, -1).await?;
+                }
+                self.name_gone(replaced);
+            }
+            self.absent(&from, name);
+            self.moved(&moving, &source_found, &to, new_name, moved, checked_at);
+        }
+        drop(turns);
+        self.touch(&from);
+        self.touch(&to);
+        if let Some(replaced) = &target.child {
+            self.table.lock().drop_if_unused(replaced.ino);
+        }
+        Ok(())
+    }
+
+    /// Enters an inode's new name.
+    fn moved(
+        &self,
+        inode: &Arc<Inode>,
+        was: &Found,
+        directory: &Inode,
+        name: &[u8],
+        entry: Stored,
+        checked_at: std::time::Duration,
+    ) {
+        let link = was.inode.is_some().then(|| entry.clone());
+        if link.is_none() {
+            let mut state = inode.state.lock();
+            state.place = entry.place.clone();
+            state.attributes.ctime = self.now();
+            state.home = Some(entry);
+        }
+        let dentry = Dentry { child: Some(inode.clone()), link, checked_at };
+        self.table.lock().set_name(directory.ino, name, dentry);
+    }
+
+    async fn make(
+        self: &Arc<Self>,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        permissions: u32,
+        content: Content,
+    ) -> Result<EntryReply, FsError> {
+        let inode = self.make_inode(caller, parent, name, permissions, content).await?;
+        Ok(self.entry_reply(&inode, true))
+    }
+
+    /// Creates a name in the store at once; whoever comes second gets `Exists`.
+    async fn make_inode(
+        self: &Arc<Self>,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        permissions: u32,
+        content: Content,
+    ) -> Result<Arc<Inode>, FsError> {
+        check_name(name)?;
+        let directory = self.inode(parent)?;
+        let dir = directory.directory()?;
+        let own_pending = self.table.lock().name(parent, name).and_then(|dentry| dentry.child);
+        if own_pending.is_some_and(|child| child.state.lock().home.is_none()) {
+            return Err(FsError::Exists);
+        }
+        let record = self.new_record(caller, &directory, permissions, content);
+        let stored = match self.volume.create(dir, name, record).await {
+            Err(VolumeError::Exists(_)) => {
+                // What was known of this name is out of date.
+                self.table.lock().forget_name(parent, name);
+                return Err(FsError::Exists);
+            }
+            other => other?,
+        };
+        let (record, place) = (stored.record.clone(), stored.place.clone());
+        Ok(self.enter(&directory, name, &record, Some(stored), place))
+    }
+
+    /// A new thing's record: owner, group and mode as a local disk would give them.
+    fn new_record(
+        &self,
+        caller: &Caller,
+        directory: &Inode,
+        permissions: u32,
+        content: Content,
+    ) -> Record {
+        let now = self.now();
+        let (setgid, group) = {
+            let state = directory.state.lock();
+            (state.attributes.mode & libc::S_ISGID != 0, state.attributes.gid)
+        };
+        let mut mode = permissions & 0o7777;
+        if setgid && matches!(content, Content::Directory(_)) {
+            mode |= libc::S_ISGID;
+        }
+        let attributes = Attributes {
+            mode,
+            uid: caller.uid,
+            gid: if setgid { group } else { caller.gid },
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            xattrs: std::collections::BTreeMap::new(),
+        };
+        Record::new(attributes, content)
+    }
+
+    fn enter(
+        &self,
+        directory: &Inode,
+        name: &[u8],
+        record: &Record,
+        home: Option<Stored>,
+        place: Place,
+    ) -> Arc<Inode> {
+        let checked_at = self.boot_time();
+        let mut state = State::new(record, home, place);
+        state.checked_at = Some(checked_at);
+        let identity =
+            Identity::of(&record.content).unwrap_or(Identity::File(FileId(self.new_id())));
+        let inode = {
+            let mut table = self.table.lock();
+            let inode = table.add(identity, false, state);
+            let dentry = Dentry { child: Some(inode.clone()), link: None, checked_at };
+            table.set_name(directory.ino, name, dentry);
+            inode
+        };
+        self.touch(directory);
+        inode
+    }
+
+    /// One name of an inode is gone.
+    fn name_gone(&self, inode: &Inode) {
+        let mut state = inode.state.lock();
+        state.links = state.links.saturating_sub(1);
+        state.attributes.ctime = self.now();
+        if state.links == 0 {
+            state.unlinked = true;
+            if state.handles == 0 {
+                if let Body::File(body) = &mut state.content {
+                    body.dirty.truncate(0);
+                }
+                state.published = state.modified;
+            }
+        } else if let Some(home) = &mut state.home
+            && matches!(home.place, Place::Inode(_))
+        {
+            // The store's record was changed by the count; ask for it before the next publish.
+            state.checked_at = None;
+        }
+    }
+
+    /// A name is known to be absent now.
+    fn absent(&self, directory: &Inode, name: &[u8]) {
+        let dentry = Dentry { child: None, link: None, checked_at: self.boot_time() };
+        self.table.lock().set_name(directory.ino, name, dentry);
+        self.touch(directory);
+    }
+
+    /// A directory's entries changed: its times say so. They are kept in memory, and stored with the
+    /// next change of the directory itself.
+    fn touch(&self, directory: &Inode) {
+        let now = self.now();
+        let mut state = directory.state.lock();
+        state.attributes.mtime = now;
+        state.attributes.ctime = now;
+    }
+
+    async fn require_empty(&self, inode: &Inode) -> Result<(), FsError> {
+        let dir = inode.directory()?;
+        let pending = self.table.lock().children(inode.ino);
+        if pending.iter().any(|(_, child)| child.state.lock().home.is_none()) {
+            return Err(FsError::NotEmpty);
+        }
+        if self.volume.is_empty_directory(dir).await? { Ok(()) } else { Err(FsError::NotEmpty) }
+    }
+
+    fn new_id(&self) -> [u8; 16] {
+        self.volume.world().entropy.bytes()
+    }
+}
+
+enum RenameError {
+    Again,
+    Failed(FsError),
+}
+
+impl From<FsError> for RenameError {
+    fn from(error: FsError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<VolumeError> for RenameError {
+    fn from(error: VolumeError) -> Self {
+        match error {
+            VolumeError::Conflict(_) | VolumeError::Exists(_) => Self::Again,
+            other => Self::Failed(other.into()),
+        }
+    }
+}
+
+fn is_directory(inode: &Inode) -> bool {
+    matches!(inode.identity, Identity::Directory(_))
+}
+
+/// What the store has of a name; `None` if nothing was stored yet.
+fn found(inode: &Inode, dentry: &Dentry) -> Option<Found> {
+    let home = inode.state.lock().home.clone()?;
+    Some(match &dentry.link {
+        Some(entry) => Found { entry: entry.clone(), inode: Some(home) },
+        None => Found { entry: home, inode: None },
+    })
+}

@@ -1,0 +1,197 @@
+//! From settings to an open volume.
+
+use super::output::{Failure, LogFormat};
+use crate::config::StoreBase;
+use crate::config::{self, ConfigFile, PassphraseSource, VolumeUrl};
+use crate::crypto::Suite;
+use crate::store::{DirStore, Key, Prefixed, Store, StoreErrorKind};
+use crate::volume::native::descriptor::Descriptor;
+use crate::volume::native::{OpenSettings, Volume, keys};
+use clap::Args;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Flags that every command has.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Common {
+    /// Configuration file
+    #[arg(long, global = true, env = "STRONGROOM_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// File with the passphrase (one line end at its end is not part of it)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) passphrase_file: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug, or a filter as tracing has it
+    #[arg(
+        long,
+        global = true,
+        env = "STRONGROOM_LOG",
+        default_value = "warn",
+        value_name = "LEVEL"
+    )]
+    pub(super) log: String,
+    /// The log's form
+    #[arg(long, global = true, env = "STRONGROOM_LOG_FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
+    /// How long an operation waits for a store that does not answer (5m)
+    #[arg(long, global = true, env = "STRONGROOM_IO_TIMEOUT", value_name = "DURATION", value_parser = config::parse_duration)]
+    pub(super) io_timeout: Option<Duration>,
+}
+
+/// A store and where in it a volume is.
+pub(super) struct Location {
+    /// The volume's own store: keys are relative to its prefix.
+    pub(super) store: Arc<dyn Store>,
+    /// The rest of the path.
+    pub(super) inside: String,
+}
+
+impl Common {
+    pub(super) fn file(&self) -> Result<ConfigFile, Failure> {
+        Ok(ConfigFile::find(self.config.as_deref())?)
+    }
+
+    pub(super) fn passphrase(&self, file: &ConfigFile) -> PassphraseSource {
+        PassphraseSource {
+            flag: self.passphrase_file.clone(),
+            config: file.passphrase_file.clone(),
+        }
+    }
+
+    /// Opens the volume that a URL leads into, and the path inside it.
+    pub(super) async fn open(
+        &self,
+        url: &VolumeUrl,
+        settings: OpenSettings,
+    ) -> Result<(Arc<Volume>, String), Failure> {
+        let file = self.file()?;
+        let Location { store, inside } = self.locate(url).await?;
+        let passphrase = match needs_passphrase(&store).await? {
+            true => Some(self.passphrase(&file).read()?),
+            false => None,
+        };
+        let volume =
+            Volume::open(store, config::system_world(), passphrase.as_ref(), settings).await?;
+        Ok((volume, inside))
+    }
+
+    /// Opens a volume for a command that changes nothing.
+    pub(super) async fn open_to_read(
+        &self,
+        url: &VolumeUrl,
+    ) -> Result<(Arc<Volume>, String), Failure> {
+        self.open(url, settings(true)).await
+    }
+
+    /// Opens a volume for a command that changes something.
+    pub(super) async fn open_to_write(
+        &self,
+        url: &VolumeUrl,
+    ) -> Result<(Arc<Volume>, String), Failure> {
+        let (volume, inside) = self.open(url, settings(false)).await?;
+        volume.probe().await?;
+        Ok((volume, inside))
+    }
+
+    /// Finds the volume's root: the nearest prefix from the left that holds a descriptor.
+    pub(super) async fn locate(&self, url: &VolumeUrl) -> Result<Location, Failure> {
+        for root in url.candidates() {
+            let Some(store) = self.store_if_there(url, root).await? else { continue };
+            if holds_volume(&store).await? {
+                return Ok(Location { store, inside: url.inside(root).to_owned() });
+            }
+        }
+        Err(Failure::new(format!(
+            "{url}: no volume here: `strongroom init` makes one of an empty prefix"
+        )))
+    }
+
+    /// The store whose keys are relative to `root`, which must exist already where that matters.
+    async fn store_if_there(
+        &self,
+        url: &VolumeUrl,
+        root: &str,
+    ) -> Result<Option<Arc<dyn Store>>, Failure> {
+        match &url.base {
+            StoreBase::File => {
+                let directory = VolumeUrl::directory(root);
+                if !directory.join(keys::DESCRIPTOR).exists() {
+                    return Ok(None);
+                }
+                Ok(Some(Arc::new(DirStore::open(directory)?)))
+            }
+            StoreBase::S3(bucket) => Err(Failure::new(format!(
+                "s3://{bucket}: this build has no S3 store yet; use a file:// URL"
+            ))),
+        }
+    }
+
+    /// The store for a new volume.
+    pub(super) async fn store_for_init(&self, url: &VolumeUrl) -> Result<Arc<dyn Store>, Failure> {
+        match &url.base {
+            StoreBase::File => Ok(Arc::new(DirStore::open(VolumeUrl::directory(&url.path))?)),
+            StoreBase::S3(bucket) => Err(Failure::new(format!(
+                "s3://{bucket}: this build has no S3 store yet; use a file:// URL"
+            ))),
+        }
+    }
+}
+
+/// A store under a prefix of another one.
+#[allow(dead_code)]
+pub(super) fn under(store: Arc<dyn Store>, prefix: &str) -> Arc<dyn Store> {
+    if prefix.is_empty() { store } else { Arc::new(Prefixed::new(store, format!("{prefix}/"))) }
+}
+
+/// Whether a volume's root is here.
+pub(super) async fn holds_volume(store: &Arc<dyn Store>) -> Result<bool, Failure> {
+    match store.head(&keys::descriptor()).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == StoreErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn needs_passphrase(store: &Arc<dyn Store>) -> Result<bool, Failure> {
+    let key: Key = keys::descriptor();
+    match store.get(&key, None, None).await? {
+        crate::store::Fetched::Object(object) => {
+            let descriptor = Descriptor::parse(&object.body, &store.describe())?;
+            Ok(descriptor.suite.parse::<Suite>().is_ok_and(|suite| suite != Suite::None))
+        }
+        crate::store::Fetched::Unchanged => Ok(true),
+    }
+}
+
+fn settings(read_only: bool) -> OpenSettings {
+    OpenSettings {
+        read_only,
+        cache_bytes: 64 << 20,
+        host: config::host_name(),
+        program: concat!("strongroom ", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+/// The runtime of all commands.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Returns the number of the first SIGINT, SIGTERM or SIGHUP.
+pub(super) async fn ended_by_signal() -> u8 {
+    use tokio::signal::unix::{SignalKind, signal};
+    async fn wait(kind: SignalKind) {
+        match signal(kind) {
+            Ok(mut stream) => {
+                stream.recv().await;
+            }
+            // Without a handler the default action ends the process.
+            Err(_) => std::future::pending().await,
+        }
+    }
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => 2,
+        () = wait(SignalKind::terminate()) => 15,
+        () = wait(SignalKind::hangup()) => 1,
+    }
+}

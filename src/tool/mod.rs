@@ -1,0 +1,157 @@
+//! Rank 5: the command line. One file per group of commands; they parse, call the engine and print.
+
+mod connect;
+mod init;
+mod key;
+mod list;
+mod mount;
+mod names;
+mod output;
+mod transfer;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use output::Failure;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Mounts object storage as an encrypted POSIX file system, and reaches into it without a mount.
+#[derive(Debug, Parser)]
+#[command(name = "strongroom", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Examples:
+  strongroom init s3://backups/prod --encryption AES-256-CFB --passphrase-file key
+  strongroom mount s3://backups/prod /mnt/backups --background
+  pg_dump mydb | strongroom push - s3://backups/prod/dumps/mydb.sql
+  strongroom ls -R s3://backups/prod
+
+Settings come from flags, then the environment (STRONGROOM_*, AWS_*), then
+~/.config/strongroom/config.toml or /etc/strongroom/config.toml.")]
+struct Cli {
+    #[command(flatten)]
+    common: connect::Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a volume of an empty bucket prefix or directory
+    Init(init::Init),
+    /// Mount a volume on a directory
+    Mount(Box<mount::Mount>),
+    /// Store a local file, or what a pipe gives
+    Push(transfer::Push),
+    /// Fetch a file, or write it to a pipe
+    Pull(transfer::Pull),
+    /// Write files to standard output
+    Cat(transfer::Cat),
+    /// List a directory
+    Ls(list::Ls),
+    /// Show what is known of a file
+    Stat(list::Stat),
+    /// Remove files, or trees with -r
+    Rm(names::Rm),
+    /// Make directories
+    Mkdir(names::Mkdir),
+    /// Remove empty directories
+    Rmdir(names::Rmdir),
+    /// Rename or move
+    Mv(names::Mv),
+    /// Add, remove and list passphrases
+    Key(key::Key),
+    /// Print the version and how this program was built
+    Version(output::Version),
+    /// Print completions for a shell
+    #[command(
+        after_help = "Example:\n  strongroom completions bash > /etc/bash_completion.d/strongroom"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(after_help = "Example:\n  strongroom man > /usr/share/man/man1/strongroom.1")]
+    Man,
+}
+
+/// Runs a command line and returns the exit code: 0 done, 1 failed, 2 not understood.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are printed here too, with exit code 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    output::start_log(&cli.common);
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.print();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { common, command } = cli;
+    match command {
+        // It goes to the background before there are threads.
+        Command::Mount(command) => return command.run(&common),
+        Command::Version(command) => command.run()?,
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "strongroom", &mut text);
+            output::raw(&text)?;
+        }
+        Command::Man => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            output::raw(&text)?;
+        }
+        command => {
+            let runtime = connect::runtime()?;
+            return runtime.block_on(run_in_runtime(&common, command));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_in_runtime(common: &connect::Common, command: Command) -> Result<ExitCode, Failure> {
+    let work = async {
+        match command {
+            Command::Init(command) => command.run(common).await,
+            Command::Push(command) => command.run(common).await,
+            Command::Pull(command) => command.run(common).await,
+            Command::Cat(command) => command.run(common).await,
+            Command::Ls(command) => command.run(common).await,
+            Command::Stat(command) => command.run(common).await,
+            Command::Rm(command) => command.run(common).await,
+            Command::Mkdir(command) => command.run(common).await,
+            Command::Rmdir(command) => command.run(common).await,
+            Command::Mv(command) => command.run(common).await,
+            Command::Key(command) => command.run(common).await,
+            Command::Mount(_)
+            | Command::Version(_)
+            | Command::Completions { .. }
+            | Command::Man => Ok(()),
+        }
+    };
+    tokio::select! {
+        result = work => result.map(|()| ExitCode::SUCCESS),
+        signal = connect::ended_by_signal() => {
+            // As a shell reports it. What was not published is garbage that nothing refers to.
+            Ok(ExitCode::from(128 + signal))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

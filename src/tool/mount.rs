@@ -1,0 +1,248 @@
+//! `strongroom mount`.
+
+use super::connect::{self, Common};
+use super::output::Failure;
+use crate::config::{self, ConfigFile, VolumeUrl};
+use crate::fs::core::{Durability, FileSystem, FsConfig};
+use crate::fs::session::{MountSettings, mount};
+use crate::volume::native::OpenSettings;
+use clap::{Args, ValueEnum};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{ForkResult, Pid, fork, setsid};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+const MEMORY_LIMIT: u64 = 256 << 20;
+
+/// When a close is answered.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum DurabilityChoice {
+    /// When the file is in the store
+    Close,
+    /// At once; fsync and unmount are the barriers
+    Fsync,
+}
+
+/// Mount a volume on a directory.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strongroom mount s3://backups/prod /mnt/backups --background --passphrase-file key
+  strongroom mount file:///srv/backups /mnt --read-only
+  umount /mnt/backups")]
+pub(super) struct Mount {
+    /// The volume
+    url: VolumeUrl,
+    /// The directory to mount it on
+    mountpoint: PathBuf,
+    /// Return as soon as it serves; the server goes on in the background
+    #[arg(long)]
+    background: bool,
+    /// Refuse every change
+    #[arg(long)]
+    read_only: bool,
+    /// Other users may use the mount (always so when root mounts)
+    #[arg(long)]
+    allow_other: bool,
+    /// All memory for data, dirty and cached (256MiB)
+    #[arg(long, env = "STRONGROOM_MEMORY_LIMIT", value_name = "SIZE", value_parser = config::parse_size)]
+    memory_limit: Option<u64>,
+    /// When a close is answered (close)
+    #[arg(long, env = "STRONGROOM_DURABILITY")]
+    durability: Option<DurabilityChoice>,
+    /// How long names and attributes are taken for true without asking the store
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = config::parse_duration)]
+    attribute_ttl: Duration,
+    /// Show everything as owned by this user
+    #[arg(long)]
+    uid: Option<u32>,
+    /// Show everything as owned by this group
+    #[arg(long)]
+    gid: Option<u32>,
+}
+
+impl Mount {
+    pub(super) fn run(&self, common: &Common) -> Result<ExitCode, Failure> {
+        if !self.background {
+            return self.serve(common, |_| {});
+        }
+        // Before any thread is started. The parent waits until the child says that it serves, and
+        // takes its exit code if it ends instead. A prompt still reaches the terminal.
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        // SAFETY: there is one thread, so that the child may do anything that this process may.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => {
+                drop(writer);
+                wait_for(child, reader)
+            }
+            ForkResult::Child => {
+                drop(reader);
+                let mut writer = Some(std::fs::File::from(writer));
+                self.serve(common, move |serves| {
+                    if serves {
+                        detach();
+                    }
+                    if let Some(mut writer) = writer.take() {
+                        let _ = writer.write_all(b"1");
+                    }
+                })
+            }
+        }
+    }
+
+    fn serve(&self, common: &Common, mut ready: impl FnMut(bool)) -> Result<ExitCode, Failure> {
+        forbid_core_dumps();
+        let file = common.file()?;
+        let memory = self.memory(&file)?;
+        let runtime = connect::runtime()?;
+        let (fs, mounted) = runtime.block_on(async {
+            let settings = OpenSettings {
+                read_only: self.read_only,
+                cache_bytes: memory / 4,
+                host: config::host_name(),
+                program: concat!("strongroom mount ", env!("CARGO_PKG_VERSION")).to_owned(),
+            };
+            let (volume, inside) = common.open(&self.url, settings).await?;
+            if !inside.is_empty() {
+                return Err(Failure::new(format!(
+                    "{}: {inside} is a path inside the volume; mount the volume itself",
+                    self.url
+                )));
+            }
+            if !self.read_only {
+                volume.probe().await?;
+            }
+            let config = FsConfig {
+                dirty_bytes: memory / 2,
+                upload_bytes: memory / 4,
+                attribute_ttl: self.attribute_ttl,
+                durability: self.durability(&file)?,
+                uid: self.uid,
+                gid: self.gid,
+            };
+            let handle = tokio::runtime::Handle::current();
+            let fs = FileSystem::start(volume, config, handle.clone()).await?;
+            let root = nix::unistd::geteuid().is_root();
+            let settings = MountSettings {
+                source: self.url.to_string(),
+                allow_other: self.allow_other || root || file.allow_other.unwrap_or(false),
+                read_only: self.read_only,
+                threads: 2,
+            };
+            let mounted = mount(fs.clone(), &self.mountpoint, &settings, handle)?;
+            Ok::<_, Failure>((fs, mounted))
+        })?;
+        ready(true);
+        runtime.block_on(self.until_unmounted(fs, mounted))
+    }
+
+    /// Serves until the mount is taken away, from outside or after a signal; then stores what is left.
+    async fn until_unmounted(
+        &self,
+        fs: Arc<FileSystem>,
+        mounted: crate::fs::session::Mounted,
+    ) -> Result<ExitCode, Failure> {
+        let mounted = Arc::new(mounted);
+        let gone = async {
+            while mounted.is_served() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            () = gone => {}
+            _ = connect::ended_by_signal() => {
+                // First what programs have written, while they still see their errors; then the mount.
+                let _ = fs.drain().await;
+                if let Err(error) = mounted.unmount() {
+                    tracing::error!("{}: not unmounted: {error}", self.mountpoint.display());
+                }
+            }
+        }
+        let failed = match Arc::try_unwrap(mounted) {
+            Ok(mounted) if !mounted.is_served() => {
+                let (result, tasks) = mounted.join();
+                tasks.wait().await;
+                if let Err(error) = result {
+                    tracing::error!("connection to the kernel: {error}");
+                }
+                fs.drain().await
+            }
+            // Programs still use what was detached from the tree; what they wrote so far is stored.
+            _ => fs.drain().await,
+        };
+        if failed.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        for (place, error) in &failed {
+            tracing::error!("{place}: not stored: {error}");
+        }
+        Err(Failure::new(format!(
+            "{}: {} file(s) could not be stored; the first: {}: {}",
+            self.url,
+            failed.len(),
+            failed[0].0,
+            failed[0].1
+        )))
+    }
+
+    fn memory(&self, file: &ConfigFile) -> Result<u64, Failure> {
+        const LEAST: u64 = 64 << 20;
+        let memory = match (self.memory_limit, &file.memory_limit) {
+            (Some(memory), _) => memory,
+            (None, Some(text)) => config::parse_size(text)
+                .map_err(|error| Failure::new(format!("memory_limit {text:?}: {error}")))?,
+            (None, None) => MEMORY_LIMIT,
+        };
+        if memory < LEAST {
+            return Err(Failure::new("the memory limit must be at least 64MiB"));
+        }
+        Ok(memory)
+    }
+
+    fn durability(&self, file: &ConfigFile) -> Result<Durability, Failure> {
+        match (self.durability, file.durability.as_deref()) {
+            (Some(DurabilityChoice::Close), _) | (None, None | Some("close")) => {
+                Ok(Durability::Close)
+            }
+            (Some(DurabilityChoice::Fsync), _) | (None, Some("fsync")) => Ok(Durability::Fsync),
+            (None, Some(other)) => {
+                Err(Failure::new(format!("durability {other:?}: choose close or fsync")))
+            }
+        }
+    }
+}
+
+fn wait_for(child: Pid, reader: OwnedFd) -> Result<ExitCode, Failure> {
+    let mut byte = [0];
+    let serves = std::fs::File::from(reader).read(&mut byte).is_ok_and(|count| count == 1);
+    if serves {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // It has said why on standard error, which it shares.
+    let _ = kill(child, None::<Signal>);
+    match nix::sys::wait::waitpid(child, None)? {
+        nix::sys::wait::WaitStatus::Exited(_, code) => {
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
+        status => Err(Failure::new(format!("the server ended before it served: {status:?}"))),
+    }
+}
+
+/// A session of its own, no terminal, no directory kept busy.
+fn detach() {
+    let _ = setsid();
+    let _ = std::env::set_current_dir("/");
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+    }
+}
+
+/// Keys and plaintext are in this process's memory: no core, and no debugger of another user.
+fn forbid_core_dumps() {
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    let _ = nix::sys::prctl::set_dumpable(false);
+}

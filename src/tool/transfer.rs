@@ -1,0 +1,218 @@
+//! `strongroom push`, `pull` and `cat`.
+
+use super::connect::Common;
+use super::output::{self, Failure};
+use crate::config::{self, VolumeUrl};
+use crate::volume::VolumeError;
+use crate::volume::native::Volume;
+use crate::volume::native::files::Walked;
+use crate::volume::native::record::{Attributes, FileContent};
+use crate::world::Timestamp;
+use clap::Args;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWriteExt};
+
+/// Store a local file, or what a pipe gives.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strongroom push base.tar s3://backups/prod/db/base.tar
+  pg_dump mydb | strongroom push - s3://backups/prod/db/mydb.sql")]
+pub(super) struct Push {
+    /// The file, or - for standard input
+    local: PathBuf,
+    /// The volume and a path in it; with a trailing / the file keeps its name
+    url: String,
+}
+
+/// Fetch a file, or write it to a pipe.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strongroom pull s3://backups/prod/db/base.tar /restore/base.tar
+  strongroom pull s3://backups/prod/db/mydb.sql - | psql mydb")]
+pub(super) struct Pull {
+    /// The volume and a path in it
+    url: VolumeUrl,
+    /// The file to write, a directory to put it in, or - for standard output
+    local: PathBuf,
+}
+
+/// Write files to standard output.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  strongroom cat s3://backups/prod/db/backup.info")]
+pub(super) struct Cat {
+    /// The volume and a path in it
+    #[arg(required = true)]
+    urls: Vec<VolumeUrl>,
+}
+
+impl Push {
+    pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        let mut url: VolumeUrl = self.url.parse()?;
+        let from_pipe = self.local.as_os_str() == "-";
+        if self.url.ends_with('/') && !from_pipe {
+            let name = self.local.file_name().unwrap_or_default();
+            url = format!("{}{}", self.url, name.to_string_lossy()).parse()?;
+        }
+        let now = config::system_world().clock.now();
+        let mut attributes = Attributes {
+            mode: 0o644,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            ..Attributes::default()
+        };
+        let local = |error| Failure::new(format!("{}: {error}", self.local.display()));
+        let (mut source, size): (Box<dyn AsyncRead + Unpin + Send>, _) = if from_pipe {
+            (Box::new(tokio::io::stdin()), None)
+        } else {
+            let file = tokio::fs::File::open(&self.local).await.map_err(local)?;
+            let metadata = file.metadata().await.map_err(local)?;
+            if metadata.is_dir() {
+                return Err(Failure::new(format!(
+                    "{}: is a directory; mount the volume and use cp -a for trees",
+                    self.local.display()
+                )));
+            }
+            attributes.mode = metadata.permissions().mode() & 0o7777;
+            attributes.uid = metadata.uid();
+            attributes.gid = metadata.gid();
+            attributes.mtime =
+                metadata.modified().map_or(attributes.mtime, Timestamp::from_system_time);
+            (Box::new(file), Some(metadata.len()))
+        };
+        let (volume, inside) = common.open_to_write(&url).await?;
+        let (parent, name) = split(&inside, &url)?;
+        let directory = Attributes { mode: 0o755, mtime: now, ..attributes.clone() };
+        let dir = volume.make_directories(parent, &directory).await?;
+        let bar = output::progress(size, &self.local.to_string_lossy());
+        let stored =
+            volume.write_file(dir, name, attributes, &mut source, |bytes| bar.inc(bytes)).await;
+        bar.finish_and_clear();
+        stored.map_err(|error| Failure::new(format!("{url}: {error}")))?;
+        Ok(volume.session().end(&volume).await?)
+    }
+}
+
+impl Pull {
+    pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        let (volume, content, attributes) = find_file(common, &self.url).await?;
+        if self.local.as_os_str() == "-" {
+            return to_stdout(&volume, &content, &self.url).await;
+        }
+        let mut target = self.local.clone();
+        if target.is_dir() {
+            target.push(self.url.path.rsplit('/').next().unwrap_or_default());
+        }
+        // Beside the target and renamed over it at the end: a file that is there stays whole until the
+        // new one is.
+        let temporary = beside(&target);
+        let result = fetch(&volume, &content, &attributes, &temporary, &self.url).await;
+        let result = match result {
+            Ok(()) => std::fs::rename(&temporary, &target)
+                .map_err(|error| Failure::new(format!("{}: {error}", target.display()))),
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
+        result
+    }
+}
+
+impl Cat {
+    pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        for url in &self.urls {
+            let (volume, content, _) = find_file(common, url).await?;
+            to_stdout(&volume, &content, url).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn find_file(
+    common: &Common,
+    url: &VolumeUrl,
+) -> Result<(Arc<Volume>, FileContent, Attributes), Failure> {
+    let (volume, inside) = common.open_to_read(url).await?;
+    let record = match volume.walk(inside.as_bytes()).await? {
+        Walked::Name { found: Some(found), .. } => found.home().record.clone(),
+        Walked::Name { found: None, .. } => {
+            return Err(VolumeError::NotFound(url.to_string()).into());
+        }
+        Walked::Root => return Err(VolumeError::IsDirectory(url.to_string()).into()),
+    };
+    match record.file() {
+        Some(content) => Ok((volume, content.clone(), record.attributes.clone())),
+        None if record.directory().is_some() => Err(Failure::new(format!(
+            "{url}: is a directory; mount the volume and use cp -a for trees"
+        ))),
+        None => Err(Failure::new(format!("{url}: is not a regular file"))),
+    }
+}
+
+async fn to_stdout(
+    volume: &Arc<Volume>,
+    content: &FileContent,
+    url: &VolumeUrl,
+) -> Result<(), Failure> {
+    let mut stdout = tokio::io::stdout();
+    volume
+        .read_file(content, &mut stdout, |_| {})
+        .await
+        .map_err(|error| Failure::new(format!("{url}: {error}")))
+}
+
+async fn fetch(
+    volume: &Arc<Volume>,
+    content: &FileContent,
+    attributes: &Attributes,
+    target: &Path,
+    url: &VolumeUrl,
+) -> Result<(), Failure> {
+    let local = |error: std::io::Error| Failure::new(format!("{}: {error}", target.display()));
+    let mut file = tokio::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(target)
+        .await
+        .map_err(local)?;
+    let bar = output::progress(Some(content.size), &url.path);
+    let result = volume.read_file(content, &mut file, |bytes| bar.inc(bytes)).await;
+    bar.finish_and_clear();
+    result.map_err(|error| Failure::new(format!("{url}: {error}")))?;
+    file.shutdown().await.map_err(local)?;
+    let file = file.into_std().await;
+    // Set-id bits do not come out of a bucket by themselves.
+    let mode = std::fs::Permissions::from_mode(attributes.mode & 0o777);
+    file.set_permissions(mode).map_err(local)?;
+    file.set_modified(attributes.mtime.to_system_time()).map_err(local)?;
+    file.sync_all().map_err(local)
+}
+
+fn beside(target: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".strongroom-{}", std::process::id()));
+    // A name of nearly 255 bytes leaves no room for more.
+    if name.as_bytes().len() > 255 {
+        name = format!(".strongroom-{}", std::process::id()).into();
+    }
+    target.with_file_name(name)
+}
+
+/// Directory and name of a path inside a volume.
+pub(super) fn split<'a>(inside: &'a str, url: &VolumeUrl) -> Result<(&'a [u8], &'a [u8]), Failure> {
+    let (parent, name) = inside.rsplit_once('/').unwrap_or(("", inside));
+    if name.is_empty() {
+        return Err(Failure::new(format!("{url}: names the volume itself, not a path in it")));
+    }
+    Ok((parent.as_bytes(), name.as_bytes()))
+}

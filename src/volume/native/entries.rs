@@ -1,0 +1,271 @@
+//! One record in the store: loading it, and changing it on condition that nobody else did.
+//!
+//! A conditional PUT whose reply is lost is not repeated blindly: the object is read, and if it holds
+//! our salt, or our publish id is among the last eight that it keeps, the PUT succeeded.
+
+use super::record::{DecodeError, FORMAT, PUBLISHES_KEPT, Record};
+use super::{Volume, keys};
+use crate::crypto::{CryptoError, Role};
+use crate::store::{ETag, Fetched, Key, Object, PutWhen, StoreErrorKind};
+use crate::units::{DirId, InodeId};
+use crate::volume::VolumeError;
+use crate::world::Timestamp;
+use bytes::Bytes;
+use std::fmt;
+use std::sync::Arc;
+
+/// How often a conditional PUT with an unknown outcome is looked at and sent again.
+const ATTEMPTS: usize = 8;
+
+/// Where a record lies.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Under a name in a directory.
+    Entry(DirId, Vec<u8>),
+    /// At `i/`, shared by several names.
+    Inode(InodeId),
+}
+
+impl Place {
+    /// The object's key.
+    pub fn key(&self, volume: &Volume) -> Key {
+        match self {
+            Self::Entry(dir, name) => keys::entry(volume.keyring(), *dir, name),
+            Self::Inode(inode) => keys::inode(*inode),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entry(_, name) => write!(f, "{}", name.escape_ascii()),
+            Self::Inode(inode) => write!(f, "i/{inode}"),
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entry(dir, name) => write!(f, "{dir}/{}", name.escape_ascii()),
+            Self::Inode(inode) => write!(f, "i/{inode}"),
+        }
+    }
+}
+
+/// A record as it stands in the store.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The record.
+    pub record: Arc<Record>,
+    /// Where it lies.
+    pub place: Place,
+    /// The object's mark.
+    pub etag: ETag,
+    /// The record's own mark: every sealing has a fresh one.
+    pub salt: [u8; 16],
+    /// When the store says it was written.
+    pub modified: Timestamp,
+    /// The store's clock when it was read or written (0: not known).
+    pub seen: Timestamp,
+}
+
+/// What a key holds.
+#[derive(Clone, Debug)]
+pub enum Loaded {
+    /// A record with a living name.
+    Live(Stored),
+    /// A buried name.
+    Tombstone(Stored),
+    /// Nothing.
+    Absent,
+    /// What the caller knows already.
+    Unchanged,
+}
+
+/// What must stand at a record's key for a change to take effect.
+#[derive(Clone, Debug)]
+pub enum Expect {
+    /// Nothing, or a tombstone.
+    Free,
+    /// The object with this mark.
+    Exactly(ETag),
+}
+
+impl Volume {
+    /// Reads a record whole. With `known`, an unchanged object is not sent again.
+    pub async fn load(&self, place: &Place, known: Option<&ETag>) -> Result<Loaded, VolumeError> {
+        let key = place.key(self);
+        let object = match self.store().get(&key, None, known).await {
+            Ok(Fetched::Object(object)) => object,
+            Ok(Fetched::Unchanged) => return Ok(Loaded::Unchanged),
+            Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(Loaded::Absent),
+            Err(error) => return Err(error.into()),
+        };
+        let (stored, tombstone) = self.open_object(place, object)?;
+        Ok(if tombstone { Loaded::Tombstone(stored) } else { Loaded::Live(stored) })
+    }
+
+    /// Seals and stores a record where `expect` allows it.
+    ///
+    /// Commit point of every change of a name or of a file's content. Crash before the PUT took effect:
+    /// the former record stands, whole. After: the new one does. A reply that is lost is settled by
+    /// reading the object back.
+    pub async fn put_record(
+        &self,
+        place: &Place,
+        mut record: Record,
+        expect: Expect,
+    ) -> Result<Stored, VolumeError> {
+        self.session().begin_change(self).await?;
+        let publish_id = u64::from_le_bytes(self.world().entropy.bytes());
+        record.publishes.push(publish_id);
+        let surplus = record.publishes.len().saturating_sub(PUBLISHES_KEPT);
+        record.publishes.drain(..surplus);
+        let (head, body) = record.encode();
+        let sealed = self.with_context(place, |context| {
+            self.keyring().seal_record(
+                context,
+                &head,
+                &body,
+                record.buried_at.is_some(),
+                &*self.world().entropy,
+            )
+        });
+        let sealed = Bytes::from(sealed.map_err(|error| match error {
+            CryptoError::Limit { .. } => VolumeError::TooBig(place.to_string()),
+            other => VolumeError::corrupt(place, other),
+        })?);
+        let salt = self
+            .salt_of(&sealed)
+            .ok_or_else(|| VolumeError::corrupt(place, "the record just sealed has no salt"))?;
+        let record = Arc::new(record);
+        let key = place.key(self);
+        let mut when = self.condition(&expect);
+        for _ in 0..ATTEMPTS {
+            let error = match self.store().put(&key, sealed.clone(), when.clone()).await {
+                Ok(etag) => {
+                    self.session().check_lease(self).await?;
+                    let (modified, seen) = Default::default();
+                    let place = place.clone();
+                    return Ok(Stored { record, place, etag, salt, modified, seen });
+                }
+                Err(error) => error,
+            };
+            let settled_by_reading = error.effect_unknown
+                || matches!(
+                    error.kind,
+                    StoreErrorKind::PreconditionFailed | StoreErrorKind::NotFound
+                );
+            if !settled_by_reading {
+                return Err(error.into());
+            }
+            let current = match self.load(place, None).await? {
+                Loaded::Live(current) | Loaded::Tombstone(current) => current,
+                Loaded::Absent | Loaded::Unchanged => match expect {
+                    // The object that we meant to replace is gone: never bring its name back.
+                    Expect::Exactly(_) => return Err(VolumeError::Conflict(place.to_string())),
+                    Expect::Free => {
+                        when = self.condition(&Expect::Free);
+                        continue;
+                    }
+                },
+            };
+            if current.salt == salt || current.record.publishes.contains(&publish_id) {
+                self.session().check_lease(self).await?;
+                return Ok(current);
+            }
+            match &expect {
+                Expect::Exactly(etag) if *etag == current.etag => {}
+                Expect::Exactly(_) => return Err(VolumeError::Conflict(place.to_string())),
+                Expect::Free if current.record.buried_at.is_some() => {
+                    let current = self.refreshed_tombstone(current).await?;
+                    when = self.condition(&Expect::Exactly(current.etag));
+                }
+                Expect::Free => return Err(VolumeError::Exists(place.to_string())),
+            }
+        }
+        Err(VolumeError::Conflict(place.to_string()))
+    }
+
+    /// Opens an object's bytes as the record at `place`; also says whether it is a tombstone.
+    pub(super) fn open_object(
+        &self,
+        place: &Place,
+        object: Object,
+    ) -> Result<(Stored, bool), VolumeError> {
+        let opened = self
+            .with_context(place, |context| self.keyring().open_record(context, &object.body))
+            .map_err(|error| self.damage(place, error))?;
+        let record = Record::decode(&opened.head, Some(opened.body.into()))
+            .map_err(|error| self.malformed(place, error))?;
+        if record.buried_at.is_some() != opened.tombstone {
+            return Err(VolumeError::corrupt(place, "tombstone mark contradicts the record"));
+        }
+        let stored = Stored {
+            record: Arc::new(record),
+            place: place.clone(),
+            etag: object.meta.etag,
+            salt: opened.salt,
+            modified: object.meta.modified,
+            seen: object.date,
+        };
+        Ok((stored, opened.tombstone))
+    }
+
+    fn salt_of(&self, sealed: &[u8]) -> Option<[u8; 16]> {
+        crate::crypto::record_salt(sealed)
+    }
+
+    fn condition(&self, expect: &Expect) -> PutWhen {
+        let capabilities = self.capabilities();
+        match expect {
+            Expect::Free if capabilities.if_absent => PutWhen::IfAbsent,
+            Expect::Exactly(etag) if capabilities.if_match => PutWhen::IfMatch(etag.clone()),
+            // A store without conditions: one writer per file is assumed, and said once at mount.
+            _ => PutWhen::Always,
+        }
+    }
+
+    fn with_context<T>(
+        &self,
+        place: &Place,
+        use_it: impl FnOnce(&crate::crypto::RecordContext<'_>) -> T,
+    ) -> T {
+        match place {
+            Place::Entry(dir, name) => use_it(&crate::crypto::RecordContext {
+                role: Role::Entry,
+                scope: dir.as_bytes(),
+                name,
+            }),
+            Place::Inode(inode) => use_it(&crate::crypto::RecordContext {
+                role: Role::Inode,
+                scope: &[],
+                name: keys::inode(*inode).as_str().as_bytes(),
+            }),
+        }
+    }
+
+    fn damage(&self, place: &Place, error: CryptoError) -> VolumeError {
+        match error {
+            CryptoError::NewerVersion { .. } => VolumeError::NewerFormat {
+                what: place.to_string(),
+                found: u64::from(FORMAT) + 1,
+                known: u64::from(FORMAT),
+            },
+            other => VolumeError::corrupt(place.key(self), other),
+        }
+    }
+
+    fn malformed(&self, place: &Place, error: DecodeError) -> VolumeError {
+        match error {
+            DecodeError::Format(found) => VolumeError::NewerFormat {
+                what: place.to_string(),
+                found: found.into(),
+                known: FORMAT.into(),
+            },
+            DecodeError::Damaged(why) => VolumeError::corrupt(place.key(self), why),
+        }
+    }
+}

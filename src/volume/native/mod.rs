@@ -1,0 +1,33 @@
+//! The native layout: see `docs/format.md` for the objects and their keys.
+//!
+//! | file | what |
+//! |---|---|
+//! | `keys` | spells and reads object keys, alone |
+//! | `record`, `proto`, `descriptor` | stored forms |
+//! | `entries` | one record: load, conditional store, lost replies |
+//! | `namespace` | names: create, rename, link, bury; the crash story of each |
+//! | `listing` | a directory's entries |
+//! | `extents` | the map of a file in use |
+//! | `segments` | data: upload, fetch, cache |
+//! | `session` | who writes, which segment numbers are used, what is pinned |
+//! | `volume` | init and open |
+
+pub mod descriptor;
+pub mod entries;
+pub mod extents;
+pub mod files;
+pub mod keys;
+pub mod listing;
+pub mod namespace;
+mod passphrases;
+mod proto;
+pub mod record;
+pub mod segments;
+pub mod session;
+mod volume;
+
+pub use entries::{Place, Stored};
+pub use volume::{InitSettings, OpenSettings, Volume};
+
+/// A segment's plaintext, at most.
+pub const SEGMENT_LIMIT: u64 = 64 << 20;

@@ -1,0 +1,254 @@
+//! Names: how they appear, move and go. Only gc deletes segments; everything here replaces or buries a
+//! name, so a crash, a lost reply or a race can leave garbage or two names for one file, never a name
+//! without its data. The crash story of each operation stands at its steps.
+
+use super::Volume;
+use super::entries::{Expect, Loaded, Place, Stored};
+use super::record::{Attributes, Content, MovedFrom, Record};
+use crate::units::{DirId, InodeId};
+use crate::volume::VolumeError;
+use std::time::Duration;
+
+/// How long a buried name protects what it names from being swept, at least.
+pub const GRACE: Duration = Duration::from_secs(3600);
+/// How often a change is based anew on what another node has just written.
+const ATTEMPTS: usize = 16;
+
+/// A name and what is behind it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The entry.
+    pub entry: Stored,
+    /// The shared record, if the entry is one of several names.
+    pub inode: Option<Stored>,
+}
+
+impl Found {
+    /// Where attributes and content stand.
+    pub fn home(&self) -> &Stored {
+        self.inode.as_ref().unwrap_or(&self.entry)
+    }
+}
+
+impl Volume {
+    /// Looks a name up.
+    pub async fn lookup(&self, dir: DirId, name: &[u8]) -> Result<Option<Found>, VolumeError> {
+        match self.load(&Place::Entry(dir, name.to_vec()), None).await? {
+            Loaded::Live(entry) => self.resolve(entry).await.map(Some),
+            Loaded::Tombstone(_) | Loaded::Absent | Loaded::Unchanged => Ok(None),
+        }
+    }
+
+    /// Follows an entry to its shared record.
+    pub async fn resolve(&self, entry: Stored) -> Result<Found, VolumeError> {
+        let Content::Link(inode) = entry.record.content else {
+            return Ok(Found { entry, inode: None });
+        };
+        match self.load(&Place::Inode(inode), None).await? {
+            Loaded::Live(stored) => Ok(Found { entry, inode: Some(stored) }),
+            _ => Err(VolumeError::corrupt(
+                &entry.place,
+                "the record that its name refers to is gone",
+            )),
+        }
+    }
+
+    /// Creates a name. `Exists` if it is taken, by whichever node.
+    ///
+    /// One step: the PUT with If-None-Match (or If-Match on a tombstone). Before it there is nothing.
+    pub async fn create(
+        &self,
+        dir: DirId,
+        name: &[u8],
+        record: Record,
+    ) -> Result<Stored, VolumeError> {
+        self.put_record(&Place::Entry(dir, name.to_vec()), record, Expect::Free).await
+    }
+
+    /// Replaces a record that nobody has changed since `base`.
+    pub async fn replace(&self, base: &Stored, record: Record) -> Result<Stored, VolumeError> {
+        self.put_record(&base.place, record, Expect::Exactly(base.etag.clone())).await
+    }
+
+    /// Buries a name: the record stays as it was, marked and dated, and keeps what it refers to.
+    ///
+    /// Where the store's DELETE is conditional and everything that the record refers to is young, it is
+    /// deleted instead: the same safety without debris.
+    pub async fn bury(&self, entry: &Stored) -> Result<(), VolumeError> {
+        if self.capabilities().delete_if_match && self.is_young(entry) {
+            self.session().begin_change(self).await?;
+            let key = entry.place.key(self);
+            match self.store().delete(&key, Some(&entry.etag)).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.effect_unknown => match self.load(&entry.place, None).await? {
+                    Loaded::Absent => return Ok(()),
+                    Loaded::Live(current) if current.etag == entry.etag => {}
+                    _ => return Err(VolumeError::Conflict(entry.place.to_string())),
+                },
+                Err(error) => {
+                    if error.kind == crate::store::StoreErrorKind::PreconditionFailed {
+                        return Err(VolumeError::Conflict(entry.place.to_string()));
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        let mut record = (*entry.record).clone();
+        record.buried_at = Some(self.world().clock.now());
+        self.replace(entry, record).await.map(drop)
+    }
+
+    /// Takes a name away; a file with several names counts one less.
+    ///
+    /// Crash between the two steps: the count is one too high until gc counts again, nothing is lost.
+    pub async fn unlink(&self, found: &Found) -> Result<(), VolumeError> {
+        self.bury(&found.entry).await?;
+        match &found.inode {
+            Some(inode) => self.count_links(inode, -1).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves an entry to another name, replacing what `target` says is there.
+    ///
+    /// 1. PUT the new entry, which says where it came from. Crash here: both names stand, on the same
+    ///    segments, both readable; whoever meets both finishes the move.
+    /// 2. Bury the old entry, only if it is still the record that was copied.
+    pub async fn rename(
+        &self,
+        from: &Stored,
+        dir: DirId,
+        name: &[u8],
+        target: Expect,
+    ) -> Result<Stored, VolumeError> {
+        let place = Place::Entry(dir, name.to_vec());
+        let mut source = from.clone();
+        let mut target = target;
+        for _ in 0..ATTEMPTS {
+            let mut record = (*source.record).clone();
+            record.moved_from = moved_from(&source);
+            let moved = self.put_record(&place, record, target).await?;
+            match self.bury(&source).await {
+                Ok(()) => return Ok(moved),
+                Err(VolumeError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+            // Another node changed the old name since: what it wrote moves too. If it buried or moved
+            // the name, both moves stand.
+            match self.load(&source.place, None).await? {
+                Loaded::Live(current) => source = current,
+                _ => return Ok(moved),
+            }
+            target = Expect::Exactly(moved.etag);
+        }
+        Err(VolumeError::Conflict(from.place.to_string()))
+    }
+
+    /// Swaps two names. Three moves through a hidden third name: at every step each of the two has at
+    /// least one name, and what a crash leaves hidden says where it came from.
+    pub async fn exchange(&self, a: &Stored, b: &Stored) -> Result<(Stored, Stored), VolumeError> {
+        let (Place::Entry(a_dir, a_name), Place::Entry(b_dir, b_name)) = (&a.place, &b.place)
+        else {
+            return Err(VolumeError::Invalid("only names can be exchanged".to_owned()));
+        };
+        let mut hidden = b"\0exchange-".to_vec();
+        hidden.extend(data_encoding::HEXLOWER.encode(&a.salt).into_bytes());
+        let third = self.rename(a, *a_dir, &hidden, Expect::Free).await?;
+        let new_a = self.rename(b, *a_dir, a_name, Expect::Free).await?;
+        let new_b = self.rename(&third, *b_dir, b_name, Expect::Free).await?;
+        Ok((new_a, new_b))
+    }
+
+    /// Gives a file one more name; returns the file as the new name finds it.
+    ///
+    /// 1. The record goes to `i/` under a fresh id (or, if it is there, counts one more). Crash: garbage,
+    ///    or a count too high until gc counts again.
+    /// 2. The old entry is replaced by a reference, by CAS: commit point of the move to `i/`.
+    /// 3. The new entry is created.
+    pub async fn link(
+        &self,
+        found: &Found,
+        dir: DirId,
+        name: &[u8],
+    ) -> Result<(Found, Found), VolumeError> {
+        let (old_entry, inode, id) = match (&found.inode, &found.entry.record.content) {
+            (Some(inode), Content::Link(id)) => {
+                (found.entry.clone(), self.count_links(inode, 1).await?, *id)
+            }
+            _ => {
+                let id = InodeId(self.world().entropy.bytes());
+                let mut record = (*found.entry.record).clone();
+                record.links = 2;
+                record.moved_from = None;
+                let inode = self.put_record(&Place::Inode(id), record, Expect::Free).await?;
+                let reference = Record::new(Attributes::default(), Content::Link(id));
+                (self.replace(&found.entry, reference).await?, inode, id)
+            }
+        };
+        let reference = Record::new(Attributes::default(), Content::Link(id));
+        let old = |inode: Stored| Found { entry: old_entry.clone(), inode: Some(inode) };
+        match self.create(dir, name, reference).await {
+            Ok(entry) => Ok((old(inode.clone()), Found { entry, inode: Some(inode) })),
+            Err(error) => {
+                self.count_links(&inode, -1).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// A tombstone that is about to be replaced by a living name must not be old enough for gc to
+    /// delete: it is dated anew first, so that a gc that looks from now on leaves it alone.
+    pub(super) async fn refreshed_tombstone(
+        &self,
+        tombstone: Stored,
+    ) -> Result<Stored, VolumeError> {
+        let age = tombstone.seen.0.saturating_sub(tombstone.modified.0);
+        if u128::from(age.unsigned_abs()) < GRACE.as_nanos() {
+            return Ok(tombstone);
+        }
+        let mut record = (*tombstone.record).clone();
+        record.buried_at = Some(self.world().clock.now());
+        Box::pin(self.replace(&tombstone, record)).await
+    }
+
+    /// Counts names of a file that has several, based anew on what another node has just written.
+    pub async fn count_links(&self, inode: &Stored, by: i32) -> Result<Stored, VolumeError> {
+        let mut base = inode.clone();
+        for _ in 0..ATTEMPTS {
+            let mut record = (*base.record).clone();
+            record.links = record.links.saturating_add_signed(by);
+            record.attributes.ctime = self.world().clock.now();
+            match self.replace(&base, record).await {
+                Err(VolumeError::Conflict(_)) => match self.load(&base.place, None).await? {
+                    Loaded::Live(current) => base = current,
+                    _ => return Err(VolumeError::NotFound(base.place.to_string())),
+                },
+                other => return other,
+            }
+        }
+        Err(VolumeError::Conflict(inode.place.to_string()))
+    }
+
+    fn is_young(&self, entry: &Stored) -> bool {
+        let Content::File(file) = &entry.record.content else { return false };
+        // This session began less than half a grace period ago only if it wrote the segments itself;
+        // inline data needs no segments at all.
+        file.extents.is_empty() && file.pages.is_empty()
+            || file.extents.iter().all(|extent| match &extent.source {
+                super::record::Source::Inline(_) => true,
+                super::record::Source::Segments(run) => {
+                    run.first.session == self.session().id() && run.owner.is_none()
+                }
+            }) && file.pages.is_empty()
+                && self.age() < GRACE / 2
+    }
+}
+
+fn moved_from(source: &Stored) -> Option<MovedFrom> {
+    match &source.place {
+        Place::Entry(dir, name) => {
+            Some(MovedFrom { dir: *dir, name: name.clone(), salt: source.salt })
+        }
+        Place::Inode(_) => None,
+    }
+}

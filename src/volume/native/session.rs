@@ -1,0 +1,227 @@
+//! Sessions: one mount or one run of the tool. A session says in the store that it lives, since its
+//! segments must not be swept while records that refer to them are still to be published, and which
+//! files it holds open, since another node may unlink them.
+//!
+//! Crash story: a session is written before its first change and renewed about every minute, each time
+//! by CAS. Whoever believes it dead first replaces it by CAS, so a renewal that succeeds proves that
+//! nobody did. After a long silence (suspend, outage) nothing is acknowledged before such a renewal.
+
+use super::{Volume, keys, proto};
+use crate::crypto::{RecordContext, Role};
+use crate::store::{ETag, Fetched, PutWhen, StoreErrorKind};
+use crate::units::{FileId, SegmentId, SessionId};
+use crate::volume::VolumeError;
+use parking_lot::Mutex;
+use prost::Message;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How often a living session renews itself.
+pub const RENEWAL: Duration = Duration::from_secs(60);
+/// For how long after a renewal changes are acknowledged without another one.
+pub const LEASE: Duration = Duration::from_secs(300);
+/// The stored form's version.
+const FORMAT: u32 = 1;
+
+/// This process's session.
+pub struct Session {
+    id: SessionId,
+    host: String,
+    program: String,
+    next_segment: AtomicU64,
+    state: Mutex<State>,
+    /// One renewal at a time: each is based on the former one's ETag.
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    etag: Option<ETag>,
+    renewals: u64,
+    renewed_at: Option<Duration>,
+    pins: HashMap<FileId, u32>,
+    fenced: bool,
+}
+
+impl Session {
+    pub(super) fn new(id: SessionId, host: String, program: String) -> Self {
+        Self {
+            id,
+            host,
+            program,
+            next_segment: AtomicU64::new(1),
+            state: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// `count` consecutive segment numbers, never given out before.
+    pub fn take_segments(&self, count: u64) -> SegmentId {
+        let counter = self.next_segment.fetch_add(count, Ordering::Relaxed);
+        SegmentId { session: self.id, counter }
+    }
+
+    /// Keeps a file's segments from being swept while it is open here, from the next renewal on. Until
+    /// then the grace period of whoever buries its last name does.
+    pub fn pin(&self, file: FileId) {
+        *self.state.lock().pins.entry(file).or_default() += 1;
+    }
+
+    /// Takes one pin back.
+    pub fn unpin(&self, file: FileId) {
+        let mut state = self.state.lock();
+        if let Some(count) = state.pins.get_mut(&file) {
+            *count -= 1;
+            if *count == 0 {
+                state.pins.remove(&file);
+            }
+        }
+    }
+
+    /// Makes sure that the session stands in the store before the first change.
+    pub async fn begin_change(&self, volume: &Volume) -> Result<(), VolumeError> {
+        if volume.is_read_only() {
+            return Err(VolumeError::ReadOnly);
+        }
+        let (fenced, begun) = {
+            let state = self.state.lock();
+            (state.fenced, state.renewed_at.is_some())
+        };
+        if fenced {
+            return Err(VolumeError::Fenced);
+        }
+        if begun { self.check_lease(volume).await } else { self.renew(volume, true).await }
+    }
+
+    /// To be called before a change is acknowledged: the lease held when the store answered.
+    pub async fn check_lease(&self, volume: &Volume) -> Result<(), VolumeError> {
+        let renewed_at = self.state.lock().renewed_at;
+        let now = volume.world().clock.boot_time();
+        match renewed_at {
+            Some(at) if now.saturating_sub(at) < LEASE => Ok(()),
+            _ => self.renew(volume, false).await,
+        }
+    }
+
+    /// Renews the session for as long as the volume lives; ends when this session is declared dead.
+    pub async fn keep_alive(&self, volume: &Volume) {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            if self.state.lock().renewed_at.is_none() {
+                continue;
+            }
+            match self.renew(volume, false).await {
+                Ok(()) => {}
+                Err(VolumeError::Fenced) => {
+                    tracing::error!(session = %self.id, "{}", VolumeError::Fenced);
+                    return;
+                }
+                Err(error) => tracing::warn!(session = %self.id, "session not renewed: {error}"),
+            }
+        }
+    }
+
+    /// Removes the session from the store: everything that it wrote is published.
+    pub async fn end(&self, volume: &Volume) -> Result<(), VolumeError> {
+        let _turn = self.turn.lock().await;
+        let begun = {
+            let state = self.state.lock();
+            state.renewed_at.is_some() && !state.fenced
+        };
+        if begun {
+            volume.store().delete(&keys::session(self.id), None).await?;
+            *self.state.lock() = State::default();
+        }
+        Ok(())
+    }
+
+    async fn renew(&self, volume: &Volume, only_begin: bool) -> Result<(), VolumeError> {
+        let _turn = self.turn.lock().await;
+        let (etag, renewals, pins, fenced, begun) = {
+            let state = self.state.lock();
+            let pins: Vec<_> = state.pins.keys().copied().collect();
+            (state.etag.clone(), state.renewals, pins, state.fenced, state.renewed_at.is_some())
+        };
+        if fenced {
+            return Err(VolumeError::Fenced);
+        }
+        if only_begin && begun {
+            return Ok(());
+        }
+        // The lease counts from before the request: the store may have answered any time after.
+        let sent_at = volume.world().clock.boot_time();
+        let stored = proto::Session {
+            format: FORMAT,
+            host: self.host.clone(),
+            program: self.program.clone(),
+            started_at: volume.world().clock.now().0,
+            renewals: renewals + 1,
+            pinned_files: pins.iter().map(|file| file.0.to_vec()).collect(),
+            ..proto::Session::default()
+        };
+        let key = keys::session(self.id);
+        let sealed = volume
+            .keyring()
+            .seal_record(
+                &context(key.as_str()),
+                &stored.encode_to_vec(),
+                &[],
+                false,
+                &*volume.world().entropy,
+            )
+            .map_err(|error| VolumeError::corrupt(&key, error))?;
+        let salt = crate::crypto::record_salt(&sealed);
+        let capabilities = volume.capabilities();
+        let when = match etag {
+            Some(etag) if capabilities.if_match => PutWhen::IfMatch(etag),
+            None if capabilities.if_absent => PutWhen::IfAbsent,
+            _ => PutWhen::Always,
+        };
+        let etag = match volume.store().put(&key, sealed.into(), when).await {
+            Ok(etag) => etag,
+            Err(error) => {
+                let unsettled = error.effect_unknown
+                    || matches!(
+                        error.kind,
+                        StoreErrorKind::PreconditionFailed | StoreErrorKind::NotFound
+                    );
+                if !unsettled {
+                    return Err(error.into());
+                }
+                match volume.store().get(&key, None, None).await {
+                    Ok(Fetched::Object(object))
+                        if crate::crypto::record_salt(&object.body) == salt =>
+                    {
+                        object.meta.etag
+                    }
+                    // Neither ours nor unchanged: somebody declared this session dead.
+                    Ok(_) if !error.effect_unknown => {
+                        self.state.lock().fenced = true;
+                        return Err(VolumeError::Fenced);
+                    }
+                    Err(missing) if missing.kind == StoreErrorKind::NotFound && begun => {
+                        self.state.lock().fenced = true;
+                        return Err(VolumeError::Fenced);
+                    }
+                    _ => return Err(error.into()),
+                }
+            }
+        };
+        let mut state = self.state.lock();
+        state.etag = Some(etag);
+        state.renewals = renewals + 1;
+        state.renewed_at = Some(sent_at);
+        Ok(())
+    }
+}
+
+/// What a session's record is bound to.
+pub(super) fn context(key: &str) -> RecordContext<'_> {
+    RecordContext { role: Role::Session, scope: &[], name: key.as_bytes() }
+}
