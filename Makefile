@@ -1,0 +1,34 @@
+# Strongroom's commands. Everything that is compiled lands outside the clone, keyed by version.
+SHELL := /bin/bash
+CACHE ?= $(or $(STRONGROOM_CACHE),$(HOME)/.cache/strongroom)
+RUSTC_VERSION := $(shell rustc --version | cut -d' ' -f2)
+export STRONGROOM_CACHE := $(CACHE)
+export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
+BINARY := $(CARGO_TARGET_DIR)/release/strongroom
+
+.PHONY: help demo test bench lint build tools fuzz
+
+help: ## List these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+build: ## Build the strongroom binary
+	cargo build --release --locked
+
+demo: build ## Show the product at work: files in through a mount, ciphertext in the store, bytes back
+	tests/demo.sh $(BINARY)
+
+tools: ## Install what tests need (Debian packages, MinIO) into the machine or the cache
+	tests/setup/tools.sh
+
+test: build tools ## Run all tests: unit, stores, real mounts, kills
+	cargo test --release --locked
+
+bench: build tools ## Measure: crypto on one core, then mounts over MinIO beside the raw client
+	cargo bench --locked --bench crypto
+	tests/bench.sh $(BINARY)
+
+lint: tools ## Check format, clippy, licences and sources, layers
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	$(CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline --locked check --config .deny.toml bans licenses sources
+	cargo test --release --locked --test tidy
