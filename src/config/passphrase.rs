@@ -85,7 +85,7 @@ impl PassphraseSource {
 }
 
 /// Reads a passphrase file; one line end at its end does not belong to the passphrase.
-pub fn read_file(path: &Path) -> Result<Passphrase, PassphraseError> {
+fn read_file(path: &Path) -> Result<Passphrase, PassphraseError> {
     use std::os::unix::fs::PermissionsExt;
     let unreadable = |error| PassphraseError::Unreadable(path.to_owned(), error);
     let file = std::fs::File::open(path).map_err(unreadable)?;

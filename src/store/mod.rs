@@ -13,13 +13,21 @@
 
 mod dir;
 mod error;
+mod limit;
+mod meter;
 mod prefix;
 mod probe;
+mod retry;
+mod s3;
 
 pub use dir::DirStore;
 pub use error::{StoreError, StoreErrorKind};
+pub use limit::Limit;
+pub use meter::{Count, Meter, VERBS};
 pub use prefix::Prefixed;
 pub use probe::{Capabilities, probe};
+pub use retry::{Retry, RetryPolicy};
+pub use s3::{S3Config, S3Store};
 
 use crate::units::ByteRange;
 use crate::world::Timestamp;

@@ -4,13 +4,21 @@ use super::output::{Failure, LogFormat};
 use crate::config::StoreBase;
 use crate::config::{self, ConfigFile, PassphraseSource, VolumeUrl};
 use crate::crypto::Suite;
-use crate::store::{DirStore, Key, Prefixed, Store, StoreErrorKind};
+use crate::store::{
+    DirStore, Key, Limit, ListRequest, Prefixed, Retry, RetryPolicy, S3Config, S3Store, Store,
+    StoreErrorKind,
+};
 use crate::volume::native::descriptor::Descriptor;
 use crate::volume::native::{OpenSettings, Volume, keys};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How long an operation waits for the store unless the settings say otherwise.
+const IO_TIMEOUT: Duration = Duration::from_secs(300);
+/// Requests under way at once.
+const REQUESTS: usize = 64;
 
 /// Flags that every command has.
 #[derive(Clone, Debug, Args)]
@@ -33,6 +41,21 @@ pub(super) struct Common {
     /// The log's form
     #[arg(long, global = true, env = "STRONGROOM_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
+    /// S3 endpoint; without a scheme it is https (else AWS_ENDPOINT_URL, else Amazon's)
+    #[arg(long, global = true, env = "STRONGROOM_ENDPOINT", value_name = "URL")]
+    pub(super) endpoint: Option<String>,
+    /// S3 region (else AWS_REGION and the AWS files, else us-east-1)
+    #[arg(long, global = true, env = "STRONGROOM_REGION")]
+    pub(super) region: Option<String>,
+    /// Bucket in the path; by itself for IP addresses and localhost
+    #[arg(long, global = true)]
+    pub(super) path_style: bool,
+    /// Certificate authorities for the endpoint, PEM (else AWS_CA_BUNDLE, else the system's)
+    #[arg(long, global = true, env = "STRONGROOM_CA_BUNDLE", value_name = "FILE")]
+    pub(super) ca_bundle: Option<PathBuf>,
+    /// Profile of the AWS files (else AWS_PROFILE)
+    #[arg(long, global = true)]
+    pub(super) profile: Option<String>,
     /// How long an operation waits for a store that does not answer (5m)
     #[arg(long, global = true, env = "STRONGROOM_IO_TIMEOUT", value_name = "DURATION", value_parser = config::parse_duration)]
     pub(super) io_timeout: Option<Duration>,
@@ -101,6 +124,11 @@ impl Common {
                 return Ok(Location { store, inside: url.inside(root).to_owned() });
             }
         }
+        if let StoreBase::S3(bucket) = &url.base {
+            // HEAD cannot tell a missing bucket from a missing object; a listing can.
+            let request = ListRequest { limit: 1, ..ListRequest::default() };
+            self.bucket(bucket).await?.list(&request).await?;
+        }
         Err(Failure::new(format!(
             "{url}: no volume here: `strongroom init` makes one of an empty prefix"
         )))
@@ -120,26 +148,60 @@ impl Common {
                 }
                 Ok(Some(Arc::new(DirStore::open(directory)?)))
             }
-            StoreBase::S3(bucket) => Err(Failure::new(format!(
-                "s3://{bucket}: this build has no S3 store yet; use a file:// URL"
-            ))),
+            StoreBase::S3(bucket) => Ok(Some(under(self.bucket(bucket).await?, root))),
         }
+    }
+
+    /// A bucket with everything that requests need around it.
+    async fn bucket(&self, bucket: &str) -> Result<Arc<dyn Store>, Failure> {
+        let file = self.file()?;
+        let config = S3Config {
+            bucket: bucket.to_owned(),
+            region: self.region.clone().or(file.region),
+            // The SDK reads its variables too, but whether the bucket goes into the path is ours to say.
+            endpoint: self
+                .endpoint
+                .clone()
+                .or_else(|| config::variable("AWS_ENDPOINT_URL_S3"))
+                .or_else(|| config::variable("AWS_ENDPOINT_URL"))
+                .or(file.endpoint)
+                .map(with_scheme),
+            path_style: self.path_style.then_some(true).or(file.path_style),
+            ca_bundle: self
+                .ca_bundle
+                .clone()
+                .or_else(|| config::variable("AWS_CA_BUNDLE").map(PathBuf::from))
+                .or(file.ca_bundle),
+            profile: self.profile.clone().or(file.profile),
+        };
+        let timeout = match (self.io_timeout, &file.io_timeout) {
+            (Some(timeout), _) => timeout,
+            (None, Some(text)) => config::parse_duration(text)
+                .map_err(|error| Failure::new(format!("io_timeout {text:?}: {error}")))?,
+            (None, None) => IO_TIMEOUT,
+        };
+        let store: Arc<dyn Store> = Arc::new(S3Store::connect(config).await?);
+        let store: Arc<dyn Store> = Arc::new(Limit::new(store, REQUESTS));
+        let policy = RetryPolicy::within(timeout);
+        Ok(Arc::new(Retry::new(store, policy, config::system_world().entropy)))
     }
 
     /// The store for a new volume.
     pub(super) async fn store_for_init(&self, url: &VolumeUrl) -> Result<Arc<dyn Store>, Failure> {
         match &url.base {
             StoreBase::File => Ok(Arc::new(DirStore::open(VolumeUrl::directory(&url.path))?)),
-            StoreBase::S3(bucket) => Err(Failure::new(format!(
-                "s3://{bucket}: this build has no S3 store yet; use a file:// URL"
-            ))),
+            StoreBase::S3(bucket) => Ok(under(self.bucket(bucket).await?, &url.path)),
         }
     }
 }
 
+/// Endpoints without a scheme are https, as rclone takes them.
+fn with_scheme(endpoint: String) -> String {
+    if endpoint.contains("://") { endpoint } else { format!("https://{endpoint}") }
+}
+
 /// A store under a prefix of another one.
-#[allow(dead_code)]
-pub(super) fn under(store: Arc<dyn Store>, prefix: &str) -> Arc<dyn Store> {
+fn under(store: Arc<dyn Store>, prefix: &str) -> Arc<dyn Store> {
     if prefix.is_empty() { store } else { Arc::new(Prefixed::new(store, format!("{prefix}/"))) }
 }
 

@@ -1,0 +1,597 @@
+//! The S3 family, through Amazon's SDK: the only file that knows it.
+//!
+//! The SDK's own retries are off (`retry.rs` has them: conditional writes need care); payloads are not
+//! signed, since everything is authenticated end to end; checksums are added only where an operation
+//! demands them; no bucket is ever created.
+
+use super::{
+    ETag, Fetched, Key, ListPage, ListRequest, Object, ObjectMeta, PutWhen, Store, StoreError,
+    StoreErrorKind,
+};
+use crate::units::ByteRange;
+use crate::world::Timestamp;
+use async_trait::async_trait;
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::{Delete, EncodingType, ObjectIdentifier};
+use aws_smithy_http_client::tls;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use bytes::{Bytes, BytesMut};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Time for a connection, and for the first byte of an answer.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Time for a request and its answer, apart from what its bytes take.
+const ATTEMPT: Duration = Duration::from_secs(30);
+/// What a connection must manage at least, in bytes a second.
+const SLOWEST: u64 = 256 << 10;
+/// Objects that one DeleteObjects takes.
+const DELETE_BATCH: usize = 1000;
+
+/// Where and how.
+#[derive(Clone, Debug, Default)]
+pub struct S3Config {
+    /// The bucket; it must exist.
+    pub bucket: String,
+    /// The region; else the SDK's own sources, else us-east-1.
+    pub region: Option<String>,
+    /// The endpoint; else the SDK's own sources, else Amazon's.
+    pub endpoint: Option<String>,
+    /// Bucket in the path; `None`: where the endpoint is an IP address or localhost.
+    pub path_style: Option<bool>,
+    /// PEM file of certificate authorities, instead of the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// Profile of the AWS files.
+    pub profile: Option<String>,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    place: String,
+}
+
+impl S3Store {
+    /// Reads the SDK's settings (environment, profile files) and makes a client. Sends no request.
+    pub async fn connect(config: S3Config) -> Result<Self, StoreError> {
+        let S3Config { bucket, region, endpoint, path_style, ca_bundle, profile } = config;
+        let invalid = |why: String| {
+            StoreError::new(StoreErrorKind::Invalid, "connect", &bucket).with_source(why)
+        };
+        let mut trust = tls::TrustStore::empty();
+        match &ca_bundle {
+            Some(path) => {
+                let pem = std::fs::read(path).map_err(|error| {
+                    invalid(format!("cannot read CA bundle {}: {error}", path.display()))
+                })?;
+                trust = trust.with_pem_certificate(pem);
+            }
+            None => trust = trust.with_native_roots(true),
+        }
+        let tls_context = tls::TlsContext::builder()
+            .with_trust_store(trust)
+            .build()
+            .map_err(|error| invalid(format!("certificates: {error}")))?;
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+            .tls_context(tls_context)
+            .pool_max_idle_per_host(128)
+            .build_https();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
+        if let Some(profile) = &profile {
+            loader = loader.profile_name(profile);
+        }
+        // Not the SDK's whole chain: its last link asks the machine's metadata service, which most
+        // machines do not have, and waits for it.
+        let chain = RegionProviderChain::first_try(region.map(Region::new))
+            .or_else(EnvironmentVariableRegionProvider::new())
+            .or_else(ProfileFileRegionProvider::new())
+            .or_else(Region::new("us-east-1"));
+        loader = loader.region(chain);
+        if let Some(endpoint) = &endpoint {
+            loader = loader.endpoint_url(endpoint);
+        }
+        let shared = loader.load().await;
+        let endpoint = endpoint.or_else(|| shared.endpoint_url().map(str::to_owned));
+        let path_style = path_style.unwrap_or_else(|| endpoint.as_deref().is_some_and(is_bare));
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).build();
+        let builder = aws_sdk_s3::config::Builder::from(&shared)
+            .force_path_style(path_style)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            // Every attempt has a deadline of its own here, by its size.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        let place = match &endpoint {
+            Some(endpoint) => format!("s3://{bucket} at {}", without_userinfo(endpoint)),
+            None => format!("s3://{bucket}"),
+        };
+        Ok(Self { client: Client::from_conf(builder.build()), bucket, place })
+    }
+
+    /// Runs a request with a deadline that leaves time for its bytes.
+    async fn bounded<T, E>(
+        &self,
+        operation: &'static str,
+        object: &str,
+        bytes: u64,
+        writes: bool,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        match tokio::time::timeout(deadline(bytes), request).await {
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(error)) => Err(self.classify(operation, object, writes, error)),
+            Err(_) => {
+                let error = StoreError::new(StoreErrorKind::Unavailable, operation, object)
+                    .with_source("no answer in time");
+                Err(if writes { error.with_effect_unknown() } else { error })
+            }
+        }
+    }
+
+    fn classify<E>(
+        &self,
+        operation: &'static str,
+        object: &str,
+        writes: bool,
+        error: SdkError<E, HttpResponse>,
+    ) -> StoreError
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let code = error.code().map(str::to_owned);
+        let message = error.message().map(str::to_owned);
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        let (kind, unknown) = match &error {
+            SdkError::ConstructionFailure(_) => {
+                // The SDK found no credentials, or could not get them.
+                (StoreErrorKind::Denied, false)
+            }
+            SdkError::TimeoutError(_) => (StoreErrorKind::Unavailable, true),
+            SdkError::DispatchFailure(failure) => {
+                let text = DisplayErrorContext(&error).to_string();
+                if text.contains("invalid peer certificate")
+                    || text.contains("received fatal alert")
+                    || text.contains("InvalidContentType")
+                {
+                    (StoreErrorKind::Tls, false)
+                } else if text.contains("credentials") && !failure.is_io() {
+                    (StoreErrorKind::Denied, false)
+                } else if text.contains("ConnectError")
+                    || text.contains("Connect,")
+                    || text.contains("dns error")
+                {
+                    (StoreErrorKind::Unreachable, false)
+                } else {
+                    (StoreErrorKind::Unavailable, true)
+                }
+            }
+            SdkError::ResponseError(_) => (StoreErrorKind::Unavailable, true),
+            _ => by_answer(code.as_deref(), status.unwrap_or(0)),
+        };
+        let why = match (code, message, status) {
+            (Some(code), Some(message), _) => format!("{code}: {message}"),
+            (Some(code), None, _) => code,
+            (None, _, Some(status)) if kind != StoreErrorKind::NotFound => {
+                format!("HTTP status {status}")
+            }
+            (None, _, Some(_)) => String::new(),
+            _ => root_cause(&error),
+        };
+        let object = if kind == StoreErrorKind::NoBucket { &self.place } else { object };
+        let mut result = StoreError::new(kind, operation, object);
+        if !why.is_empty() {
+            result = result.with_source(remedy(kind, why));
+        }
+        if unknown && writes { result.with_effect_unknown() } else { result }
+    }
+
+    fn corrupt(&self, operation: &'static str, object: &str, why: &'static str) -> StoreError {
+        StoreError::new(StoreErrorKind::Corrupt, operation, object).with_source(why)
+    }
+}
+
+#[async_trait]
+impl Store for S3Store {
+    async fn put(&self, key: &Key, body: Bytes, when: PutWhen) -> Result<ETag, StoreError> {
+        let length = body.len() as u64;
+        let mut request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .body(ByteStream::from(body));
+        match when {
+            PutWhen::Always => {}
+            PutWhen::IfAbsent => request = request.if_none_match("*"),
+            PutWhen::IfMatch(ETag(etag)) => request = request.if_match(etag),
+        }
+        let request = request.customize().disable_payload_signing().send();
+        let output = self.bounded("put", key.as_str(), length, true, request).await?;
+        let etag = output.e_tag.ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))?;
+        Ok(ETag(etag))
+    }
+
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+        unless: Option<&ETag>,
+    ) -> Result<Fetched, StoreError> {
+        if let Some(range) = range
+            && range.is_empty()
+        {
+            let meta = self.head(key).await?;
+            let date = meta.modified;
+            return Ok(Fetched::Object(Object { meta, body: Bytes::new(), date }));
+        }
+        let mut request = self.client.get_object().bucket(&self.bucket).key(key.as_str());
+        if let Some(range) = range {
+            request = request.range(format!("bytes={}-{}", range.offset(), range.end() - 1));
+        }
+        if let Some(ETag(etag)) = unless {
+            request = request.if_none_match(etag);
+        }
+        let expected = range.map_or(8 << 20, ByteRange::length);
+        let fetch = async {
+            // The reply's own clock is only in the raw headers.
+            let date = std::sync::Arc::new(parking_lot::Mutex::new(None));
+            let sent = request.customize().interceptor(DateOf(date.clone())).send().await;
+            let output = match sent {
+                Ok(output) => output,
+                Err(error) => {
+                    let status = error.raw_response().map(|response| response.status().as_u16());
+                    return match status {
+                        Some(304) => Ok(Fetched::Unchanged),
+                        Some(416) => {
+                            let meta = self.head(key).await?;
+                            let date = meta.modified;
+                            Ok(Fetched::Object(Object { meta, body: Bytes::new(), date }))
+                        }
+                        _ => Err(self.classify("get", key.as_str(), false, error)),
+                    };
+                }
+            };
+            let length = output.content_length.and_then(|length| u64::try_from(length).ok());
+            let length = length.ok_or_else(|| self.corrupt("get", key.as_str(), "no length"))?;
+            if let Some(range) = range
+                && length > range.length()
+            {
+                return Err(self.corrupt("get", key.as_str(), "more bytes than were asked for"));
+            }
+            let size =
+                match output.content_range.as_deref().and_then(|range| range.rsplit('/').next()) {
+                    Some(total) => total.parse().unwrap_or(length),
+                    None => length,
+                };
+            let modified = time(output.last_modified.as_ref());
+            let etag = output.e_tag.clone();
+            let body = collect(output.body, length).await.map_err(|why| {
+                StoreError::new(StoreErrorKind::Unavailable, "get", key).with_source(why)
+            })?;
+            let etag = etag.ok_or_else(|| self.corrupt("get", key.as_str(), "no ETag"))?;
+            let date = date.lock().take().unwrap_or(modified);
+            let meta = ObjectMeta { key: key.clone(), size, etag: ETag(etag), modified };
+            Ok(Fetched::Object(Object { meta, body, date }))
+        };
+        match tokio::time::timeout(deadline(expected), fetch).await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::new(StoreErrorKind::Unavailable, "get", key)
+                .with_source("no answer in time")),
+        }
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectMeta, StoreError> {
+        let request = self.client.head_object().bucket(&self.bucket).key(key.as_str()).send();
+        let output = self.bounded("head", key.as_str(), 0, false, request).await?;
+        let etag = output.e_tag.ok_or_else(|| self.corrupt("head", key.as_str(), "no ETag"))?;
+        Ok(ObjectMeta {
+            key: key.clone(),
+            size: output.content_length.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            etag: ETag(etag),
+            modified: time(output.last_modified.as_ref()),
+        })
+    }
+
+    async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<(), StoreError> {
+        let mut request = self.client.delete_object().bucket(&self.bucket).key(key.as_str());
+        if let Some(ETag(etag)) = if_match {
+            request = request.if_match(etag);
+        }
+        match self.bounded("delete", key.as_str(), 0, true, request.send()).await {
+            Err(error) if error.kind == StoreErrorKind::NotFound && if_match.is_none() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, StoreError)>, StoreError> {
+        let mut failed = Vec::new();
+        for batch in keys.chunks(DELETE_BATCH) {
+            let invalid = |error: aws_sdk_s3::error::BuildError| {
+                StoreError::new(StoreErrorKind::Invalid, "delete", &self.place).with_source(error)
+            };
+            let objects = batch
+                .iter()
+                .map(|key| ObjectIdentifier::builder().key(key.as_str()).build().map_err(invalid))
+                .collect::<Result<Vec<_>, _>>()?;
+            let delete = Delete::builder()
+                .set_objects(Some(objects))
+                .quiet(true)
+                .build()
+                .map_err(invalid)?;
+            let request = self.client.delete_objects().bucket(&self.bucket).delete(delete).send();
+            let output = self.bounded("delete", &self.place, 0, true, request).await?;
+            for error in output.errors() {
+                let Some(key) = error.key().and_then(Key::new) else { continue };
+                let (kind, _) = by_answer(error.code(), 0);
+                if kind == StoreErrorKind::NotFound {
+                    continue;
+                }
+                let why = error.message().or(error.code()).unwrap_or("no reason given").to_owned();
+                let error = StoreError::new(kind, "delete", &key).with_source(why);
+                failed.push((key, error));
+            }
+        }
+        Ok(failed)
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage, StoreError> {
+        let ListRequest { prefix, roll_up, start_after, limit } = request;
+        let date = std::sync::Arc::new(parking_lot::Mutex::new(None));
+        let mut sent = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(prefix)
+            // Control characters have no place in XML.
+            .encoding_type(EncodingType::Url)
+            .set_start_after(start_after.clone());
+        if *roll_up {
+            sent = sent.delimiter("/");
+        }
+        if *limit > 0 {
+            sent = sent.max_keys(i32::try_from(*limit).unwrap_or(1000).min(1000));
+        }
+        let sent = sent.customize().interceptor(DateOf(date.clone())).send();
+        let output = self.bounded("list", prefix, 0, false, sent).await?;
+        let mut objects = Vec::new();
+        for object in output.contents() {
+            let key = object.key().map(decoded).and_then(Key::new);
+            let (Some(key), Some(etag)) = (key, object.e_tag()) else {
+                return Err(self.corrupt("list", prefix, "an object without key or ETag"));
+            };
+            objects.push(ObjectMeta {
+                key,
+                size: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+                etag: ETag(etag.to_owned()),
+                modified: time(object.last_modified()),
+            });
+        }
+        let prefixes: Vec<String> = output
+            .common_prefixes()
+            .iter()
+            .filter_map(|prefix| prefix.prefix().map(decoded))
+            // With start-after inside a rolled-up prefix some servers give that prefix again.
+            .filter(|prefix| start_after.as_ref().is_none_or(|after| prefix > after))
+            .collect();
+        let next = if output.is_truncated().unwrap_or(false) {
+            let last = objects.last().map(|object| object.key.as_str());
+            let last = last.into_iter().chain(prefixes.last().map(String::as_str)).max();
+            let last = last.map(|last| match last.strip_suffix('/') {
+                // Everything under a rolled-up prefix has been told.
+                Some(_) if prefixes.iter().any(|prefix| prefix == last) => {
+                    format!("{last}\u{10ffff}")
+                }
+                _ => last.to_owned(),
+            });
+            Some(last.ok_or_else(|| {
+                self.corrupt("list", prefix, "an empty page that is not the last")
+            })?)
+        } else {
+            None
+        };
+        let date = date.lock().take().unwrap_or_default();
+        Ok(ListPage { objects, prefixes, next, date })
+    }
+
+    fn describe(&self) -> String {
+        self.place.clone()
+    }
+}
+
+/// Notes the Date header of a reply.
+#[derive(Debug)]
+struct DateOf(std::sync::Arc<parking_lot::Mutex<Option<Timestamp>>>);
+
+impl aws_sdk_s3::config::Intercept for DateOf {
+    fn name(&self) -> &'static str {
+        "DateOf"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef<'_>,
+        _: &aws_sdk_s3::config::RuntimeComponents,
+        _: &mut aws_sdk_s3::config::ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        let header = context.response().headers().get("date");
+        let date = header.and_then(|text| {
+            DateTime::from_str(text, aws_smithy_types::date_time::Format::HttpDate).ok()
+        });
+        *self.0.lock() = date.as_ref().map(|date| time(Some(date)));
+        Ok(())
+    }
+}
+
+/// Collects a body of known length into one buffer.
+async fn collect(mut body: ByteStream, length: u64) -> Result<Bytes, String> {
+    let mut buffer: Option<BytesMut> = None;
+    let mut first = Bytes::new();
+    let mut received = 0_u64;
+    loop {
+        let part = match body.next().await {
+            None => break,
+            Some(Err(error)) => return Err(root_cause(&error)),
+            Some(Ok(part)) => part,
+        };
+        received += part.len() as u64;
+        if received > length {
+            return Err("more bytes than announced".to_owned());
+        }
+        if received == length && buffer.is_none() && first.is_empty() {
+            // It came in one piece.
+            return Ok(part);
+        }
+        match &mut buffer {
+            Some(buffer) => buffer.extend_from_slice(&part),
+            None if first.is_empty() => {
+                first = part;
+                continue;
+            }
+            None => {
+                // Bounded by what was asked for, or by what a descriptor or record may be.
+                let mut whole =
+                    BytesMut::with_capacity(usize::try_from(length.min(128 << 20)).unwrap_or(0));
+                whole.extend_from_slice(&first);
+                whole.extend_from_slice(&part);
+                buffer = Some(whole);
+            }
+        }
+    }
+    if received < length {
+        return Err(format!("connection ended after {received} of {length} bytes"));
+    }
+    Ok(buffer.map_or(first, BytesMut::freeze))
+}
+
+/// What an error answer means, and whether a write may have taken effect all the same.
+fn by_answer(code: Option<&str>, status: u16) -> (StoreErrorKind, bool) {
+    use StoreErrorKind as Kind;
+    match (code.unwrap_or_default(), status) {
+        ("NoSuchBucket", _) => (Kind::NoBucket, false),
+        ("NoSuchKey" | "NotFound", _) => (Kind::NotFound, false),
+        ("PreconditionFailed", _) | (_, 412) => (Kind::PreconditionFailed, false),
+        // Another conditional write to the same key was under way: whether it or this one won is
+        // found out by reading.
+        ("ConditionalRequestConflict" | "OperationAborted", _) => (Kind::PreconditionFailed, true),
+        ("RequestTimeTooSkewed", _) => (Kind::ClockSkew, false),
+        (
+            "AccessDenied"
+            | "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken"
+            | "AuthorizationHeaderMalformed"
+            | "AllAccessDisabled"
+            | "AccountProblem",
+            _,
+        ) => (Kind::Denied, false),
+        (
+            "QuotaExceeded"
+            | "XMinioStorageFull"
+            | "XMinioAdminBucketQuotaExceeded"
+            | "InsufficientStorage",
+            _,
+        )
+        | (_, 507) => (Kind::Full, false),
+        (
+            "EntityTooLarge"
+            | "KeyTooLongError"
+            | "XMinioInvalidObjectName"
+            | "InvalidURI"
+            | "NotImplemented",
+            _,
+        )
+        | (_, 501) => (Kind::Invalid, false),
+        ("SlowDown" | "RequestTimeout" | "ServiceUnavailable" | "TooManyRequests", _) => {
+            (Kind::Unavailable, true)
+        }
+        (_, 404) => (Kind::NotFound, false),
+        (_, 401 | 403) => (Kind::Denied, false),
+        (_, 400) => (Kind::Invalid, false),
+        (_, 408 | 429 | 500..) => (Kind::Unavailable, true),
+        _ => (Kind::Other, false),
+    }
+}
+
+fn remedy(kind: StoreErrorKind, why: String) -> String {
+    match kind {
+        StoreErrorKind::NoBucket => format!("{why}: create the bucket first, or correct its name"),
+        StoreErrorKind::ClockSkew => format!("{why}: set this machine's clock"),
+        StoreErrorKind::Denied => {
+            format!("{why}: check the access key, its secret and what its policy allows")
+        }
+        StoreErrorKind::Tls => {
+            format!(
+                "{why}: check the endpoint's scheme and name, or give its authority with --ca-bundle"
+            )
+        }
+        StoreErrorKind::Unreachable => format!("{why}: check the endpoint"),
+        _ => why,
+    }
+}
+
+/// The innermost cause, which says most.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// Listings are URL-encoded so that every character survives XML; `+` is not a blank there.
+fn decoded(text: &str) -> String {
+    // MinIO and Amazon write a blank as `+` and a plus as `%2B`.
+    let text = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned()
+}
+
+fn time(at: Option<&DateTime>) -> Timestamp {
+    let nanos = at.map_or(0, DateTime::as_nanos);
+    Timestamp(i64::try_from(nanos).unwrap_or(i64::MAX))
+}
+
+fn deadline(bytes: u64) -> Duration {
+    ATTEMPT + Duration::from_secs(bytes / SLOWEST)
+}
+
+/// Whether an endpoint's host is an address or localhost, for which no bucket can be part of the name.
+fn is_bare(endpoint: &str) -> bool {
+    let Ok(url) = url::Url::parse(endpoint) else { return false };
+    match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok(),
+        None => false,
+    }
+}
+
+/// An endpoint for messages: a user name and password in it are nobody's business.
+fn without_userinfo(endpoint: &str) -> String {
+    match url::Url::parse(endpoint) {
+        Ok(mut url) if !url.username().is_empty() || url.password().is_some() => {
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+            url.to_string()
+        }
+        _ => endpoint.to_owned(),
+    }
+}
