@@ -224,7 +224,7 @@ impl Mv {
                 match found.home().record.directory() {
                     // Into the directory, as mv(1) does.
                     Some(inner) => (inner, name.to_vec(), volume.lookup(inner, name).await?),
-                    None => (dir, taken, Some(found)),
+                    None => (dir, taken, Some(*found)),
                 }
             }
             Walked::Name { found: None, dir, name } => (dir, name, None),
