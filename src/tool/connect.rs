@@ -186,6 +186,30 @@ impl Common {
         Ok(Arc::new(Retry::new(store, policy, config::system_world().entropy)))
     }
 
+    /// The store of the volume that a URL leads into, or of the place where one could be.
+    pub(super) async fn store_at(&self, url: &VolumeUrl) -> Result<Arc<dyn Store>, Failure> {
+        match &url.base {
+            StoreBase::File => match self.locate(url).await {
+                Ok(location) => Ok(location.store),
+                // Looking must not make a directory.
+                Err(_) if !VolumeUrl::directory(&url.path).is_dir() => {
+                    Err(Failure::new(format!("{url}: no such directory")))
+                }
+                Err(_) => self.store_for_init(url).await,
+            },
+            StoreBase::S3(bucket) => {
+                let bucket = self.bucket(bucket).await?;
+                for root in url.candidates() {
+                    let store = under(bucket.clone(), root);
+                    if holds_volume(&store).await.unwrap_or(false) {
+                        return Ok(store);
+                    }
+                }
+                Ok(under(bucket, &url.path))
+            }
+        }
+    }
+
     /// The store for a new volume.
     pub(super) async fn store_for_init(&self, url: &VolumeUrl) -> Result<Arc<dyn Store>, Failure> {
         match &url.base {

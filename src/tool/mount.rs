@@ -159,6 +159,13 @@ impl Mount {
                 if let Err(error) = mounted.unmount() {
                     tracing::error!("{}: not unmounted: {error}", self.mountpoint.display());
                 }
+                // The kernel's last requests; programs that still use the mount are not waited for.
+                for _ in 0..40 {
+                    if !mounted.is_served() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             }
         }
         let failed = match Arc::try_unwrap(mounted) {
