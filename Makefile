@@ -25,7 +25,7 @@ test: build tools ## Run all tests: unit, stores, real mounts, kills
 
 bench: build tools ## Measure: crypto on one core, then mounts over MinIO beside the raw client
 	cargo bench --locked --bench crypto
-	tests/bench.sh $(BINARY)
+	cargo bench --locked --bench mount
 
 lint: tools ## Check format, clippy, licences and sources, layers
 	cargo fmt --check

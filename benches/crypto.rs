@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 use aes::Aes256;
-use aes::cipher::{AsyncStreamCipher, KeyIvInit};
+use aes::cipher::KeyIvInit;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
