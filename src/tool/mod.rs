@@ -52,6 +52,8 @@ enum Command {
     Stat(list::Stat),
     /// Remove files, or trees with -r
     Rm(names::Rm),
+    /// Give removed names back
+    Undelete(names::Undelete),
     /// Make directories
     Mkdir(names::Mkdir),
     /// Remove empty directories
@@ -133,6 +135,7 @@ async fn run_in_runtime(common: &connect::Common, command: Command) -> Result<Ex
             Command::Ls(command) => command.run(common).await,
             Command::Stat(command) => command.run(common).await,
             Command::Rm(command) => command.run(common).await,
+            Command::Undelete(command) => command.run(common).await,
             Command::Mkdir(command) => command.run(common).await,
             Command::Rmdir(command) => command.run(common).await,
             Command::Mv(command) => command.run(common).await,
