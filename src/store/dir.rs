@@ -319,6 +319,9 @@ fn walk(
             None => (spelled, false),
         };
         let Some(component) = decode(spelled) else { continue };
+        if continued && !is_directory {
+            continue;
+        }
         let mut key = format!("{base}{component}");
         if !is_directory {
             if key.starts_with(prefix) {
@@ -354,7 +357,13 @@ fn holds_objects(directory: &Path) -> io::Result<bool> {
     };
     for entry in entries {
         let entry = entry?;
-        if !entry.file_type()?.is_dir() || holds_objects(&entry.path())? {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let holds = match name.strip_suffix(DIRECTORY) {
+            Some(_) => holds_objects(&entry.path())?,
+            None => decode(name).is_some(),
+        };
+        if holds {
             return Ok(true);
         }
     }
@@ -466,8 +475,7 @@ fn path_of(key: &str) -> PathBuf {
     let mut path = PathBuf::new();
     let mut components = key.split('/').peekable();
     while let Some(component) = components.next() {
-        let spelled = encode(component);
-        let mut rest = spelled.as_str();
+        let mut rest = encode(component);
         while rest.len() > PIECE {
             // Never in the middle of an escape of three characters.
             let mut cut = PIECE;
@@ -480,7 +488,11 @@ fn path_of(key: &str) -> PathBuf {
             }
             let (piece, tail) = rest.split_at(cut);
             path.push(format!("{piece}{CONTINUED}{DIRECTORY}"));
-            rest = tail;
+            // A piece is a name of its own: it must not be `.`, `..` or our own folder.
+            rest = match tail.strip_prefix('.') {
+                Some(tail) => format!("%2E{tail}"),
+                None => tail.to_owned(),
+            };
         }
         if components.peek().is_some() {
             path.push(format!("{rest}{DIRECTORY}"));
@@ -528,7 +540,7 @@ fn encode(component: &str) -> String {
     text
 }
 
-/// Reads [`encode`] back; `None` for what it never writes.
+/// Reads [`encode`] (or a piece of what it writes) back; `None` for what it never writes.
 fn decode(text: &str) -> Option<String> {
     if text == "%" {
         return Some(String::new());
@@ -544,7 +556,8 @@ fn decode(text: &str) -> Option<String> {
             decoded.push(byte);
         }
     }
-    String::from_utf8(decoded).ok()
+    // Another spelling of the same key would list it twice.
+    String::from_utf8(decoded).ok().filter(|component| encode(component) == text)
 }
 
 fn failure(

@@ -11,9 +11,12 @@
 //! - An error says whether the effect may have happened all the same ([`StoreError::effect_unknown`]).
 //! - Dropping the future of a verb may leave its effect undone or done, never half done.
 
+pub mod conformance;
 mod dir;
 mod error;
+pub mod fault;
 mod limit;
+mod memory;
 mod meter;
 mod prefix;
 mod probe;
@@ -22,7 +25,9 @@ mod s3;
 
 pub use dir::DirStore;
 pub use error::{StoreError, StoreErrorKind};
+pub use fault::Fault;
 pub use limit::Limit;
+pub use memory::MemoryStore;
 pub use meter::{Count, Meter, VERBS};
 pub use prefix::Prefixed;
 pub use probe::{Capabilities, probe};
