@@ -30,5 +30,5 @@ bench: build tools ## Measure: crypto on one core, then mounts over MinIO beside
 lint: tools ## Check format, clippy, licences and sources, layers
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
-	$(CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline --locked check --config .deny.toml bans licenses sources
+	$(CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline --locked --config .deny.toml check bans licenses sources
 	cargo test --release --locked --test tidy

@@ -113,7 +113,6 @@ fn check_kills(backend: Backend, kills: u64, flags: &[&str], writers: &[Writer])
         path = mount.path.clone();
         mount.unmount();
     }
-    println!("{acknowledged} acknowledged names in {kills} kills");
     assert!(acknowledged > kills, "the writers hardly wrote: {acknowledged}");
 }
 

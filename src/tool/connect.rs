@@ -68,7 +68,10 @@ pub(super) struct Common {
 
 /// The bucket that this run has connected to.
 #[derive(Clone, Default)]
-struct Clients(Arc<tokio::sync::Mutex<Option<(String, Arc<dyn Store>)>>>);
+struct Clients(Arc<tokio::sync::Mutex<Option<Client>>>);
+
+/// A bucket's name and its store.
+type Client = (String, Arc<dyn Store>);
 
 impl std::fmt::Debug for Clients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -2,6 +2,7 @@
 //! directory and a secret of its own; every output of every run is searched for that secret. What a
 //! test leaves behind, also a failing one, is unmounted, ended by its process id and removed on drop.
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
 
 pub(crate) mod minio;
 
