@@ -83,7 +83,7 @@ impl Minio {
     /// Makes an empty bucket. On a single drive every top-level directory is one.
     pub(crate) fn new_bucket(&self) -> String {
         let name = format!("bucket-{}", self.buckets.fetch_add(1, Ordering::Relaxed));
-        std::fs::create_dir(self.data.path().join("data").join(&name)).expect("bucket made");
+        std::fs::create_dir_all(self.data.path().join("data").join(&name)).expect("bucket made");
         name
     }
 
