@@ -202,6 +202,30 @@ fn nothing_is_left_behind_by_chunks_that_do_not_verify() {
 }
 
 #[test]
+fn how_the_plaintext_is_cut_into_parts_makes_no_difference() {
+    let plain: Vec<u8> = (0..20 * 65_536 + 5)
+        .map(|index: u32| (index.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    for suite in Suite::ALL {
+        let keyring = keyring(suite);
+        let seal = |parts: &[&[u8]]| {
+            keyring.seal_segment(SEGMENT, FILE, parts, &Counting::default()).expect("sealed")
+        };
+        let (whole, spec) = seal(&[&plain]);
+        for cut in [1, 16, 4096, 65_535, 65_536, 65_537, 3 * 65_536 + 7] {
+            let parts: Vec<&[u8]> = plain.chunks(cut).collect();
+            assert!(seal(&parts).0 == whole, "parts of {cut}, {suite}");
+        }
+        assert!(seal(&[b"", &plain, b""]).0 == whole, "empty parts, {suite}");
+        let two = plain.split_at(65_536);
+        assert!(seal(&[two.0, b"", b"", two.1]).0 == whole, "empty parts between, {suite}");
+        assert!(keyring.open_segment(&spec, &whole).expect("opens") == plain, "{suite}");
+        let empty = keyring.seal_segment(SEGMENT, FILE, &[b""], &Counting::default());
+        assert!(matches!(empty, Err(CryptoError::Invalid { .. })), "{suite}");
+    }
+}
+
+#[test]
 fn keyrings_with_a_flaw_do_not_open() {
     let other = Passphrase::new(vec![b'x'; 32]);
     let slot = NewSlot { label: "other", passphrase: &other, kdf: Kdf::Raw };
