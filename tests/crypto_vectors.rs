@@ -227,6 +227,7 @@ fn how_the_plaintext_is_cut_into_parts_makes_no_difference() {
 
 #[test]
 fn keyrings_with_a_flaw_do_not_open() {
+    type Flaw<'a> = &'a dyn Fn(&mut serde_json::Value);
     let other = Passphrase::new(vec![b'x'; 32]);
     let slot = NewSlot { label: "other", passphrase: &other, kdf: Kdf::Raw };
     let suite = Suite::Aes256Gcm;
@@ -235,12 +236,12 @@ fn keyrings_with_a_flaw_do_not_open() {
     let sound = serde_json::to_string(&record).expect("JSON");
     let value: serde_json::Value = serde_json::from_str(&sound).expect("JSON");
     let field = |slot: usize, name: &str| value["slots"][slot][name].clone();
-    let changed = |change: &dyn Fn(&mut serde_json::Value)| {
+    let changed = |change: Flaw<'_>| {
         let mut value = value.clone();
         change(&mut value);
         value.to_string().into_bytes()
     };
-    let flaws: [(&str, CryptoError, &dyn Fn(&mut serde_json::Value)); 6] = [
+    let flaws: [(&str, CryptoError, Flaw<'_>); 6] = [
         ("keys_of_slots_swapped", CryptoError::Damaged { what: "key slot" }, &|value| {
             value["slots"][0]["key"] = field(1, "key");
             value["slots"][1]["key"] = field(0, "key");
