@@ -168,8 +168,8 @@ impl BlockCipherEncClosure for SideBySide<'_, '_> {
     fn call<B: BlockCipherEncBackend<BlockSize = U16>>(self, backend: &B) {
         let mut rest = self.frames;
         while !rest.is_empty() {
+            // Measured with AES-NI: 8 side by side are as fast as 10 and faster than 6, 12 or 16.
             rest = match rest.len() {
-                16.. => lanes::<16, B>(backend, rest),
                 8.. => lanes::<8, B>(backend, rest),
                 4.. => lanes::<4, B>(backend, rest),
                 2.. => lanes::<2, B>(backend, rest),
@@ -194,10 +194,8 @@ fn lanes<'a, 'b, const N: usize, B: BlockCipherEncBackend<BlockSize = U16>>(
     // Block 0 is the IV, the last one the tag's place.
     let blocks = lanes[0].len() - 1;
     for index in 1..blocks {
-        for state in &mut state {
-            backend.encrypt_block_inplace(state);
-        }
         for (state, lane) in state.iter_mut().zip(&mut lanes) {
+            backend.encrypt_block_inplace(state);
             state.0 = xor(&state.0, &lane[index]);
             lane[index] = state.0;
         }

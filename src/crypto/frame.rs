@@ -97,6 +97,23 @@ impl FrameKey {
         }
     }
 
+    /// Seals content that stands elsewhere into a frame of GCM, without associated data. The frame has
+    /// room for the content and its tag.
+    pub(super) fn seal_apart(&self, nonce: FrameNonce, content: &[u8], frame: &mut [u8]) {
+        if let Self::Gcm(key) = self {
+            let (place, tag) = split_tag(frame);
+            key.seal_out_of_place_scatter(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::empty(),
+                content,
+                place,
+                &[],
+                tag,
+            )
+            .expect("the frame is as long as the content and its tag");
+        }
+    }
+
     /// The tag of a CFB frame whose content is enciphered already.
     pub(super) fn authenticate(&self, nonce: FrameNonce, aad: &[u8], frame: &mut [u8]) {
         if let Self::Cfb { mac, .. } = self {

@@ -29,9 +29,9 @@ const VERSION: u8 = 1;
 const CHUNK_LOG2: u8 = 16;
 const DAMAGED: CryptoError = CryptoError::Damaged { what: "segment" };
 
-/// Chunks that are laid out, enciphered and authenticated together: 32 * 64 KiB stay in the cache, and
-/// CFB, which is serial within a chunk, works on many at a time.
-const BATCH: usize = 32;
+/// Chunks of CFB that are laid out, enciphered and authenticated together: as many as go side by side
+/// (see `cfb`). The other suites go chunk by chunk, each still in the nearest cache when it is sealed.
+const BATCH: usize = 8;
 
 /// All that must be known about a segment to open any part of it; kept in sealed records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +68,21 @@ impl Keyring {
         let mut ivs = [0; 16 * BATCH];
         let mut index = 0;
         while index < chunk_count(length) {
-            let chunks = (chunk_count(length) - index).min(BATCH as u32);
+            let batch = if suite.before() > 0 { BATCH as u32 } else { 1 };
+            let chunks = (chunk_count(length) - index).min(batch);
+            let start = object.len();
+            if let FrameKey::Gcm(_) = key
+                && let Some(content) = plaintext.whole(chunk_length(length, index))
+            {
+                // From buffer to buffer, which saves a copy.
+                object.resize(start + content.len() + TAG, 0);
+                key.seal_apart(nonce(index, length), content, &mut object[start..]);
+                index += chunks;
+                continue;
+            }
             if suite.before() > 0 {
                 entropy.fill(&mut ivs[..16 * chunks as usize]);
             }
-            let start = object.len();
             for (chunk, iv) in (index..index + chunks).zip(ivs.chunks_exact(16)) {
                 object.extend_from_slice(&iv[..suite.before()]);
                 plaintext.copy(chunk_length(length, chunk), &mut object);
@@ -217,7 +227,14 @@ struct Parts<'a> {
     used: usize,
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    /// The next bytes if they lie in one part.
+    fn whole(&mut self, wanted: usize) -> Option<&'a [u8]> {
+        let whole = self.parts.first()?.get(self.used..)?.get(..wanted)?;
+        self.skip(wanted);
+        Some(whole)
+    }
+
     fn copy(&mut self, mut wanted: usize, out: &mut Vec<u8>) {
         while wanted > 0 {
             // The caller asks for no more than the sum of the parts' lengths.
@@ -225,11 +242,16 @@ impl Parts<'_> {
             let now = wanted.min(left.len());
             out.extend_from_slice(&left[..now]);
             wanted -= now;
-            self.used += now;
-            if self.used == self.parts[0].len() {
-                self.parts = &self.parts[1..];
-                self.used = 0;
-            }
+            self.skip(now);
+        }
+    }
+
+    /// Goes on by so many bytes of the first part.
+    fn skip(&mut self, count: usize) {
+        self.used += count;
+        if self.used == self.parts[0].len() {
+            self.parts = &self.parts[1..];
+            self.used = 0;
         }
     }
 }
