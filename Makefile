@@ -25,10 +25,10 @@ test: build tools ## Run all tests: unit, stores, real mounts, kills
 
 bench: build tools ## Measure: crypto on one core, then mounts over MinIO beside the raw client
 	cargo bench --locked --bench crypto
-	tests/bench.sh $(BINARY)
+	cargo bench --locked --bench mount
 
 lint: tools ## Check format, clippy, licences and sources, layers
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
-	$(CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline --locked check --config .deny.toml bans licenses sources
+	$(CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline --locked --config .deny.toml check bans licenses sources
 	cargo test --release --locked --test tidy

@@ -67,7 +67,7 @@ impl ConfigFile {
         toml::from_str(&text).map_err(|error| {
             // The library's message has several lines; the first says where, the last what.
             let message = error.message().to_owned();
-            let line = error.span().map(|span| text[..span.start].lines().count().max(1));
+            let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
             let place = line.map_or(String::new(), |line| format!("line {line}: "));
             ConfigError::Malformed(path.to_owned(), format!("{place}{message}"))
         })

@@ -112,25 +112,21 @@ impl Keyring {
         passphrase: Option<&Passphrase>,
     ) -> Result<Self, CryptoError> {
         match (suite, passphrase) {
-            (Suite::None, Some(_)) => {
-                return Err(CryptoError::Invalid {
-                    why: "open keyring: a passphrase was given but the descriptor says the volume \
+            (Suite::None, Some(_)) => Err(CryptoError::Invalid {
+                why: "open keyring: a passphrase was given but the descriptor says the volume \
                           is not encrypted; if it should be, the descriptor has been replaced",
-                });
-            }
+            }),
             (Suite::None, None) if record.slots.is_empty() && record.masters.is_empty() => {
-                return Ok(Self { volume, suite, keys: None });
+                Ok(Self { volume, suite, keys: None })
             }
-            (Suite::None, None) => {
-                return Err(CryptoError::Invalid {
-                    why: "open keyring: an unencrypted volume has no key slots",
-                });
-            }
-            (_, None) => return Err(CryptoError::PassphraseNeeded),
+            (Suite::None, None) => Err(CryptoError::Invalid {
+                why: "open keyring: an unencrypted volume has no key slots",
+            }),
+            (_, None) => Err(CryptoError::PassphraseNeeded),
             (_, Some(_)) if record.slots.is_empty() || record.masters.is_empty() => {
-                return Err(CryptoError::Invalid {
+                Err(CryptoError::Invalid {
                     why: "open keyring: the descriptor of an encrypted volume has no key slots",
-                });
+                })
             }
             (_, Some(passphrase)) => {
                 let sealing = record

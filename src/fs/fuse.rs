@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
@@ -168,7 +168,7 @@ impl Filesystem for FuseAdapter {
             size,
             atime: atime.map(time_set),
             mtime: mtime.map(time_set),
-            ctime: ctime.map(Timestamp::from_system_time),
+            ctime: ctime.map(from_kernel),
             handle: handle.map(|handle| HandleId(handle.0)),
         };
         self.begin("setattr", ino, async move {
@@ -641,7 +641,20 @@ fn bytes(name: &OsStr) -> Vec<u8> {
 fn time_set(time: TimeOrNow) -> TimeSet {
     match time {
         TimeOrNow::Now => TimeSet::Now,
-        TimeOrNow::SpecificTime(time) => TimeSet::At(Timestamp::from_system_time(time)),
+        TimeOrNow::SpecificTime(time) => TimeSet::At(from_kernel(time)),
+    }
+}
+
+/// A time that the kernel sent. Before 1970 fuser 0.18 subtracts the nanoseconds from the epoch that the
+/// kernel, as timespec has it, adds to the (negative) seconds; what it sends back is right.
+fn from_kernel(time: SystemTime) -> Timestamp {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(_) => Timestamp::from_system_time(time),
+        Err(before) => {
+            let seconds = Duration::from_secs(before.duration().as_secs());
+            let nanos = Duration::from_nanos(before.duration().subsec_nanos().into());
+            Timestamp::from_system_time(UNIX_EPOCH - seconds + nanos)
+        }
     }
 }
 
@@ -845,6 +858,15 @@ mod tests {
         assert_eq!((sent.ino, sent.kind, sent.perm), (INodeNo(7), FileType::NamedPipe, 0o4755));
         assert_eq!(Timestamp::from_system_time(sent.mtime), Timestamp(-1));
         assert_eq!(sent.rdev, 9);
+    }
+
+    #[test]
+    fn a_time_before_1970_counts_its_nanoseconds_forward() {
+        // What fuser makes of the timespec { -5, 999_999_999 }.
+        let sent = UNIX_EPOCH - Duration::new(5, 999_999_999);
+        assert_eq!(from_kernel(sent), Timestamp(-4_000_000_001));
+        let later = UNIX_EPOCH + Duration::new(5, 1);
+        assert_eq!(from_kernel(later), Timestamp(5_000_000_001));
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub(super) struct State {
 
 /// What kind of thing it is, while in use.
 pub(super) enum Body {
-    File(FileBody),
+    File(Box<FileBody>),
     Directory,
     Symlink(Vec<u8>),
     Special(SpecialKind, u64),
@@ -105,6 +105,8 @@ pub(super) struct FileBody {
     pub(super) dirty: DirtyMap,
     pub(super) uploads: usize,
     pub(super) numbers: SegmentNumbers,
+    /// How its readers read: decides whether the next one goes through the page cache.
+    pub(super) read_in_small_pieces: bool,
     /// An upload failed and has to be tried again.
     pub(super) upload_failed: bool,
 }
@@ -121,6 +123,7 @@ impl FileBody {
             dirty: DirtyMap::default(),
             uploads: 0,
             numbers: SegmentNumbers::default(),
+            read_in_small_pieces: false,
             upload_failed: false,
         }
     }
@@ -282,7 +285,7 @@ pub(super) fn special(kind: SpecialKind) -> Kind {
 
 fn body(content: &Content) -> Body {
     match content {
-        Content::File(file) => Body::File(FileBody::new(file.clone())),
+        Content::File(file) => Body::File(Box::new(FileBody::new(file.clone()))),
         Content::Directory(_) => Body::Directory,
         Content::Symlink(_, target) => Body::Symlink(target.clone()),
         Content::Special(_, kind, rdev) => Body::Special(*kind, *rdev),

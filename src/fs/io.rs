@@ -15,6 +15,10 @@ use std::sync::Arc;
 
 /// The unit in which memory for sealed segments is counted.
 pub(super) const SEALING_UNIT: u64 = 1 << 20;
+/// Files of this size are read without the page cache.
+const DIRECT_FROM: u64 = 8 << 20;
+/// Reads that are smaller than this are small pieces.
+const SMALL_READ: u64 = 64 << 10;
 /// Prefetches begin and end at multiples of this.
 const PREFETCH_UNIT: u64 = 4 << 20;
 /// The largest read-ahead window.
@@ -35,6 +39,8 @@ struct Reading {
     next: u64,
     window: u64,
     prefetched: u64,
+    small: u32,
+    large: u32,
 }
 
 impl FileSystem {
@@ -69,7 +75,18 @@ impl FileSystem {
             self.volume.session().pin(file);
         }
         let handle = self.next_handle();
-        let direct_io = mode.direct;
+        // Measured with a server that does nothing: reads through the page cache reach 0.4 to 0.6 GB/s,
+        // direct ones 3 GB/s. So a big file that is only read goes direct, unless whoever read it
+        // before did so in small pieces, for which the page cache asks ahead.
+        let direct_io = mode.direct || {
+            let state = inode.state.lock();
+            match &state.content {
+                Body::File(body) => {
+                    !mode.write && body.size >= DIRECT_FROM && !body.read_in_small_pieces
+                }
+                _ => false,
+            }
+        };
         self.files.lock().insert(
             handle,
             Arc::new(FileHandleState {
@@ -119,6 +136,17 @@ impl FileSystem {
         }
         if let Ok(id) = file.inode.file() {
             self.volume.session().unpin(id);
+        }
+        {
+            let (small, large) = {
+                let reading = file.reading.lock();
+                (reading.small, reading.large)
+            };
+            if small.saturating_add(large) > 16
+                && let Body::File(body) = &mut file.inode.state.lock().content
+            {
+                body.read_in_small_pieces = small > large;
+            }
         }
         if file.inode.state.lock().unlinked {
             self.discard_if_unused(&file.inode);
@@ -527,10 +555,16 @@ impl FileSystem {
     fn read_ahead(self: &Arc<Self>, file: &FileHandleState, offset: u64, size: u64) {
         let (from, to) = {
             let mut reading = file.reading.lock();
+            if size < SMALL_READ {
+                reading.small = reading.small.saturating_add(1);
+            } else {
+                reading.large = reading.large.saturating_add(1);
+            }
             // The kernel's own read-ahead asks for several parts at once, not strictly in order.
             let near = offset.abs_diff(reading.next) <= PREFETCH_UNIT && (offset > 0 || size > 0);
             if !near {
-                *reading = Reading { next: offset + size, ..Reading::default() };
+                let Reading { small, large, .. } = *reading;
+                *reading = Reading { next: offset + size, small, large, ..Reading::default() };
                 return;
             }
             if offset + size <= reading.next {

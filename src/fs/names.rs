@@ -298,7 +298,7 @@ impl FileSystem {
         {
             let (new_a, new_b) =
                 self.volume.exchange(&source_found.entry, &target_found.entry).await?;
-            self.moved(other, &target_found, &from, name, new_a, checked_at);
+            self.moved(other, target_found, &from, name, new_a, checked_at);
             self.moved(&moving, &source_found, &to, new_name, new_b, checked_at);
         } else {
             let expect = match &target_found {

@@ -245,7 +245,9 @@ impl Store for S3Store {
         }
         let mut request = self.client.get_object().bucket(&self.bucket).key(key.as_str());
         if let Some(range) = range {
-            request = request.range(format!("bytes={}-{}", range.offset(), range.end() - 1));
+            // Servers read it as a signed number, and ignore a range that does not fit.
+            let last = (range.end() - 1).min(i64::MAX as u64);
+            request = request.range(format!("bytes={}-{last}", range.offset()));
         }
         if let Some(ETag(etag)) = unless {
             request = request.if_none_match(etag);
@@ -282,6 +284,12 @@ impl Store for S3Store {
                     Some(total) => total.parse().unwrap_or(length),
                     None => length,
                 };
+            if let Some(range) = range
+                && range.offset() > 0
+                && output.content_range.is_none()
+            {
+                return Err(self.corrupt("get", key.as_str(), "the range was ignored"));
+            }
             let modified = time(output.last_modified.as_ref());
             let etag = output.e_tag.clone();
             let body = collect(output.body, length).await.map_err(|why| {

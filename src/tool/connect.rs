@@ -5,14 +5,14 @@ use crate::config::StoreBase;
 use crate::config::{self, ConfigFile, PassphraseSource, VolumeUrl};
 use crate::crypto::Suite;
 use crate::store::{
-    DirStore, Key, Limit, ListRequest, Prefixed, Retry, RetryPolicy, S3Config, S3Store, Store,
-    StoreErrorKind,
+    Count, DirStore, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy, S3Config,
+    S3Store, Store, StoreErrorKind,
 };
 use crate::volume::native::descriptor::Descriptor;
 use crate::volume::native::{OpenSettings, Volume, keys};
 use clap::Args;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long an operation waits for the store unless the settings say otherwise.
@@ -59,6 +59,52 @@ pub(super) struct Common {
     /// How long an operation waits for a store that does not answer (5m)
     #[arg(long, global = true, env = "STRONGROOM_IO_TIMEOUT", value_name = "DURATION", value_parser = config::parse_duration)]
     pub(super) io_timeout: Option<Duration>,
+    #[arg(skip)]
+    pub(super) meter: MeterSlot,
+    /// One client for a bucket, however often a place in it is looked at.
+    #[arg(skip)]
+    clients: Clients,
+}
+
+/// The bucket that this run has connected to.
+#[derive(Clone, Default)]
+struct Clients(Arc<tokio::sync::Mutex<Option<Client>>>);
+
+/// A bucket's name and its store.
+type Client = (String, Arc<dyn Store>);
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clients")
+    }
+}
+
+/// Counts the requests of whatever store this run connects to.
+#[derive(Clone, Default)]
+pub(super) struct MeterSlot(Arc<OnceLock<Arc<Meter>>>);
+
+impl MeterSlot {
+    /// The counts so far, as `verb=answered` pairs; failed requests after a slash.
+    pub(super) fn summary(&self) -> String {
+        let Some(meter) = self.0.get() else { return String::new() };
+        let row = |(verb, count): (&str, Count)| {
+            format!("{verb}={}/{} bytes={}", count.answered, count.failed, count.bytes)
+        };
+        meter.snapshot().map(row).join(" ")
+    }
+
+    fn around(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        let meter = Arc::new(Meter::new(store));
+        // One store is used in a run; what was looked at before it is not counted.
+        let _ = self.0.set(meter.clone());
+        meter
+    }
+}
+
+impl std::fmt::Debug for MeterSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MeterSlot")
+    }
 }
 
 /// A store and where in it a volume is.
@@ -146,7 +192,7 @@ impl Common {
                 if !directory.join(keys::DESCRIPTOR).exists() {
                     return Ok(None);
                 }
-                Ok(Some(Arc::new(DirStore::open(directory)?)))
+                Ok(Some(self.meter.around(Arc::new(DirStore::open(directory)?))))
             }
             StoreBase::S3(bucket) => Ok(Some(under(self.bucket(bucket).await?, root))),
         }
@@ -154,6 +200,17 @@ impl Common {
 
     /// A bucket with everything that requests need around it.
     async fn bucket(&self, bucket: &str) -> Result<Arc<dyn Store>, Failure> {
+        let mut known = self.clients.0.lock().await;
+        match &*known {
+            Some((name, store)) if name == bucket => return Ok(store.clone()),
+            _ => {}
+        }
+        let store = self.connect(bucket).await?;
+        *known = Some((bucket.to_owned(), store.clone()));
+        Ok(store)
+    }
+
+    async fn connect(&self, bucket: &str) -> Result<Arc<dyn Store>, Failure> {
         let file = self.file()?;
         let config = S3Config {
             bucket: bucket.to_owned(),
@@ -181,9 +238,34 @@ impl Common {
             (None, None) => IO_TIMEOUT,
         };
         let store: Arc<dyn Store> = Arc::new(S3Store::connect(config).await?);
+        let store = self.meter.around(store);
         let store: Arc<dyn Store> = Arc::new(Limit::new(store, REQUESTS));
         let policy = RetryPolicy::within(timeout);
         Ok(Arc::new(Retry::new(store, policy, config::system_world().entropy)))
+    }
+
+    /// The store of the volume that a URL leads into, or of the place where one could be.
+    pub(super) async fn store_at(&self, url: &VolumeUrl) -> Result<Arc<dyn Store>, Failure> {
+        match &url.base {
+            StoreBase::File => match self.locate(url).await {
+                Ok(location) => Ok(location.store),
+                // Looking must not make a directory.
+                Err(_) if !VolumeUrl::directory(&url.path).is_dir() => {
+                    Err(Failure::new(format!("{url}: no such directory")))
+                }
+                Err(_) => self.store_for_init(url).await,
+            },
+            StoreBase::S3(bucket) => {
+                let bucket = self.bucket(bucket).await?;
+                for root in url.candidates() {
+                    let store = under(bucket.clone(), root);
+                    if holds_volume(&store).await.unwrap_or(false) {
+                        return Ok(store);
+                    }
+                }
+                Ok(under(bucket, &url.path))
+            }
+        }
     }
 
     /// The store for a new volume.

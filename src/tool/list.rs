@@ -28,6 +28,9 @@ pub(super) struct Ls {
     /// With mode, owner, size and time
     #[arg(short, long)]
     long: bool,
+    /// Names that were removed and can be given back by `strongroom undelete`
+    #[arg(long, conflicts_with = "recursive")]
+    deleted: bool,
     /// Print JSON
     #[arg(long, conflicts_with = "long")]
     json: bool,
@@ -54,6 +57,12 @@ impl Ls {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
         let (volume, inside) = common.open_to_read(&self.url).await?;
         let rows = match volume.walk(inside.as_bytes()).await? {
+            Walked::Root if self.deleted => buried(&volume, volume.root_directory()).await?,
+            Walked::Name { found: Some(found), .. } if self.deleted => {
+                let dir = found.home().record.directory();
+                let dir = dir.ok_or_else(|| VolumeError::NotDirectory(self.url.to_string()))?;
+                buried(&volume, dir).await?
+            }
             Walked::Root => below(&volume, volume.root_directory(), b"", self.recursive).await?,
             Walked::Name { found: None, .. } => {
                 return Err(VolumeError::NotFound(self.url.to_string()).into());
@@ -111,6 +120,20 @@ impl Stat {
         }
         Ok(())
     }
+}
+
+/// The names of a directory that can be given back.
+async fn buried(volume: &Volume, dir: DirId) -> Result<Vec<Row>, VolumeError> {
+    let stored = volume.list_buried(dir).await?;
+    let mut rows: Vec<Row> = stored
+        .into_iter()
+        .filter_map(|stored| match stored.place {
+            Place::Entry(_, name) => Some(Row { path: name, record: stored.record }),
+            Place::Inode(_) => None,
+        })
+        .collect();
+    rows.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(rows)
 }
 
 /// Everything in a directory, sorted by path; with `recursive` also what is below.

@@ -1,6 +1,7 @@
 //! Rank 5: the command line. One file per group of commands; they parse, call the engine and print.
 
 mod connect;
+mod doctor;
 mod init;
 mod key;
 mod list;
@@ -8,6 +9,7 @@ mod mount;
 mod names;
 mod output;
 mod transfer;
+mod verify;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use output::Failure;
@@ -50,6 +52,8 @@ enum Command {
     Stat(list::Stat),
     /// Remove files, or trees with -r
     Rm(names::Rm),
+    /// Give removed names back
+    Undelete(names::Undelete),
     /// Make directories
     Mkdir(names::Mkdir),
     /// Remove empty directories
@@ -58,6 +62,10 @@ enum Command {
     Mv(names::Mv),
     /// Add, remove and list passphrases
     Key(key::Key),
+    /// Check that everything the volume names is there, whole and authentic
+    Verify(verify::Verify),
+    /// Check endpoint, TLS, credentials, bucket, conditional writes, clock and passphrase
+    Doctor(doctor::Doctor),
     /// Print the version and how this program was built
     Version(output::Version),
     /// Print completions for a shell
@@ -127,10 +135,13 @@ async fn run_in_runtime(common: &connect::Common, command: Command) -> Result<Ex
             Command::Ls(command) => command.run(common).await,
             Command::Stat(command) => command.run(common).await,
             Command::Rm(command) => command.run(common).await,
+            Command::Undelete(command) => command.run(common).await,
             Command::Mkdir(command) => command.run(common).await,
             Command::Rmdir(command) => command.run(common).await,
             Command::Mv(command) => command.run(common).await,
             Command::Key(command) => command.run(common).await,
+            Command::Verify(command) => command.run(common).await,
+            Command::Doctor(command) => command.run(common).await,
             Command::Mount(_)
             | Command::Version(_)
             | Command::Completions { .. }

@@ -32,7 +32,8 @@ pub(super) enum DurabilityChoice {
 #[command(after_help = "Examples:
   strongroom mount s3://backups/prod /mnt/backups --background --passphrase-file key
   strongroom mount file:///srv/backups /mnt --read-only
-  umount /mnt/backups")]
+  umount /mnt/backups
+  kill -USR1 PID                  writes the counts of requests to the log (--log info)")]
 pub(super) struct Mount {
     /// The volume
     url: VolumeUrl,
@@ -136,6 +137,7 @@ impl Mount {
             Ok::<_, Failure>((fs, mounted))
         })?;
         ready(true);
+        runtime.spawn(report_on_signal(common.meter.clone()));
         runtime.block_on(self.until_unmounted(fs, mounted))
     }
 
@@ -158,6 +160,13 @@ impl Mount {
                 let _ = fs.drain().await;
                 if let Err(error) = mounted.unmount() {
                     tracing::error!("{}: not unmounted: {error}", self.mountpoint.display());
+                }
+                // The kernel's last requests; programs that still use the mount are not waited for.
+                for _ in 0..40 {
+                    if !mounted.is_served() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
         }
@@ -212,6 +221,15 @@ impl Mount {
                 Err(Failure::new(format!("durability {other:?}: choose close or fsync")))
             }
         }
+    }
+}
+
+/// SIGUSR1: the counts of requests go to the log.
+async fn report_on_signal(meter: connect::MeterSlot) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut signals) = signal(SignalKind::user_defined1()) else { return };
+    while signals.recv().await.is_some() {
+        tracing::info!("requests: {}", meter.summary());
     }
 }
 

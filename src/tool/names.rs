@@ -31,6 +31,36 @@ pub(super) struct Rm {
     force: bool,
 }
 
+/// Give removed names back.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strongroom ls --deleted s3://backups/prod/db
+  strongroom undelete s3://backups/prod/db/base.tar")]
+pub(super) struct Undelete {
+    /// The volume and the path that was removed
+    #[arg(required = true)]
+    urls: Vec<VolumeUrl>,
+}
+
+impl Undelete {
+    pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        for url in &self.urls {
+            let (volume, inside) = common.open_to_write(url).await?;
+            match volume.walk(inside.as_bytes()).await? {
+                Walked::Name { dir, name, .. } => {
+                    volume
+                        .undelete(dir, &name)
+                        .await
+                        .map_err(|error| Failure::new(format!("{url}: {error}")))?;
+                }
+                Walked::Root => return Err(VolumeError::Exists(url.to_string()).into()),
+            }
+            volume.session().end(&volume).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Make directories.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  strongroom mkdir -p s3://backups/prod/db/2026")]
@@ -224,7 +254,7 @@ impl Mv {
                 match found.home().record.directory() {
                     // Into the directory, as mv(1) does.
                     Some(inner) => (inner, name.to_vec(), volume.lookup(inner, name).await?),
-                    None => (dir, taken, Some(found)),
+                    None => (dir, taken, Some(*found)),
                 }
             }
             Walked::Name { found: None, dir, name } => (dir, name, None),

@@ -306,13 +306,28 @@ fn normalised(piece: Piece, length: u64) -> Piece {
 fn join(before: &Piece, length: u64, after: &Piece) -> Option<Piece> {
     let (Piece::Segments(a), Piece::Segments(b)) = (before, after) else { return None };
     let SegmentRun { first, count, segment_length, last_length, start, master, owner } = a;
-    let continues = first.session == b.first.session
+    let alike = first.session == b.first.session && *master == b.master && *owner == b.owner;
+    // Two parts of one segment.
+    if alike && *count == 1 && b.count == 1 && *first == b.first && start + length == b.start {
+        return Some(before.clone());
+    }
+    // A part of the segment that `before` ends in.
+    let last_start = u64::from(*count - 1) * segment_length;
+    if alike
+        && *count > 1
+        && b.count == 1
+        && first.counter + u64::from(*count) - 1 == b.first.counter
+        && start + length >= last_start
+        && start + length - last_start == b.start
+        && b.last_length == *last_length
+    {
+        return Some(before.clone());
+    }
+    let continues = alike
         && first.counter + u64::from(*count) == b.first.counter
         && last_length == segment_length
         && start + length == a.total()
         && b.start == 0
-        && *master == b.master
-        && *owner == b.owner
         && (b.count == 1 && b.last_length <= *segment_length
             || b.segment_length == *segment_length);
     continues.then(|| {
@@ -373,6 +388,20 @@ mod tests {
         assert_eq!(
             map.lookup(ByteRange::new(0, 34)),
             vec![(ByteRange::new(0, 34), Some(Piece::Segments(run(7, 4, 10, 4))))]
+        );
+    }
+
+    #[test]
+    fn parts_of_segments_that_arrive_piece_by_piece_are_one_extent() {
+        let mut map = ExtentMap::default();
+        for index in 0..12_u64 {
+            let start = index % 4 * 2;
+            let part = SegmentRun { start, ..run(5 + index / 4, 1, 8, 8) };
+            map.insert(ByteRange::new(index * 2, 2), Piece::Segments(part));
+        }
+        assert_eq!(
+            map.lookup(ByteRange::new(0, 24)),
+            vec![(ByteRange::new(0, 24), Some(Piece::Segments(run(5, 3, 8, 8))))]
         );
     }
 

@@ -34,7 +34,7 @@ pub enum Walked {
         /// The name.
         name: Vec<u8>,
         /// What it leads to.
-        found: Option<Found>,
+        found: Option<Box<Found>>,
     },
 }
 
@@ -57,7 +57,7 @@ impl Volume {
             }
             let found = self.lookup(dir, name).await?;
             if components.peek().is_none() {
-                return Ok(Walked::Name { dir, name: name.to_vec(), found });
+                return Ok(Walked::Name { dir, name: name.to_vec(), found: found.map(Box::new) });
             }
             let found = found.ok_or_else(|| VolumeError::NotFound(shown()))?;
             dir = found

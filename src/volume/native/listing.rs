@@ -4,7 +4,7 @@
 use super::entries::{Loaded, Place, Stored};
 use super::namespace::Found;
 use super::{Volume, keys};
-use crate::store::{ETag, ListRequest, ObjectMeta};
+use crate::store::{ETag, ListRequest, ObjectMeta, list_all};
 use crate::units::DirId;
 use crate::volume::VolumeError;
 use futures::{StreamExt, TryStreamExt};
@@ -31,6 +31,30 @@ impl Volume {
         })
         .await?;
         Ok(names)
+    }
+
+    /// The buried names of a directory that can be given back, with their tombstones.
+    pub async fn list_buried(&self, dir: DirId) -> Result<Vec<Stored>, VolumeError> {
+        let prefix = keys::directory_prefix(dir);
+        let request = ListRequest { prefix, ..ListRequest::default() };
+        let (objects, _) = list_all(&**self.store(), request).await?;
+        let places = objects
+            .iter()
+            .filter(|object| is_tombstone_size(object.size))
+            .filter_map(|object| keys::entry_name(self.keyring(), dir, object.key.as_str()))
+            .filter(|name| !is_hidden(name))
+            .map(|name| Place::Entry(dir, name));
+        let loads = futures::stream::iter(places).map(|place| async move {
+            match self.load(&place, None).await? {
+                Loaded::Tombstone(stored) if !stored.record.moved_away => Ok(Some(stored)),
+                _ => Ok(None),
+            }
+        });
+        loads
+            .buffer_unordered(PARALLEL)
+            .try_filter_map(|stored| async move { Ok(stored) })
+            .try_collect()
+            .await
     }
 
     /// Whether a directory has no living name.

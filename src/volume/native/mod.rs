@@ -24,6 +24,7 @@ mod proto;
 pub mod record;
 pub mod segments;
 pub mod session;
+pub mod verify;
 mod volume;
 
 pub use entries::{Place, Stored};

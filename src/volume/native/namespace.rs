@@ -72,10 +72,11 @@ impl Volume {
 
     /// Buries a name: the record stays as it was, marked and dated, and keeps what it refers to.
     ///
-    /// Where the store's DELETE is conditional and everything that the record refers to is young, it is
-    /// deleted instead: the same safety without debris.
-    pub async fn bury(&self, entry: &Stored) -> Result<(), VolumeError> {
-        if self.capabilities().delete_if_match && self.is_young(entry) {
+    /// Where the store's DELETE is conditional, a name that was moved away is deleted instead if
+    /// everything that the record refers to is young: the same safety without debris. What was removed
+    /// is always buried, so that it can be given back.
+    pub async fn bury(&self, entry: &Stored, moved_away: bool) -> Result<(), VolumeError> {
+        if moved_away && self.capabilities().delete_if_match && self.is_young(entry) {
             self.session().begin_change(self).await?;
             let key = entry.place.key(self);
             match self.store().delete(&key, Some(&entry.etag)).await {
@@ -95,6 +96,7 @@ impl Volume {
         }
         let mut record = (*entry.record).clone();
         record.buried_at = Some(self.world().clock.now());
+        record.moved_away = moved_away;
         self.replace(entry, record).await.map(drop)
     }
 
@@ -102,7 +104,7 @@ impl Volume {
     ///
     /// Crash between the two steps: the count is one too high until gc counts again, nothing is lost.
     pub async fn unlink(&self, found: &Found) -> Result<(), VolumeError> {
-        self.bury(&found.entry).await?;
+        self.bury(&found.entry, false).await?;
         match &found.inode {
             Some(inode) => self.count_links(inode, -1).await.map(drop),
             None => Ok(()),
@@ -128,7 +130,7 @@ impl Volume {
             let mut record = (*source.record).clone();
             record.moved_from = moved_from(&source);
             let moved = self.put_record(&place, record, target).await?;
-            match self.bury(&source).await {
+            match self.bury(&source, true).await {
                 Ok(()) => return Ok(moved),
                 Err(VolumeError::Conflict(_)) => {}
                 Err(error) => return Err(error),
@@ -157,6 +159,33 @@ impl Volume {
         let new_a = self.rename(b, *a_dir, a_name, Expect::Free).await?;
         let new_b = self.rename(&third, *b_dir, b_name, Expect::Free).await?;
         Ok((new_a, new_b))
+    }
+
+    /// Gives a buried name back to what it named, as long as its tombstone is there.
+    ///
+    /// One step: the tombstone is replaced, by CAS, by the record without its mark. For one of several
+    /// names of a file the count follows; a crash in between leaves it one too low until gc counts.
+    pub async fn undelete(&self, dir: DirId, name: &[u8]) -> Result<Stored, VolumeError> {
+        let place = Place::Entry(dir, name.to_vec());
+        let shown = || name.escape_ascii().to_string();
+        let tombstone = match self.load(&place, None).await? {
+            Loaded::Tombstone(tombstone) => tombstone,
+            Loaded::Live(_) => return Err(VolumeError::Exists(shown())),
+            Loaded::Absent | Loaded::Unchanged => return Err(VolumeError::NotFound(shown())),
+        };
+        if tombstone.record.moved_away {
+            let why = "was renamed, not removed: it is there under its new name";
+            return Err(VolumeError::Invalid(format!("{}: {why}", shown())));
+        }
+        let mut record = (*tombstone.record).clone();
+        record.buried_at = None;
+        let restored = self.replace(&tombstone, record).await?;
+        if let Content::Link(inode) = restored.record.content
+            && let Loaded::Live(inode) = self.load(&Place::Inode(inode), None).await?
+        {
+            self.count_links(&inode, 1).await?;
+        }
+        Ok(restored)
     }
 
     /// Gives a file one more name; returns the file as the new name finds it.

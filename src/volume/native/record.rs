@@ -36,6 +36,8 @@ pub struct Record {
     pub publishes: Vec<u64>,
     /// When the name was buried: the record is a tombstone.
     pub buried_at: Option<Timestamp>,
+    /// In a tombstone: the thing lives on under another name.
+    pub moved_away: bool,
 }
 
 /// What `stat` tells.
@@ -173,6 +175,7 @@ impl Record {
             moved_from: None,
             publishes: Vec::new(),
             buried_at: None,
+            moved_away: false,
         }
     }
 
@@ -202,7 +205,8 @@ impl Record {
 
     /// The stored form: head and body.
     pub fn encode(&self) -> (Vec<u8>, Bytes) {
-        let Self { attributes, content, links, moved_from, publishes, buried_at } = self;
+        let Self { attributes, content, links, moved_from, publishes, buried_at, moved_away } =
+            self;
         let Attributes { mode, uid, gid, atime, mtime, ctime, btime, xattrs } = attributes;
         let mut head = proto::Record {
             format: FORMAT,
@@ -216,6 +220,7 @@ impl Record {
             links: *links,
             publishes: publishes.clone(),
             buried_at: buried_at.map_or(0, |at| at.0),
+            moved_away: *moved_away,
             xattrs: xattrs
                 .iter()
                 .map(|(name, value)| proto::Xattr { name: name.clone(), value: value.clone() })
@@ -353,6 +358,7 @@ impl Record {
             moved_from,
             publishes: head.publishes,
             buried_at: (head.buried_at != 0).then_some(Timestamp(head.buried_at)),
+            moved_away: head.moved_away,
         })
     }
 }

@@ -30,6 +30,8 @@ impl SegmentSource for Vec<Bytes> {
     }
 }
 
+/// Slots of more chunks were fetched for somebody who reads on.
+const LONG_SLOT: u32 = 4;
 /// Chunks that one request of a large read fetches, at most: 4 MiB.
 const FETCH_CHUNKS: u32 = 64;
 
@@ -96,6 +98,16 @@ impl SegmentCache {
             let oldest = state.recency.as_mut().and_then(LruCache::pop_lru);
             let Some(((segment, first), _)) = oldest else { break };
             state.forget(segment, first);
+        }
+    }
+
+    /// A long slot that has been read to its end goes first: who reads on will not come back, while
+    /// what was fetched ahead is older and still to be read.
+    fn read_to_end(&self, segment: SegmentId, first: u32, chunks: u32) {
+        if chunks > LONG_SLOT
+            && let Some(recency) = &mut self.inner.lock().recency
+        {
+            recency.demote(&(segment, first));
         }
     }
 
@@ -275,6 +287,9 @@ impl Volume {
             if let Err(error) = opened {
                 self.cache().remove(spec.segment, at);
                 return Err(VolumeError::corrupt(&key, error));
+            }
+            if to == at + slot.chunks {
+                self.cache().read_to_end(spec.segment, at, slot.chunks);
             }
         }
         let skip = (range.offset() - u64::from(first) * CHUNK) as usize;

@@ -1,0 +1,194 @@
+//! Verification: is everything that the tree names there, whole and authentic?
+//!
+//! Reads every record, and of every segment either its presence and size (a listing) or all its bytes.
+//! Changes nothing; damage is reported and the walk goes on.
+
+use super::entries::Stored;
+use super::extents::{ExtentMap, Piece};
+use super::record::{Content, FileContent};
+use super::{Volume, keys};
+use crate::store::{ListRequest, list_all};
+use crate::units::{ByteRange, DirId, FileId};
+use crate::volume::VolumeError;
+use futures::StreamExt;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// Files checked at the same time.
+const PARALLEL: usize = 8;
+/// Bytes read at once.
+const READ: u64 = 8 << 20;
+
+/// How thorough a verification is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Every record is opened; segments are there and have the right size.
+    Presence,
+    /// Every byte is read and authenticated.
+    Content,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Regular files (each once, however many names it has).
+    pub files: u64,
+    /// Symlinks and special files.
+    pub others: u64,
+    /// Bytes of all files' sizes.
+    pub bytes: u64,
+    /// Damage, each with its path.
+    pub damage: Vec<(Vec<u8>, String)>,
+}
+
+impl Volume {
+    /// Verifies the whole tree. `progress` hears of bytes that were checked.
+    pub async fn verify(
+        self: &Arc<Self>,
+        depth: Depth,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Report, VolumeError> {
+        let mut report = Report { directories: 1, ..Report::default() };
+        let mut files: Vec<(Vec<u8>, FileContent)> = Vec::new();
+        let mut seen: HashSet<FileId> = HashSet::new();
+        let mut pending = vec![(self.root_directory(), Vec::new())];
+        while let Some((dir, path)) = pending.pop() {
+            for (name, stored) in self.open_all(dir).await? {
+                let mut path: Vec<u8> = path.clone();
+                path.extend_from_slice(b"/");
+                path.extend_from_slice(&name);
+                let record = match stored {
+                    Ok(Some(stored)) => stored.record,
+                    Ok(None) => continue,
+                    Err(error) if is_damage(&error) => {
+                        report.damage.push((path, error.to_string()));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                match &record.content {
+                    Content::Directory(dir) => {
+                        report.directories += 1;
+                        pending.push((*dir, path));
+                    }
+                    Content::File(content) => {
+                        if seen.insert(content.id) {
+                            report.files += 1;
+                            report.bytes += content.size;
+                            files.push((path, content.clone()));
+                        }
+                    }
+                    Content::Symlink(..) | Content::Special(..) | Content::Link(_) => {
+                        report.others += 1;
+                    }
+                }
+            }
+        }
+        let mut checks = futures::stream::iter(files)
+            .map(|(path, content)| async move {
+                (path, self.verify_file(&content, depth, progress).await)
+            })
+            .buffer_unordered(PARALLEL);
+        while let Some((path, result)) = checks.next().await {
+            match result {
+                Ok(()) => {}
+                Err(error) if is_damage(&error) => report.damage.push((path, error.to_string())),
+                Err(error) => return Err(error),
+            }
+        }
+        report.damage.sort();
+        Ok(report)
+    }
+
+    /// Every name of a directory with its resolved record, or why that cannot be opened.
+    async fn open_all(
+        &self,
+        dir: DirId,
+    ) -> Result<Vec<(Vec<u8>, Result<Option<Stored>, VolumeError>)>, VolumeError> {
+        let listed = self.list_directory(dir).await?;
+        Ok(futures::stream::iter(listed)
+            .map(|entry| async move {
+                let found = self.lookup(dir, &entry.name).await;
+                (entry.name, found.map(|found| found.map(|found| found.home().clone())))
+            })
+            .buffer_unordered(64)
+            .collect()
+            .await)
+    }
+
+    async fn verify_file(
+        self: &Arc<Self>,
+        content: &FileContent,
+        depth: Depth,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), VolumeError> {
+        let map = self.load_map(content).await?;
+        if depth == Depth::Presence {
+            self.verify_presence(content.id, &map, content.size).await?;
+            progress(content.size);
+            return Ok(());
+        }
+        let mut at = 0;
+        while at < content.size {
+            let range = ByteRange::between(at, (at + READ).min(content.size));
+            self.read_pieces(content.id, map.lookup(range)).await?;
+            at = range.end();
+            progress(range.length());
+        }
+        Ok(())
+    }
+
+    /// Compares the segments that a map refers to with a listing of what is there.
+    async fn verify_presence(
+        &self,
+        file: FileId,
+        map: &ExtentMap,
+        size: u64,
+    ) -> Result<(), VolumeError> {
+        let mut listed: HashMap<FileId, HashMap<String, u64>> = HashMap::new();
+        for (_, piece) in map.lookup(ByteRange::new(0, size)) {
+            let Some(Piece::Segments(run)) = piece else { continue };
+            let owner = run.owner.unwrap_or(file);
+            if let std::collections::hash_map::Entry::Vacant(vacant) = listed.entry(owner) {
+                let prefix = keys::segments_prefix(owner);
+                let request = ListRequest { prefix, ..ListRequest::default() };
+                let (objects, _) = list_all(&**self.store(), request).await?;
+                vacant.insert(
+                    objects
+                        .into_iter()
+                        .map(|object| (object.key.as_str().to_owned(), object.size))
+                        .collect(),
+                );
+            }
+            for index in 0..u64::from(run.count) {
+                let id =
+                    crate::units::SegmentId { counter: run.first.counter + index, ..run.first };
+                let length = if index + 1 == u64::from(run.count) {
+                    run.last_length
+                } else {
+                    run.segment_length
+                };
+                let key = keys::segment(owner, id);
+                let found = listed.get(&owner).and_then(|segments| segments.get(key.as_str()));
+                let expected = self.keyring().sealed_length(length);
+                match found {
+                    None => {
+                        return Err(VolumeError::corrupt(key, "segment is missing from the store"));
+                    }
+                    Some(size) if *size != expected => {
+                        let why = format!("segment has {size} bytes instead of {expected}");
+                        return Err(VolumeError::corrupt(key, why));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_damage(error: &VolumeError) -> bool {
+    matches!(error, VolumeError::Corrupt { .. } | VolumeError::NewerFormat { .. })
+}

@@ -1,0 +1,184 @@
+//! The S3 store keeps the contract on a real MinIO, also through every decorator, and says what is wrong.
+#![allow(dead_code)]
+
+mod support;
+
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use strongroom::store::conformance::{Options, run};
+use strongroom::store::{
+    Capabilities, Key, Limit, ListRequest, Meter, Prefixed, PutWhen, Retry, RetryPolicy, S3Config,
+    S3Store, Store, StoreErrorKind,
+};
+use strongroom::world::Entropy;
+use support::minio::Minio;
+
+/// What MinIO honours: it ignores If-Match on DELETE, which the probe has to find out.
+const MINIO: Capabilities =
+    Capabilities { if_absent: true, if_match: true, delete_if_match: false };
+
+struct Fixed;
+
+impl Entropy for Fixed {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill(128);
+    }
+}
+
+/// The SDK takes credentials from the environment, as users give them; set once for the process.
+fn server() -> Arc<Minio> {
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _lock = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    static SERVER: std::sync::OnceLock<Arc<Minio>> = std::sync::OnceLock::new();
+    let server = SERVER.get_or_init(|| {
+        let server = Minio::shared();
+        for (name, value) in server.environment() {
+            // SAFETY: under a lock, before any client of this process reads the environment.
+            unsafe { std::env::set_var(name, value) };
+        }
+        server
+    });
+    server.clone()
+}
+
+async fn store(server: &Minio) -> Arc<dyn Store> {
+    let config = S3Config {
+        bucket: server.new_bucket(),
+        endpoint: Some(server.endpoint.clone()),
+        ..S3Config::default()
+    };
+    Arc::new(S3Store::connect(config).await.expect("connected"))
+}
+
+#[test]
+fn s3_keeps_the_contract_bare_and_through_every_decorator() {
+    let server = server();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        // MinIO keeps objects as files: it refuses `.`, `..`, empty components, components over 255
+        // bytes, and a key that is a directory of another one.
+        let options = Options {
+            long_components: false,
+            odd_components: false,
+            nested_keys: false,
+            control_characters: false,
+            ..Options::default()
+        };
+        let bare = store(&server).await;
+        run(bare, MINIO, &options).await.unwrap_or_else(|violations| panic!("{violations}"));
+
+        let meter = Arc::new(Meter::new(store(&server).await));
+        let limited: Arc<dyn Store> = Arc::new(Limit::new(meter.clone(), 4));
+        let policy = RetryPolicy::within(Duration::from_secs(10));
+        let retried: Arc<dyn Store> = Arc::new(Retry::new(limited, policy, Arc::new(Fixed)));
+        let prefixed: Arc<dyn Store> = Arc::new(Prefixed::new(retried, "deep/prefix/"));
+        let options = Options { key_limit: options.key_limit - 12, ..options };
+        run(prefixed, MINIO, &options).await.unwrap_or_else(|violations| panic!("{violations}"));
+        assert!(meter.snapshot().iter().all(|(_, count)| count.failed == 0));
+        assert!(meter.snapshot()[0].1.answered > 10);
+    });
+}
+
+#[test]
+fn failures_are_told_apart_with_a_remedy() {
+    let server = server();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let list = |config: S3Config| async move {
+            let store = S3Store::connect(config).await.expect("connected");
+            store.list(&ListRequest::default()).await.expect_err("it fails")
+        };
+        let there = S3Config {
+            bucket: "no-such-bucket".to_owned(),
+            endpoint: Some(server.endpoint.clone()),
+            ..S3Config::default()
+        };
+        let error = list(there.clone()).await;
+        assert_eq!(error.kind, StoreErrorKind::NoBucket, "{error}");
+        assert!(error.to_string().contains("create the bucket"), "{error}");
+
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = closed.local_addr().expect("bound");
+        drop(closed);
+        let endpoint = Some(format!("http://{address}"));
+        let error = list(S3Config { endpoint, ..there.clone() }).await;
+        assert_eq!(error.kind, StoreErrorKind::Unreachable, "{error}");
+
+        let endpoint = Some(server.endpoint.replace("http://", "https://"));
+        let error = list(S3Config { endpoint, ..there.clone() }).await;
+        assert_eq!(error.kind, StoreErrorKind::Tls, "{error}");
+        assert!(!error.to_string().contains(&server.secret_key), "{error}");
+    });
+}
+
+#[test]
+fn a_connection_that_ends_early_is_an_error_not_a_short_object() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let liar = std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().expect("a client");
+        let mut request = [0; 4096];
+        let _ = connection.read(&mut request).expect("a request");
+        connection
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: \"x\"\r\n\r\nshort")
+            .expect("an answer");
+    });
+    let _server = server();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let config = S3Config {
+            bucket: "bucket".to_owned(),
+            endpoint: Some(format!("http://{address}")),
+            ..S3Config::default()
+        };
+        let store = S3Store::connect(config).await.expect("connected");
+        let key = Key::new("key").expect("a key");
+        let error = store.get(&key, None, None).await.expect_err("it is short");
+        assert_eq!(error.kind, StoreErrorKind::Unavailable, "{error}");
+    });
+    liar.join().expect("joined");
+}
+
+#[test]
+fn a_conditional_put_that_lost_its_reply_is_not_sent_again() {
+    use std::io::Read;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let requests = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = requests.clone();
+    std::thread::spawn(move || {
+        // Takes requests and closes without an answer.
+        while let Ok((mut connection, _)) = listener.accept() {
+            counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let mut request = [0; 4096];
+            let _ = connection.read(&mut request);
+        }
+    });
+    let _server = server();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let config = S3Config {
+            bucket: "bucket".to_owned(),
+            endpoint: Some(format!("http://{address}")),
+            ..S3Config::default()
+        };
+        let store: Arc<dyn Store> = Arc::new(S3Store::connect(config).await.expect("connected"));
+        let policy = RetryPolicy::within(Duration::from_secs(1));
+        let store = Retry::new(store, policy, Arc::new(Fixed));
+        let key = Key::new("key").expect("a key");
+        let error = store
+            .put(&key, Bytes::from_static(b"x"), PutWhen::IfAbsent)
+            .await
+            .expect_err("no answer");
+        assert!(error.effect_unknown, "{error}");
+        let conditional = requests.load(std::sync::atomic::Ordering::SeqCst);
+        // The HTTP client itself may try a connection that was never used a second time.
+        assert!(conditional <= 2, "{conditional} requests");
+        let error = store.put(&key, Bytes::from_static(b"x"), PutWhen::Always).await;
+        error.expect_err("no answer");
+        let all = requests.load(std::sync::atomic::Ordering::SeqCst);
+        assert!(all - conditional >= 3, "an unconditional put is sent again: {all}");
+    });
+}
