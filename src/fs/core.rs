@@ -256,6 +256,10 @@ impl FileSystem {
             }
             Loaded::Tombstone(_) | Loaded::Absent => None,
         };
+        let found = match found {
+            Some(found) => self.meet(found).await?,
+            None => None,
+        };
         let Some(found) = found else {
             // A file that was created here meanwhile is not in the store yet.
             let mut table = self.table.lock();
@@ -308,19 +312,31 @@ impl FileSystem {
 
     /// Lets an inode without changes of its own take over what the store says.
     fn refresh(&self, inode: &Inode, found: &Found, asked_at: Duration) {
+        let Ok(_turn) = inode.turn.try_lock() else { return };
         let mut state = inode.state.lock();
         let newer_known = state.checked_at.is_some_and(|at| at > asked_at);
         let idle = !state.is_changed()
-            && inode.turn.try_lock().is_ok()
             && match &state.content {
                 super::inode::Body::File(file) => {
                     file.uploads == 0 && file.dirty.dirty_bytes() == 0
                 }
                 _ => true,
             };
-        if idle && !newer_known {
+        if newer_known {
+            return;
+        }
+        if idle {
             state.refresh(found.home().clone());
             state.checked_at = Some(asked_at);
+        } else if let Some(home) = &state.home
+            && home.record.content == found.home().record.content
+            && home.record.attributes == found.home().record.attributes
+        {
+            // Only its place or its number of names changed: our own changes go on from there.
+            let home = found.home().clone();
+            state.links = home.record.links.max(1);
+            state.place = home.place.clone();
+            state.home = Some(home);
         }
     }
 

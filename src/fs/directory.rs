@@ -160,12 +160,14 @@ impl FileSystem {
             let Place::Entry(_, name) = &stored.place else { continue };
             let name = name.clone();
             let found = crate::volume::native::namespace::Found { entry: stored, inode: None };
+            let Some(found) = self.meet(found).await? else { continue };
             if let Some(inode) = self.learn(directory.ino, &name, &found, asked_at).child {
                 rows.push(Row { name, inode });
             }
         }
         for found in self.volume.resolve_many(linked).await? {
             let Place::Entry(_, name) = found.entry.place.clone() else { continue };
+            let Some(found) = self.meet(found).await? else { continue };
             if let Some(inode) = self.learn(directory.ino, &name, &found, asked_at).child {
                 rows.push(Row { name, inode });
             }
@@ -181,6 +183,12 @@ impl FileSystem {
                 rows.push(Row { name, inode });
             }
         }
+        // The old name of a move that was finished above may be among them.
+        let gone = |row: &Row| {
+            let known = self.table.lock().name(directory.ino, &row.name);
+            known.is_some_and(|dentry| dentry.child.is_none())
+        };
+        rows.retain(|row| !gone(row));
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         rows.dedup_by(|a, b| a.name == b.name);
         Ok(rows)

@@ -69,6 +69,8 @@ pub(super) struct State {
     pub(super) home: Option<Stored>,
     /// Where the first publish goes.
     pub(super) place: Place,
+    /// The id under which the file is stored since it lost a conflict; its own data stay where they are.
+    pub(super) kept_as: Option<FileId>,
     /// The last name is gone: nothing is published any more.
     pub(super) unlinked: bool,
     pub(super) attributes: Attributes,
@@ -196,6 +198,7 @@ impl State {
             published: 0,
             home,
             place,
+            kept_as: None,
             unlinked: false,
             attributes: record.attributes.clone(),
             links: record.links.max(1),
@@ -217,6 +220,11 @@ impl State {
         }
         self.place = home.place.clone();
         self.home = Some(home);
+    }
+
+    /// What the store calls it.
+    pub(super) fn identity(&self, inode: &Inode) -> Identity {
+        self.kept_as.map_or(inode.identity, Identity::File)
     }
 
     /// Whether the store does not have everything yet.
@@ -341,6 +349,18 @@ impl Table {
         inode
     }
 
+    /// The file is stored under another id from now on; what stands under the former one is a file of
+    /// its own.
+    pub(super) fn detach(&mut self, inode: &Arc<Inode>, id: FileId) {
+        let mut state = inode.state.lock();
+        let identity = state.identity(inode);
+        if self.by_identity.get(&identity).is_some_and(|known| Arc::ptr_eq(known, inode)) {
+            self.by_identity.remove(&identity);
+        }
+        state.kept_as = Some(id);
+        self.by_identity.insert(Identity::File(id), inode.clone());
+    }
+
     pub(super) fn name(&self, parent: Ino, name: &[u8]) -> Option<Dentry> {
         self.names.get(&parent)?.get(name).cloned()
     }
@@ -406,7 +426,10 @@ impl Table {
             self.take_name(parent, &name);
         }
         self.by_ino.remove(&ino);
-        self.by_identity.remove(&inode.identity);
+        let identity = inode.state.lock().identity(&inode);
+        if self.by_identity.get(&identity).is_some_and(|known| Arc::ptr_eq(known, &inode)) {
+            self.by_identity.remove(&identity);
+        }
     }
 
     /// Drops knowledge of absent names that is older than `limit`.

@@ -13,4 +13,5 @@ mod io;
 mod names;
 mod publish;
 pub mod session;
+mod settle;
 pub mod types;

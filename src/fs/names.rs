@@ -118,22 +118,9 @@ impl FileSystem {
             if matches!(inode.identity, Identity::Directory(_)) {
                 return Err(FsError::IsDirectory);
             }
-            let turn = inode.turn.lock().await;
-            if let Some(found) = found(&inode, &dentry) {
-                match self.volume.unlink(&found).await {
-                    Err(VolumeError::Conflict(_)) => {
-                        drop(turn);
-                        self.table.lock().forget_name(parent, name);
-                        continue;
-                    }
-                    other => other?,
-                }
+            if self.take_away(&directory, name, &inode).await? {
+                return Ok(());
             }
-            self.name_gone(&inode);
-            drop(turn);
-            self.absent(&directory, name);
-            self.table.lock().drop_if_unused(inode.ino);
-            return Ok(());
         }
         Err(FsError::stale("another node keeps changing this name"))
     }
@@ -145,24 +132,57 @@ impl FileSystem {
             let dentry = self.find_dentry(parent, name).await?;
             let inode = dentry.child.clone().ok_or(FsError::NotFound)?;
             self.require_empty(&inode).await?;
-            let turn = inode.turn.lock().await;
-            if let Some(found) = found(&inode, &dentry) {
-                match self.volume.unlink(&found).await {
-                    Err(VolumeError::Conflict(_)) => {
-                        drop(turn);
-                        self.table.lock().forget_name(parent, name);
-                        continue;
-                    }
-                    other => other?,
-                }
+            if self.take_away(&directory, name, &inode).await? {
+                return Ok(());
             }
-            self.name_gone(&inode);
-            drop(turn);
-            self.absent(&directory, name);
-            self.table.lock().drop_if_unused(inode.ino);
-            return Ok(());
         }
         Err(FsError::stale("another node keeps changing this name"))
+    }
+
+    /// Takes a name away from an inode; `false` if the name was changed meanwhile, here or elsewhere.
+    async fn take_away(
+        &self,
+        directory: &Inode,
+        name: &[u8],
+        inode: &Arc<Inode>,
+    ) -> Result<bool, FsError> {
+        let turn = inode.turn.lock().await;
+        let dentry = self.table.lock().name(directory.ino, name);
+        let Some(dentry) = dentry.filter(|dentry| leads_to(dentry, inode)) else {
+            return Ok(false);
+        };
+        let mut counted = None;
+        let found = match found(inode, &dentry) {
+            Some(found) => Some(found),
+            None => self.stored_in_doubt(inode).await?,
+        };
+        if let Some(found) = found {
+            counted = match self.volume.unlink(&found).await {
+                Err(VolumeError::Conflict(_)) => {
+                    self.table.lock().forget_name(directory.ino, name);
+                    return Ok(false);
+                }
+                other => other?,
+            };
+        }
+        self.name_gone(inode, counted);
+        drop(turn);
+        self.absent(directory, name);
+        self.table.lock().drop_if_unused(inode.ino);
+        Ok(true)
+    }
+
+    /// A file whose first publish was reported as failed may stand in the store all the same.
+    async fn stored_in_doubt(&self, inode: &Inode) -> Result<Option<Found>, FsError> {
+        let (place, identity) = {
+            let state = inode.state.lock();
+            (state.place.clone(), state.identity(inode))
+        };
+        if !self.volume.is_in_doubt(&place) {
+            return Ok(None);
+        }
+        let found = self.volume.lookup_place(&place).await?;
+        Ok(found.filter(|found| Identity::of(&found.home().record.content) == Some(identity)))
     }
 
     /// Gives a file one more name.
@@ -282,6 +302,18 @@ impl FileSystem {
         if moving.state.lock().home.is_none() {
             self.store_locked(&moving).await?;
         }
+        // What was known before the turns came may have changed: a link makes an entry a reference.
+        let (source, target) = {
+            let table = self.table.lock();
+            let source = table.name(parent, name).filter(|dentry| leads_to(dentry, &moving));
+            let now = table.name(new_parent, new_name).and_then(|dentry| dentry.child);
+            let same = now.map(|inode| inode.ino) == target.child.as_ref().map(|inode| inode.ino);
+            let target = table.name(new_parent, new_name).filter(|_| same);
+            match (source, target) {
+                (Some(source), Some(target)) => (source, target),
+                _ => return Err(RenameError::Again),
+            }
+        };
         let source_found = found(&moving, &source).ok_or(FsError::NotFound)?;
         let target_found = match &target.child {
             Some(replaced) => {
@@ -307,11 +339,18 @@ impl FileSystem {
             };
             let moved = self.volume.rename(&source_found.entry, to_dir, new_name, expect).await?;
             if let (Some(found), Some(replaced)) = (&target_found, &target.child) {
-                if let Some(inode) = &found.inode {
-                    // One name less for a file that has others.
-                    self.volume.count_links(inode, -1).await?;
-                }
-                self.name_gone(replaced);
+                let counted = match &found.inode {
+                    // One name less for a file that has others. The move itself stands already.
+                    Some(inode) => match self.volume.count_links(inode, -1).await {
+                        Ok(counted) => Some(counted),
+                        Err(error) => {
+                            tracing::warn!(file = %inode.place, "names not counted: {error}");
+                            Some(inode.clone())
+                        }
+                    },
+                    None => None,
+                };
+                self.name_gone(replaced, counted);
             }
             self.absent(&from, name);
             self.moved(&moving, &source_found, &to, new_name, moved, checked_at);
@@ -441,12 +480,17 @@ impl FileSystem {
         inode
     }
 
-    /// One name of an inode is gone.
-    fn name_gone(&self, inode: &Inode) {
+    /// One name of an inode is gone; `counted` is the record of a file that had several, as it is now.
+    fn name_gone(&self, inode: &Inode, counted: Option<Stored>) {
         let mut state = inode.state.lock();
         state.links = state.links.saturating_sub(1);
         state.attributes.ctime = self.now();
-        if state.links == 0 {
+        if let Some(counted) = counted {
+            // The count is not trusted to say that there is no other name: what is written goes on to
+            // be stored.
+            state.place = counted.place.clone();
+            state.home = Some(counted);
+        } else if state.links == 0 {
             state.unlinked = true;
             if state.handles == 0 {
                 if let Body::File(body) = &mut state.content {
@@ -454,11 +498,6 @@ impl FileSystem {
                 }
                 state.published = state.modified;
             }
-        } else if let Some(home) = &mut state.home
-            && matches!(home.place, Place::Inode(_))
-        {
-            // The store's record was changed by the count; ask for it before the next publish.
-            state.checked_at = None;
         }
     }
 
@@ -514,6 +553,10 @@ impl From<VolumeError> for RenameError {
 
 fn is_directory(inode: &Inode) -> bool {
     matches!(inode.identity, Identity::Directory(_))
+}
+
+fn leads_to(dentry: &Dentry, inode: &Arc<Inode>) -> bool {
+    dentry.child.as_ref().is_some_and(|child| Arc::ptr_eq(child, inode))
 }
 
 /// What the store has of a name; `None` if nothing was stored yet.

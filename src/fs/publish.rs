@@ -12,11 +12,11 @@ use super::io::SEALING_UNIT;
 use super::types::{HandleId, Ino};
 use crate::units::{ByteRange, FileId};
 use crate::volume::VolumeError;
-use crate::volume::native::entries::{Expect, Loaded};
+use crate::volume::native::Stored;
+use crate::volume::native::entries::Expect;
 use crate::volume::native::extents::Piece;
 use crate::volume::native::record::{Content, FileContent, INLINE_LIMIT, Record, SegmentRun};
 use crate::volume::native::segments::SegmentSource;
-use crate::volume::native::{Place, Stored};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -122,7 +122,8 @@ impl FileSystem {
         };
         let stored = match stored {
             Err(VolumeError::Conflict(_) | VolumeError::Exists(_)) => {
-                return self.settle_conflict(inode, home.as_ref(), place, record).await;
+                let home = home.as_ref();
+                return self.settle_conflict(inode, home, place, record, modified).await;
             }
             other => other?,
         };
@@ -132,7 +133,7 @@ impl FileSystem {
     }
 
     /// Enters what was published; changes made meanwhile stay changes.
-    fn published(&self, state: &mut State, stored: Stored, modified: u64) {
+    pub(super) fn published(&self, state: &mut State, stored: Stored, modified: u64) {
         if let (Body::File(body), Content::File(content)) =
             (&mut state.content, &stored.record.content)
         {
@@ -149,12 +150,16 @@ impl FileSystem {
         let content = match (&state.content, state.home.as_ref().map(|home| &home.record.content)) {
             (Body::File(body), _) => {
                 let layout = body.map.as_ref().ok_or_else(map_missing)?.layout();
-                Content::File(FileContent {
+                let content = FileContent {
                     id: inode.file()?,
                     size: body.settled_size,
                     extents: layout.extents,
                     pages: layout.pages,
                     inline: layout.inline,
+                };
+                Content::File(match state.kept_as {
+                    Some(id) => content.shared_with(id),
+                    None => content,
                 })
             }
             (Body::Directory, _) => Content::Directory(inode.directory()?),
@@ -165,56 +170,10 @@ impl FileSystem {
         record.links = state.links;
         if let Some(home) = &state.home {
             record.publishes = home.record.publishes.clone();
+            // As long as the old name may stand, the new one says where it came from.
+            record.moved_from = home.record.moved_from.clone();
         }
         Ok(record)
-    }
-
-    /// Another node published first. Nothing is dropped: changes of attributes alone are based anew on
-    /// what is there; content is kept beside theirs, under a name that says so, and the caller is told.
-    async fn settle_conflict(
-        self: &Arc<Self>,
-        inode: &Arc<Inode>,
-        home: Option<&Stored>,
-        place: Place,
-        record: Record,
-    ) -> Result<(), FsError> {
-        let current = match self.volume.load(&place, None).await? {
-            Loaded::Live(current) => Some(current),
-            _ => None,
-        };
-        if let (Some(home), Some(current)) = (home, &current)
-            && record.content == home.record.content
-            && std::mem::discriminant(&current.record.content)
-                == std::mem::discriminant(&record.content)
-        {
-            let mut merged = (*current.record).clone();
-            merged.attributes = record.attributes.clone();
-            let stored = self.volume.replace(current, merged).await?;
-            let mut state = inode.state.lock();
-            let modified = state.modified;
-            state.refresh(stored.clone());
-            self.published(&mut state, stored, modified);
-            return Ok(());
-        }
-        if let (Place::Entry(dir, name), Content::File(_)) = (&place, &record.content) {
-            let conflict = self.conflict_name(name);
-            let stored = self.volume.create(*dir, &conflict, record).await?;
-            tracing::error!(
-                file = %name.escape_ascii(),
-                kept_as = %conflict.escape_ascii(),
-                "another node changed the file meanwhile: its version stays, this one is kept beside it"
-            );
-            let mut state = inode.state.lock();
-            let modified = state.modified;
-            self.published(&mut state, stored, modified);
-        }
-        // Whoever asks for the name next gets the other node's version.
-        let names = inode.state.lock().names.clone();
-        let mut table = self.table.lock();
-        for (parent, name) in names {
-            table.forget_name(parent, &name);
-        }
-        Err(FsError::stale(format!("{place}: another node changed it meanwhile")))
     }
 
     /// Uploads what is dirty, or keeps it for the record if it is little.

@@ -115,7 +115,7 @@ impl Rm {
                 Err(error) => return Err(error.into()),
             };
             match found.home().record.directory() {
-                None => volume.unlink(&found).await?,
+                None => drop(volume.unlink(&found).await?),
                 Some(dir) if self.recursive => remove_tree(&volume, dir, &found).await?,
                 Some(_) => {
                     return Err(Failure::new(format!("{url}: is a directory: use -r for trees")));
@@ -146,7 +146,7 @@ async fn remove_tree(volume: &Volume, dir: DirId, root: &Found) -> Result<(), Vo
                 while let Some(name) = names.next() {
                     let Some(found) = volume.lookup(at, name).await? else { return Ok(()) };
                     match (names.peek(), found.home().record.directory()) {
-                        (None, _) => return volume.unlink(&found).await,
+                        (None, _) => return volume.unlink(&found).await.map(drop),
                         (Some(_), Some(dir)) => at = dir,
                         (Some(_), None) => return Ok(()),
                     }
@@ -158,7 +158,7 @@ async fn remove_tree(volume: &Volume, dir: DirId, root: &Found) -> Result<(), Vo
             .await?;
         rest = later;
     }
-    volume.unlink(root).await
+    volume.unlink(root).await.map(drop)
 }
 
 impl Mkdir {

@@ -11,11 +11,15 @@ use crate::units::{DirId, InodeId};
 use crate::volume::VolumeError;
 use crate::world::Timestamp;
 use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 /// How often a conditional PUT with an unknown outcome is looked at and sent again.
 const ATTEMPTS: usize = 8;
+/// Places with changes of unknown outcome that are remembered, and such changes of one place.
+const UNSETTLED: usize = 1024;
 
 /// Where a record lies.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -93,6 +97,45 @@ pub enum Expect {
     Exactly(ETag),
 }
 
+/// Changes of this session whose outcome is not known, by their publish ids.
+#[derive(Default)]
+pub(super) struct Unsettled(Mutex<HashMap<Place, Vec<u64>>>);
+
+impl Unsettled {
+    fn sent(&self, place: &Place, publish_id: u64) {
+        let mut places = self.0.lock();
+        // What is dropped here costs no more than a conflict with ourselves, which keeps both versions.
+        if places.len() >= UNSETTLED && !places.contains_key(place) {
+            places.clear();
+        }
+        let ids = places.entry(place.clone()).or_default();
+        if ids.len() >= UNSETTLED {
+            ids.clear();
+        }
+        ids.push(publish_id);
+    }
+
+    fn settled(&self, place: &Place) {
+        self.0.lock().remove(place);
+    }
+
+    fn failed(&self, place: &Place, publish_id: u64) {
+        let mut places = self.0.lock();
+        if let Some(ids) = places.get_mut(place) {
+            ids.retain(|id| *id != publish_id);
+            if ids.is_empty() {
+                places.remove(place);
+            }
+        }
+    }
+
+    /// Whether the last change of a record is one of these.
+    fn holds(&self, place: &Place, publishes: &[u64]) -> bool {
+        let places = self.0.lock();
+        publishes.last().is_some_and(|last| places.get(place).is_some_and(|ids| ids.contains(last)))
+    }
+}
+
 impl Volume {
     /// Reads a record whole. With `known`, an unchanged object is not sent again.
     pub async fn load(&self, place: &Place, known: Option<&ETag>) -> Result<Loaded, VolumeError> {
@@ -140,19 +183,44 @@ impl Volume {
         let salt = self
             .salt_of(&sealed)
             .ok_or_else(|| VolumeError::corrupt(place, "the record just sealed has no salt"))?;
-        let record = Arc::new(record);
+        // Before it is sent: this future may be dropped while it waits for the answer.
+        self.unsettled().sent(place, publish_id);
+        let mut in_doubt = false;
+        match self.put_sealed(place, &sealed, salt, publish_id, expect, &mut in_doubt).await {
+            Ok((etag, modified, seen)) => {
+                self.unsettled().settled(place);
+                self.session().check_lease(self).await?;
+                let place = place.clone();
+                Ok(Stored { record: Arc::new(record), place, etag, salt, modified, seen })
+            }
+            Err(error) => {
+                if !in_doubt {
+                    self.unsettled().failed(place, publish_id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends a sealed record until it stands in the store or cannot; returns its mark, and when it was
+    /// written and read, as far as that is known. Says `in_doubt` once a reply was lost.
+    async fn put_sealed(
+        &self,
+        place: &Place,
+        sealed: &Bytes,
+        salt: [u8; 16],
+        publish_id: u64,
+        mut expect: Expect,
+        in_doubt: &mut bool,
+    ) -> Result<(ETag, Timestamp, Timestamp), VolumeError> {
         let key = place.key(self);
         let mut when = self.condition(&expect);
         for _ in 0..ATTEMPTS {
             let error = match self.store().put(&key, sealed.clone(), when.clone()).await {
-                Ok(etag) => {
-                    self.session().check_lease(self).await?;
-                    let (modified, seen) = Default::default();
-                    let place = place.clone();
-                    return Ok(Stored { record, place, etag, salt, modified, seen });
-                }
+                Ok(etag) => return Ok((etag, Timestamp::default(), Timestamp::default())),
                 Err(error) => error,
             };
+            *in_doubt |= error.effect_unknown;
             let settled_by_reading = error.effect_unknown
                 || matches!(
                     error.kind,
@@ -172,12 +240,23 @@ impl Volume {
                     }
                 },
             };
-            if current.salt == salt || current.record.publishes.contains(&publish_id) {
-                self.session().check_lease(self).await?;
-                return Ok(current);
+            if current.salt == salt {
+                return Ok((current.etag, current.modified, current.seen));
+            }
+            if current.record.publishes.contains(&publish_id) {
+                // Ours stood there, and another node has changed it since. Whatever is based on ours
+                // must meet theirs as a conflict: a mark that no object has.
+                let etag = ETag("\"superseded\"".to_owned());
+                return Ok((etag, current.modified, current.seen));
             }
             match &expect {
                 Expect::Exactly(etag) if *etag == current.etag => {}
+                // An earlier change of ours, whose reply was lost and whose caller was told that it
+                // failed: nobody else has changed the record.
+                Expect::Exactly(_) if self.is_unsettled(&current) => {
+                    expect = Expect::Exactly(current.etag);
+                    when = self.condition(&expect);
+                }
                 Expect::Exactly(_) => return Err(VolumeError::Conflict(place.to_string())),
                 Expect::Free if current.record.buried_at.is_some() => {
                     let current = self.refreshed_tombstone(current).await?;
@@ -187,6 +266,17 @@ impl Volume {
             }
         }
         Err(VolumeError::Conflict(place.to_string()))
+    }
+
+    /// Whether a change that this session made at a place may have happened although it was reported
+    /// as failed.
+    pub fn is_in_doubt(&self, place: &Place) -> bool {
+        self.unsettled().0.lock().contains_key(place)
+    }
+
+    /// Whether this session put this record and its caller was told that it failed.
+    pub(super) fn is_unsettled(&self, stored: &Stored) -> bool {
+        self.unsettled().holds(&stored.place, &stored.record.publishes)
     }
 
     /// Opens an object's bytes as the record at `place`; also says whether it is a tombstone.

@@ -33,7 +33,12 @@ impl Found {
 impl Volume {
     /// Looks a name up.
     pub async fn lookup(&self, dir: DirId, name: &[u8]) -> Result<Option<Found>, VolumeError> {
-        match self.load(&Place::Entry(dir, name.to_vec()), None).await? {
+        self.lookup_place(&Place::Entry(dir, name.to_vec())).await
+    }
+
+    /// The same for a place.
+    pub async fn lookup_place(&self, place: &Place) -> Result<Option<Found>, VolumeError> {
+        match self.load(place, None).await? {
             Loaded::Live(entry) => self.resolve(entry).await.map(Some),
             Loaded::Tombstone(_) | Loaded::Absent | Loaded::Unchanged => Ok(None),
         }
@@ -100,14 +105,21 @@ impl Volume {
         self.replace(entry, record).await.map(drop)
     }
 
-    /// Takes a name away; a file with several names counts one less.
+    /// Takes a name away; a file with several names counts one less, and its record as it is then is
+    /// returned.
     ///
-    /// Crash between the two steps: the count is one too high until gc counts again, nothing is lost.
-    pub async fn unlink(&self, found: &Found) -> Result<(), VolumeError> {
+    /// Crash or failure between the two steps: the count is one too high until gc counts again, nothing
+    /// is lost.
+    pub async fn unlink(&self, found: &Found) -> Result<Option<Stored>, VolumeError> {
         self.bury(&found.entry, false).await?;
-        match &found.inode {
-            Some(inode) => self.count_links(inode, -1).await.map(drop),
-            None => Ok(()),
+        let Some(inode) = &found.inode else { return Ok(None) };
+        match self.count_links(inode, -1).await {
+            Ok(counted) => Ok(Some(counted)),
+            Err(error) => {
+                // The name is gone, which is what was asked for.
+                tracing::warn!(file = %inode.place, "names not counted: {error}");
+                Ok(found.inode.clone())
+            }
         }
     }
 
@@ -144,6 +156,28 @@ impl Volume {
             target = Expect::Exactly(moved.etag);
         }
         Err(VolumeError::Conflict(from.place.to_string()))
+    }
+
+    /// Finishes a move of which a crash or a lost reply left both names: `to` says that it came from
+    /// `from`. Whatever changed under the old name since moves along. Returns what the new name has then.
+    ///
+    /// Repeats the second step of [`Self::rename`], or all of it if the old entry was changed since.
+    pub async fn finish_move(&self, from: &Stored, to: &Stored) -> Result<Stored, VolumeError> {
+        let (Place::Entry(dir, name), Some(moved)) = (&to.place, &to.record.moved_from) else {
+            return Err(VolumeError::Invalid("only names are moved".to_owned()));
+        };
+        if moved.salt != from.salt {
+            return self.rename(from, *dir, name, Expect::Exactly(to.etag.clone())).await;
+        }
+        match self.bury(from, true).await {
+            Ok(()) => Ok(to.clone()),
+            // Changed, moved or buried since it was read: whoever did that knows better.
+            Err(VolumeError::Conflict(_)) => match self.load(&to.place, None).await? {
+                Loaded::Live(to) => Ok(to),
+                _ => Err(VolumeError::NotFound(to.place.to_string())),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     /// Swaps two names. Three moves through a hidden third name: at every step each of the two has at

@@ -101,6 +101,22 @@ pub struct FileContent {
     pub inline: Bytes,
 }
 
+impl FileContent {
+    /// The same bytes as those of another file, `id`: they stay where they are, in this one's segments.
+    pub fn shared_with(mut self, id: FileId) -> Self {
+        let owner = self.id;
+        let runs = self.extents.iter_mut().filter_map(|extent| match &mut extent.source {
+            Source::Segments(run) => Some(run),
+            Source::Inline(_) => None,
+        });
+        for run in runs.chain(self.pages.iter_mut().map(|page| &mut page.segment)) {
+            run.owner = run.owner.or(Some(owner));
+        }
+        self.id = id;
+        self
+    }
+}
+
 /// Bytes of a file and where they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extent {
@@ -150,7 +166,7 @@ impl SegmentRun {
 pub struct PageRef {
     /// The part of the file that its extents cover (holes inside included).
     pub range: ByteRange,
-    /// The segment that holds it (a run of one).
+    /// The segment that holds it (a run of one). Extents in it that name no owner belong to this one's.
     pub segment: SegmentRun,
 }
 

@@ -189,9 +189,17 @@ impl Volume {
     ) -> Result<ExtentMap, VolumeError> {
         let fetches = content.pages.iter().map(|page| async {
             let bytes = self.read_run(content.id, &page.segment, page.segment.last_length).await?;
-            decode_page(&bytes.concat(), page.range).map_err(|error| {
-                VolumeError::corrupt(keys::segment(content.id, page.segment.first), error)
-            })
+            let owner = page.segment.owner;
+            let mut extents = decode_page(&bytes.concat(), page.range).map_err(|error| {
+                let owner = owner.unwrap_or(content.id);
+                VolumeError::corrupt(keys::segment(owner, page.segment.first), error)
+            })?;
+            for extent in &mut extents {
+                if let super::record::Source::Segments(run) = &mut extent.source {
+                    run.owner = run.owner.or(owner);
+                }
+            }
+            Ok::<_, VolumeError>(extents)
         });
         let pages = futures::future::try_join_all(fetches).await?;
         Ok(ExtentMap::new(content, pages))

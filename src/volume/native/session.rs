@@ -8,9 +8,10 @@
 
 use super::{Volume, keys, proto};
 use crate::crypto::{RecordContext, Role};
-use crate::store::{ETag, Fetched, PutWhen, StoreErrorKind};
+use crate::store::{ETag, Fetched, Key, PutWhen, StoreError, StoreErrorKind};
 use crate::units::{FileId, SegmentId, SessionId};
 use crate::volume::VolumeError;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
@@ -21,6 +22,10 @@ use std::time::Duration;
 pub const RENEWAL: Duration = Duration::from_secs(60);
 /// For how long after a renewal changes are acknowledged without another one.
 pub const LEASE: Duration = Duration::from_secs(300);
+/// Renewals without an answer that are remembered; more than an outage of a day makes.
+const UNSETTLED: usize = 2048;
+/// How often one renewal is sent, each time based on what was read.
+const ATTEMPTS: usize = 4;
 /// The stored form's version.
 const FORMAT: u32 = 1;
 
@@ -42,6 +47,8 @@ struct State {
     renewed_at: Option<Duration>,
     pins: HashMap<FileId, u32>,
     fenced: bool,
+    /// Salts of renewals of which no answer came: what stands in the store may be one of them.
+    unsettled: Vec<[u8; 16]>,
 }
 
 impl Session {
@@ -176,48 +183,87 @@ impl Session {
                 &*volume.world().entropy,
             )
             .map_err(|error| VolumeError::corrupt(&key, error))?;
-        let salt = crate::crypto::record_salt(&sealed);
-        let capabilities = volume.capabilities();
-        let when = match etag {
-            Some(etag) if capabilities.if_match => PutWhen::IfMatch(etag),
-            None if capabilities.if_absent => PutWhen::IfAbsent,
-            _ => PutWhen::Always,
-        };
-        let etag = match volume.store().put(&key, sealed.into(), when).await {
-            Ok(etag) => etag,
-            Err(error) => {
-                let unsettled = error.effect_unknown
-                    || matches!(
-                        error.kind,
-                        StoreErrorKind::PreconditionFailed | StoreErrorKind::NotFound
-                    );
-                if !unsettled {
-                    return Err(error.into());
-                }
-                match volume.store().get(&key, None, None).await {
-                    Ok(Fetched::Object(object))
-                        if crate::crypto::record_salt(&object.body) == salt =>
-                    {
-                        object.meta.etag
-                    }
-                    // Neither ours nor unchanged: somebody declared this session dead.
-                    Ok(_) if !error.effect_unknown => {
-                        self.state.lock().fenced = true;
-                        return Err(VolumeError::Fenced);
-                    }
-                    Err(missing) if missing.kind == StoreErrorKind::NotFound && begun => {
-                        self.state.lock().fenced = true;
-                        return Err(VolumeError::Fenced);
-                    }
-                    _ => return Err(error.into()),
-                }
-            }
-        };
+        let salt = crate::crypto::record_salt(&sealed)
+            .ok_or_else(|| VolumeError::corrupt(&key, "the record just sealed has no salt"))?;
+        let etag = self.put(volume, &key, sealed.into(), salt, etag, begun).await?;
         let mut state = self.state.lock();
         state.etag = Some(etag);
         state.renewals = renewals + 1;
         state.renewed_at = Some(sent_at);
+        state.unsettled.clear();
         Ok(())
+    }
+
+    /// Stores the session's record over its own former one. A lost reply is settled by reading, now or,
+    /// if the store cannot be read either, at a later renewal: any record of ours proves that nobody
+    /// declared this session dead.
+    async fn put(
+        &self,
+        volume: &Volume,
+        key: &Key,
+        sealed: Bytes,
+        salt: [u8; 16],
+        mut etag: Option<ETag>,
+        begun: bool,
+    ) -> Result<ETag, VolumeError> {
+        let capabilities = volume.capabilities();
+        let fenced = || {
+            self.state.lock().fenced = true;
+            VolumeError::Fenced
+        };
+        for _ in 0..ATTEMPTS {
+            let when = match etag {
+                Some(etag) if capabilities.if_match => PutWhen::IfMatch(etag),
+                None if capabilities.if_absent => PutWhen::IfAbsent,
+                _ => PutWhen::Always,
+            };
+            {
+                // Before it is sent: this future may be dropped while it waits for the answer.
+                let mut state = self.state.lock();
+                if state.unsettled.last() != Some(&salt) {
+                    if state.unsettled.len() == UNSETTLED {
+                        state.unsettled.remove(0);
+                    }
+                    state.unsettled.push(salt);
+                }
+            }
+            let error = match volume.store().put(key, sealed.clone(), when).await {
+                Ok(etag) => return Ok(etag),
+                Err(error) => error,
+            };
+            let refused =
+                matches!(error.kind, StoreErrorKind::PreconditionFailed | StoreErrorKind::NotFound);
+            if !error.effect_unknown && !refused {
+                return Err(error.into());
+            }
+            let object = match volume.store().get(key, None, None).await {
+                Ok(Fetched::Object(object)) => object,
+                Err(missing) if missing.kind == StoreErrorKind::NotFound && begun => {
+                    return Err(fenced());
+                }
+                _ => return Err(error.into()),
+            };
+            let found = crate::crypto::record_salt(&object.body);
+            if found == Some(salt) {
+                return Ok(object.meta.etag);
+            }
+            let ours = {
+                let mut state = self.state.lock();
+                let ours = found.is_some_and(|found| state.unsettled.contains(&found));
+                if ours {
+                    state.etag = Some(object.meta.etag.clone());
+                }
+                ours
+            };
+            if !ours {
+                // Neither ours nor unchanged: somebody declared this session dead. An answer that is
+                // lost says nothing of the sort: the record read may be the one to be replaced.
+                return Err(if refused { fenced() } else { error.into() });
+            }
+            etag = Some(object.meta.etag);
+        }
+        let error = StoreError::new(StoreErrorKind::Unavailable, "put", key);
+        Err(error.with_source("no answer to any of several renewals of the session").into())
     }
 }
 

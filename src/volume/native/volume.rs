@@ -1,7 +1,7 @@
 //! A volume, initialised or opened.
 
 use super::descriptor::{Descriptor, SIZE_LIMIT};
-use super::entries::{Expect, Loaded, Place, Stored};
+use super::entries::{Expect, Loaded, Place, Stored, Unsettled};
 use super::keys;
 use super::record::{Attributes, Content, Record};
 use super::segments::SegmentCache;
@@ -44,6 +44,7 @@ pub struct Volume {
     descriptor: Descriptor,
     world: World,
     session: Session,
+    unsettled: Unsettled,
     capabilities: OnceLock<Capabilities>,
     cache: SegmentCache,
     read_only: bool,
@@ -162,6 +163,7 @@ impl Volume {
             descriptor,
             world,
             session,
+            unsettled: Unsettled::default(),
             capabilities: OnceLock::new(),
             cache: SegmentCache::new(cache_bytes),
             read_only,
@@ -241,6 +243,10 @@ impl Volume {
     /// For how long it has been open.
     pub fn age(&self) -> Duration {
         self.world.clock.boot_time().saturating_sub(self.opened_at)
+    }
+
+    pub(super) fn unsettled(&self) -> &Unsettled {
+        &self.unsettled
     }
 
     pub(super) fn cache(&self) -> &SegmentCache {

@@ -1,0 +1,310 @@
+//! What two nodes did to one file, or one node before it crashed, brought together: a publish that
+//! another change was faster than, and a move of which both names stand.
+//!
+//! Nothing is dropped here: what cannot be merged is kept under a name of its own, and the caller is told.
+
+use super::core::FileSystem;
+use super::errno::FsError;
+use super::inode::{Dentry, Identity, Inode};
+use super::types::Ino;
+use crate::units::{DirId, FileId};
+use crate::volume::VolumeError;
+use crate::volume::native::entries::Loaded;
+use crate::volume::native::namespace::Found;
+use crate::volume::native::record::{Attributes, Content, MovedFrom, Record};
+use crate::volume::native::{Place, Stored};
+use std::sync::Arc;
+
+/// How often a change is based anew on what another node has just done.
+const ATTEMPTS: usize = 8;
+
+impl FileSystem {
+    /// The record at `place` is not the one that `record` was based on (`home`). If the content is still
+    /// the same, or ours is not changed, the two are merged; else ours is kept beside theirs, under a
+    /// name that says so. `modified` is the count of changes that `record` covers.
+    ///
+    /// For a caller who holds the inode's turn.
+    pub(super) async fn settle_conflict(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        home: Option<&Stored>,
+        place: Place,
+        record: Record,
+        modified: u64,
+    ) -> Result<(), FsError> {
+        for _ in 0..ATTEMPTS {
+            let Loaded::Live(entry) = self.volume.load(&place, None).await? else { break };
+            let found = self.volume.resolve(entry).await?;
+            let current = found.home();
+            if Identity::of(&current.record.content) != Some(inode.state.lock().identity(inode)) {
+                break;
+            }
+            let Some(merged) = merge(home, &record, &current.record) else { break };
+            let theirs = merged.content == current.record.content;
+            let stored = match self.volume.replace(current, merged).await {
+                Err(VolumeError::Conflict(_)) => continue,
+                other => other?,
+            };
+            self.note_link(inode, &found);
+            let mut state = inode.state.lock();
+            if theirs && record.content != stored.record.content {
+                if state.modified != modified {
+                    // Changed again meanwhile, on the former base: the next publish sees to that.
+                    return Ok(());
+                }
+                state.refresh(stored.clone());
+            }
+            state.attributes = stored.record.attributes.clone();
+            state.links = stored.record.links;
+            self.published(&mut state, stored, modified);
+            return Ok(());
+        }
+        self.keep_beside(inode, &place, record, modified).await?;
+        Err(FsError::stale(format!("{place}: another node changed it meanwhile")))
+    }
+
+    /// Stores a file that lost against another node's under a name and an id of its own. Whoever asks
+    /// for its former names gets the other node's version; open handles keep this one.
+    async fn keep_beside(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        place: &Place,
+        mut record: Record,
+        modified: u64,
+    ) -> Result<(), FsError> {
+        let names = inode.state.lock().names.clone();
+        if let Content::File(content) = record.content {
+            let (parent, dir, name) = self.conflict_directory(place, &names);
+            let kept_as = inode.state.lock().kept_as;
+            let id = kept_as.unwrap_or_else(|| FileId(self.volume.world().entropy.bytes()));
+            record.content = Content::File(content.shared_with(id));
+            record.links = 1;
+            let conflict = self.conflict_name(&name);
+            let stored = self.volume.create(dir, &conflict, record).await?;
+            tracing::error!(
+                file = %name.escape_ascii(),
+                kept_as = %conflict.escape_ascii(),
+                "another node changed the file meanwhile: its version stays, this one is kept beside it"
+            );
+            let mut table = self.table.lock();
+            for (parent, name) in &names {
+                table.forget_name(*parent, name);
+            }
+            table.detach(inode, id);
+            {
+                let mut state = inode.state.lock();
+                state.links = 1;
+                self.published(&mut state, stored, modified);
+            }
+            if let Some(parent) = parent {
+                let checked_at = self.boot_time();
+                let dentry = Dentry { child: Some(inode.clone()), link: None, checked_at };
+                table.set_name(parent, &conflict, dentry);
+            }
+            return Ok(());
+        }
+        // A directory's or symlink's attributes: theirs stay.
+        let mut state = inode.state.lock();
+        state.published = state.published.max(modified);
+        state.checked_at = None;
+        drop(state);
+        let mut table = self.table.lock();
+        for (parent, name) in names {
+            table.forget_name(parent, &name);
+        }
+        Ok(())
+    }
+
+    /// Where a conflict copy goes: to the directory of its name, or of one of its names.
+    fn conflict_directory(
+        &self,
+        place: &Place,
+        names: &std::collections::HashSet<(Ino, Vec<u8>)>,
+    ) -> (Option<Ino>, DirId, Vec<u8>) {
+        let table = self.table.lock();
+        let mut known = names.iter().filter_map(|(parent, name)| {
+            let dir = table.get(*parent)?.directory().ok()?;
+            Some((Some(*parent), dir, name.clone()))
+        });
+        match place {
+            Place::Entry(dir, name) => known.find(|(_, known, _)| known == dir).map_or_else(
+                || (None, *dir, name.clone()),
+                |(ino, dir, _)| (ino, dir, name.clone()),
+            ),
+            Place::Inode(_) => known
+                .next()
+                .unwrap_or_else(|| (None, self.volume.root_directory(), b"file".to_vec())),
+        }
+    }
+
+    /// An inode's record turned out to lie at `i/`: its name's entry is one of several.
+    fn note_link(&self, inode: &Arc<Inode>, found: &Found) {
+        if found.inode.is_none() {
+            return;
+        }
+        let names = inode.state.lock().names.clone();
+        let mut table = self.table.lock();
+        for (parent, name) in names {
+            let here = table.get(parent).and_then(|parent| parent.directory().ok());
+            let place = here.map(|dir| Place::Entry(dir, name.clone()));
+            if place.as_ref() == Some(&found.entry.place)
+                && let Some(mut dentry) = table.name(parent, &name)
+            {
+                dentry.link = Some(found.entry.clone());
+                table.set_name(parent, &name, dentry);
+            }
+        }
+    }
+
+    /// A name was looked up. If this mount knows another name of the same thing and one of the two was
+    /// moved to the other, a crash or a lost reply left the move half done: it is finished. Returns what
+    /// the name leads to then; `None` if it was the old one.
+    pub(super) async fn meet(&self, found: Found) -> Result<Option<Found>, FsError> {
+        let Some((inode, other)) = self.other_half(&found) else { return Ok(Some(found)) };
+        let place = found.entry.place.clone();
+        let _turn = inode.turn.lock().await;
+        let (here, there) =
+            (self.volume.load(&place, None).await?, self.volume.load(&other, None).await?);
+        let (Loaded::Live(here), Loaded::Live(there)) = (here, there) else {
+            // One of the two is gone by now: it is asked for when it is needed.
+            self.forget_place(&inode, &other);
+            return Ok(self.volume.lookup_place(&place).await?);
+        };
+        let (from, to) = match (names(&here, &there), names(&there, &here)) {
+            _ if !same_thing(&here, &there) => return Ok(Some(found)),
+            (true, _) => (there, here),
+            (false, true) => (here, there),
+            (false, false) => return Ok(Some(found)),
+        };
+        let finished = match self.volume.finish_move(&from, &to).await {
+            Ok(finished) => finished,
+            Err(error) => {
+                tracing::warn!(from = %from.place, to = %to.place, "move not finished: {error}");
+                return Ok(Some(found));
+            }
+        };
+        tracing::info!(from = %from.place, to = %to.place, "a move that was cut short is finished");
+        {
+            let mut state = inode.state.lock();
+            // Changes not stored yet go on from the same content under the new name.
+            let based_on = state.home.as_ref().map(|home| home.etag.clone());
+            let unchanged =
+                to.record.moved_from.as_ref().map(|moved| moved.salt) == Some(from.salt);
+            if based_on.as_ref() == Some(&from.etag)
+                || based_on.as_ref() == Some(&to.etag) && unchanged
+            {
+                state.place = finished.place.clone();
+                state.home = Some(finished.clone());
+            }
+        }
+        self.forget_place(&inode, &from.place);
+        if from.place == place {
+            return Ok(None);
+        }
+        Ok(Some(self.volume.resolve(finished).await?))
+    }
+
+    /// Another name that this mount knows of the same thing, if one of the two was moved to the other.
+    fn other_half(&self, found: &Found) -> Option<(Arc<Inode>, Place)> {
+        let identity = Identity::of(&found.home().record.content)?;
+        let table = self.table.lock();
+        let inode = table.by_identity(identity)?;
+        let (names, home) = {
+            let state = inode.state.lock();
+            (state.names.clone(), state.home.clone())
+        };
+        for (parent, name) in names {
+            let Some(Ok(dir)) = table.get(parent).map(|parent| parent.directory()) else {
+                continue;
+            };
+            let place = Place::Entry(dir, name.clone());
+            if place == found.entry.place {
+                continue;
+            }
+            let entry = table.name(parent, &name).and_then(|dentry| dentry.link).or(home.clone());
+            let moved_here = moved_between(&found.entry, &place);
+            if moved_here || entry.is_some_and(|entry| moved_between(&entry, &found.entry.place)) {
+                return Some((inode, place));
+            }
+        }
+        None
+    }
+
+    fn forget_place(&self, inode: &Inode, place: &Place) {
+        let names = inode.state.lock().names.clone();
+        let mut table = self.table.lock();
+        for (parent, name) in names {
+            let dir = table.get(parent).and_then(|parent| parent.directory().ok());
+            if dir.map(|dir| Place::Entry(dir, name.clone())).as_ref() == Some(place) {
+                table.forget_name(parent, &name);
+            }
+        }
+    }
+}
+
+/// Whether an entry says that it came from `place`.
+fn moved_between(entry: &Stored, place: &Place) -> bool {
+    match (&entry.record.moved_from, place) {
+        (Some(MovedFrom { dir, name, salt: _ }), Place::Entry(from, from_name)) => {
+            dir == from && name == from_name
+        }
+        _ => false,
+    }
+}
+
+fn names(to: &Stored, from: &Stored) -> bool {
+    moved_between(to, &from.place)
+}
+
+fn same_thing(a: &Stored, b: &Stored) -> bool {
+    match (&a.record.content, &b.record.content) {
+        (Content::Link(a), Content::Link(b)) => a == b,
+        (Content::Link(_), _) | (_, Content::Link(_)) => false,
+        (a, b) => Identity::of(a) == Identity::of(b),
+    }
+}
+
+/// One record of two that were made of the same base; `None` if both changed the content.
+fn merge(base: Option<&Stored>, ours: &Record, theirs: &Record) -> Option<Record> {
+    let mut merged = theirs.clone();
+    let Some(base) = base else {
+        // The first publish of a file whose id we chose: what is there is our own, its reply was lost.
+        merged.attributes = ours.attributes.clone();
+        merged.content = ours.content.clone();
+        return Some(merged);
+    };
+    if theirs.content == base.record.content {
+        merged.content = ours.content.clone();
+    } else if ours.content != base.record.content {
+        return None;
+    }
+    merged.attributes =
+        merge_attributes(&base.record.attributes, &ours.attributes, &theirs.attributes);
+    Some(merged)
+}
+
+/// Ours where we changed them, theirs elsewhere.
+fn merge_attributes(base: &Attributes, ours: &Attributes, theirs: &Attributes) -> Attributes {
+    fn pick<T: PartialEq + Clone>(base: &T, ours: &T, theirs: &T) -> T {
+        if ours == base { theirs.clone() } else { ours.clone() }
+    }
+    let names = ours.xattrs.keys().chain(theirs.xattrs.keys());
+    let xattrs = names
+        .filter_map(|name| {
+            let [base, ours, theirs] =
+                [base, ours, theirs].map(|attributes| attributes.xattrs.get(name));
+            Some((name.clone(), pick(&base, &ours, &theirs)?.clone()))
+        })
+        .collect();
+    let Attributes { mode, uid, gid, atime, mtime, ctime, btime, xattrs: _ } = base;
+    Attributes {
+        mode: pick(mode, &ours.mode, &theirs.mode),
+        uid: pick(uid, &ours.uid, &theirs.uid),
+        gid: pick(gid, &ours.gid, &theirs.gid),
+        atime: pick(atime, &ours.atime, &theirs.atime),
+        mtime: pick(mtime, &ours.mtime, &theirs.mtime),
+        ctime: pick(ctime, &ours.ctime, &theirs.ctime).max(theirs.ctime),
+        btime: pick(btime, &ours.btime, &theirs.btime),
+        xattrs,
+    }
+}
