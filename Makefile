@@ -6,7 +6,7 @@ export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
-.PHONY: help demo test bench lint build tools
+.PHONY: help demo test model bench lint build tools
 
 help: ## List these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ tools: ## Install what tests need (Debian packages, MinIO) into the machine or t
 
 test: build tools ## Run all tests: unit, stores, real mounts, kills
 	cargo test --release --locked
+
+model: ## Drive the file system against a reference with faults and crashes (some sequences still fail)
+	cargo test --release --locked --test model -- --ignored
 
 bench: build tools ## Measure: crypto on one core, then mounts over MinIO beside the raw client
 	cargo bench --locked --bench crypto

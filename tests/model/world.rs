@@ -67,7 +67,7 @@ pub(crate) async fn init(
     suite: Suite,
 ) -> Result<(), VolumeError> {
     let passphrase = passphrase();
-    let slot = (suite != Suite::None).then(|| NewSlot {
+    let slot = (suite != Suite::None).then_some(NewSlot {
         label: "test",
         passphrase: &passphrase,
         kdf: Kdf::Raw,
