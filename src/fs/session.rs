@@ -141,9 +141,11 @@ fn check_mountpoint(path: &Path) -> Result<(), MountError> {
         Ok(_) => {}
     }
     let absolute = std::fs::canonicalize(path).unwrap_or_else(|_| owned());
-    match mounted_there(&absolute) {
-        Some(what) => Err(MountError::Busy(owned(), what)),
-        None => Ok(()),
+    let Some(what) = mounted_there(&absolute) else { return Ok(()) };
+    // The kernel may know the root's attributes for a second more than there is a server; this it asks.
+    match nix::sys::statvfs::statvfs(path) {
+        Err(nix::errno::Errno::ENOTCONN) => Err(MountError::Dead(owned())),
+        _ => Err(MountError::Busy(owned(), what)),
     }
 }
 
@@ -156,8 +158,9 @@ fn mounted_there(path: &Path) -> Option<String> {
         let at = place.split(' ').nth(4)?;
         let mut source = source.split(' ');
         let kind = source.next()?;
-        // Only our own: mounting over another kind of mount is the user's good right.
-        (unescape(at) == wanted && kind.starts_with("fuse."))
+        // Only FUSE: mounting over another kind of mount is the user's good right. The type has no
+        // subtype behind it when the mount was made by mount(2) and not by fusermount3.
+        (unescape(at) == wanted && (kind == "fuse" || kind.starts_with("fuse.")))
             .then(|| format!("{kind} of {}", source.next().unwrap_or("unknown")))
     })
 }
