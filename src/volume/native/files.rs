@@ -52,7 +52,7 @@ impl Volume {
             return Ok(Walked::Root);
         }
         while let Some(name) = components.next() {
-            if name == b".." || name.len() > super::keys::NAME_LIMIT {
+            if !super::keys::is_name(name) {
                 return Err(VolumeError::InvalidName(shown()));
             }
             let found = self.lookup(dir, name).await?;
@@ -79,7 +79,7 @@ impl Volume {
         for name in
             path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
         {
-            if name == b".." || name.len() > super::keys::NAME_LIMIT {
+            if !super::keys::is_name(name) {
                 return Err(VolumeError::InvalidName(path.escape_ascii().to_string()));
             }
             let mut found = self.lookup(dir, name).await?;
@@ -111,6 +111,9 @@ impl Volume {
         source: &mut (impl AsyncRead + Unpin),
         mut progress: impl FnMut(u64),
     ) -> Result<u64, WriteError> {
+        if !super::keys::is_name(name) {
+            return Err(VolumeError::InvalidName(name.escape_ascii().to_string()).into());
+        }
         let id = FileId(self.world().entropy.bytes());
         let mut map = ExtentMap::default();
         let mut uploads = FuturesUnordered::new();

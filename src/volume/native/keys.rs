@@ -21,6 +21,12 @@ pub const NAME_LIMIT: usize = 255;
 /// `t/` + 32 + `/` + 780 (a percent-encoded name of 255 bytes in pieces) leaves this much.
 pub const PREFIX_LIMIT: usize = 200;
 
+/// Whether a user may give this name: as on local disks, and a longer one would never be listed again.
+pub fn is_name(name: &[u8]) -> bool {
+    let special = matches!(name, b"" | b"." | b"..");
+    !special && name.len() <= NAME_LIMIT && !name.contains(&b'/') && !name.contains(&0)
+}
+
 /// Where the entries of a directory lie.
 pub fn directory_prefix(dir: DirId) -> String {
     format!("t/{dir}/")
