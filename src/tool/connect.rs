@@ -8,7 +8,8 @@ use crate::store::{
     Count, DirStore, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy, S3Config,
     S3Store, Store, StoreErrorKind,
 };
-use crate::volume::native::descriptor::Descriptor;
+use crate::units::ByteRange;
+use crate::volume::native::descriptor::{Descriptor, SIZE_LIMIT};
 use crate::volume::native::{OpenSettings, Volume, keys};
 use clap::Args;
 use std::path::PathBuf;
@@ -298,9 +299,11 @@ pub(super) async fn holds_volume(store: &Arc<dyn Store>) -> Result<bool, Failure
 
 async fn needs_passphrase(store: &Arc<dyn Store>) -> Result<bool, Failure> {
     let key: Key = keys::descriptor();
-    match store.get(&key, None, None).await? {
+    let range = ByteRange::new(0, SIZE_LIMIT);
+    match store.get(&key, Some(range), None).await? {
         crate::store::Fetched::Object(object) => {
-            let descriptor = Descriptor::parse(&object.body, &store.describe())?;
+            let what = format!("{}: {}", store.describe(), keys::DESCRIPTOR);
+            let descriptor = Descriptor::parse(&object.body, &what)?;
             Ok(descriptor.suite.parse::<Suite>().is_ok_and(|suite| suite != Suite::None))
         }
         crate::store::Fetched::Unchanged => Ok(true),

@@ -67,7 +67,9 @@ impl Descriptor {
             format: u64,
         }
         let not_ours = |error: serde_json::Error| {
-            VolumeError::NotAVolume(format!("{what} is not a volume's descriptor: {error}"))
+            VolumeError::NotAVolume(format!(
+                "{what}: is not a volume's descriptor: {error}; if it is damaged, copies of it lie under k/"
+            ))
         };
         let Version { format } = serde_json::from_slice(bytes).map_err(not_ours)?;
         if format > FORMAT {
