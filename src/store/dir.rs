@@ -43,6 +43,8 @@ const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone)]
 pub struct DirStore {
     root: Arc<PathBuf>,
+    /// Device and inode of the root.
+    identity: (u64, u64),
 }
 
 impl DirStore {
@@ -64,9 +66,20 @@ impl DirStore {
         }
         // An absolute path stays true when the process changes its directory to go to the background.
         let root = fs::canonicalize(&root).map_err(fail)?;
-        let store = Self { root: Arc::new(root) };
+        let metadata = fs::metadata(&root).map_err(fail)?;
+        let identity = (metadata.dev(), metadata.ino());
+        let store = Self { root: Arc::new(root), identity };
         store.remove_abandoned();
         Ok(store)
+    }
+
+    /// That the root is still the directory that was opened. Where a share was unmounted, its empty mount
+    /// point would say of everything that it is missing, and take writes that nobody finds again.
+    fn check_root(&self) -> io::Result<()> {
+        match fs::metadata(&*self.root) {
+            Ok(found) if (found.dev(), found.ino()) == self.identity => Ok(()),
+            _ => Err(io::Error::other(Gone(self.root.to_path_buf()))),
+        }
     }
 
     fn own(&self, folder: &str) -> PathBuf {
@@ -94,7 +107,8 @@ impl DirStore {
         let open = || OpenOptions::new().create(true).append(true).open(folder.join(&name));
         let file = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&folder)?;
+                self.check_root()?;
+                make_directories(&self.root, &folder)?;
                 open()?
             }
             other => other?,
@@ -111,7 +125,7 @@ impl DirStore {
             std::process::id(),
             COUNTER.fetch_add(1, Ordering::Relaxed)
         ));
-        let written = write_new(&temporary, body);
+        let written = self.check_root().and_then(|()| write_new(&self.root, &temporary, body));
         let result = written.and_then(|file| {
             let _lock = self.lock(key)?;
             let current = stat(&target)?;
@@ -195,9 +209,10 @@ impl DirStore {
         // Only the deepest directory that the prefix names is read.
         let base = prefix.rfind('/').map_or("", |slash| &prefix[..=slash]);
         let mut found = Vec::new();
+        self.check_root().map_err(|error| failure("list", prefix, error))?;
         let walk = walk(&directory_of(&self.root, base), base, prefix, *roll_up, &mut found);
         match walk {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.root.exists() => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other.map_err(|error| failure("list", prefix, error))?,
         }
         if let Some(after) = start_after {
@@ -231,7 +246,18 @@ impl DirStore {
         work: impl FnOnce(Self) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = self.clone();
-        match tokio::task::spawn_blocking(move || work(store)).await {
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work(store.clone());
+            match result {
+                Err(error) if error.kind == StoreErrorKind::NotFound => {
+                    let gone = |gone| failure(error.operation, &error.object, gone);
+                    store.check_root().map_err(gone)?;
+                    Err(error)
+                }
+                other => other,
+            }
+        });
+        match task.await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(error) => {
@@ -296,6 +322,14 @@ impl Store for DirStore {
         format!("file://{}", self.root.display())
     }
 }
+
+/// The root is not what was opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the directory {} is gone, or another one is in its place: mount its share again or put it back",
+    .0.display()
+)]
+struct Gone(PathBuf);
 
 /// Collects the keys under a directory: objects with their paths, rolled-up prefixes without.
 fn walk(
@@ -399,12 +433,12 @@ fn now() -> Timestamp {
     Timestamp::from_system_time(SystemTime::now())
 }
 
-fn write_new(path: &Path, body: &[u8]) -> io::Result<File> {
+fn write_new(root: &Path, path: &Path, body: &[u8]) -> io::Result<File> {
     let open = || OpenOptions::new().create_new(true).write(true).open(path);
     let mut file = match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
+                make_directories(root, folder)?;
             }
             open()?
         }
@@ -566,7 +600,9 @@ fn failure(
     error: io::Error,
 ) -> StoreError {
     use io::ErrorKind as Io;
+    let gone = error.get_ref().is_some_and(|inner| inner.is::<Gone>());
     let kind = match error.kind() {
+        _ if gone => StoreErrorKind::NoBucket,
         Io::NotFound | Io::NotADirectory => StoreErrorKind::NotFound,
         Io::PermissionDenied => StoreErrorKind::Denied,
         Io::StorageFull | Io::QuotaExceeded => StoreErrorKind::Full,
