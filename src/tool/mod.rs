@@ -119,7 +119,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         }
         command => {
             let runtime = connect::runtime()?;
-            return runtime.block_on(run_in_runtime(&common, command));
+            let result = runtime.block_on(run_in_runtime(&common, command));
+            // A read of standard input cannot be broken off: after a signal it is not waited for.
+            runtime.shutdown_background();
+            return result;
         }
     }
     Ok(ExitCode::SUCCESS)
