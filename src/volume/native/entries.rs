@@ -344,7 +344,7 @@ impl Volume {
                 found: u64::from(FORMAT) + 1,
                 known: u64::from(FORMAT),
             },
-            other => VolumeError::corrupt(place.key(self), other),
+            other => VolumeError::corrupt(format!("{place} ({})", place.key(self)), other),
         }
     }
 
@@ -355,7 +355,9 @@ impl Volume {
                 found: found.into(),
                 known: FORMAT.into(),
             },
-            DecodeError::Damaged(why) => VolumeError::corrupt(place.key(self), why),
+            DecodeError::Damaged(why) => {
+                VolumeError::corrupt(format!("{place} ({})", place.key(self)), why)
+            }
         }
     }
 }
