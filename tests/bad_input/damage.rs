@@ -1,6 +1,6 @@
 //! Objects that are not what was written: the descriptor, segments, records.
 
-use crate::support::{self, Backend, Volume, objects, random_bytes};
+use crate::support::{Backend, Volume, objects, random_bytes};
 use crate::{check_refused, text};
 use std::fs::{self, File};
 use std::io::{Read, Write};

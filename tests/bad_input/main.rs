@@ -9,7 +9,7 @@ mod support;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use support::{Backend, Volume, files_below, on_every_backend, random_bytes, set_mode};
+use support::{Backend, Volume, files_below, on_every_backend, set_mode};
 
 on_every_backend![
     a_wrong_passphrase_opens_nothing,

@@ -1,9 +1,11 @@
 //! A MinIO server on loopback, shared by the tests of one process that run at the same time.
 
+use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -22,6 +24,8 @@ pub(crate) struct Minio {
     pub(crate) secret_key: String,
     data: TempDir,
     child: Mutex<Child>,
+    /// Keeps the thread that started the server.
+    _thread: Sender<()>,
     buckets: AtomicU32,
 }
 
@@ -49,7 +53,8 @@ impl Minio {
         for _ in 0..5 {
             let (address, console) = (free_address(), free_address());
             let log = std::fs::File::create(data.path().join("log")).expect("a log");
-            let mut child = Command::new(&program)
+            let mut command = Command::new(&program);
+            command
                 .args(["server", "--quiet", "--address", &address.to_string()])
                 .args(["--console-address", &console.to_string()])
                 .arg(data.path().join("data"))
@@ -60,9 +65,8 @@ impl Minio {
                 .env("HOME", data.path())
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("a second handle"))
-                .stderr(log)
-                .spawn()
-                .expect("MinIO starts");
+                .stderr(log);
+            let (mut child, thread) = spawn(command);
             if answers(address, &mut child) {
                 return Self {
                     endpoint: format!("http://{address}"),
@@ -70,6 +74,7 @@ impl Minio {
                     secret_key,
                     data,
                     child: Mutex::new(child),
+                    _thread: thread,
                     buckets: AtomicU32::new(0),
                 };
             }
@@ -104,6 +109,20 @@ impl Drop for Minio {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// Starts the server from a thread that lasts as long as the sender: the kernel kills the server when
+/// that thread is gone, also when the whole process is killed. A test's own thread ends too early.
+fn spawn(mut command: Command) -> (Child, Sender<()>) {
+    let (lasts, lasted) = channel::<()>();
+    let (started, child) = channel();
+    std::thread::spawn(move || {
+        super::ends_with_this_thread(&mut command, Signal::SIGKILL);
+        let _ = started.send(command.spawn());
+        // An error: the sender was dropped.
+        let _ = lasted.recv();
+    });
+    (child.recv().expect("the thread answers").expect("MinIO starts"), lasts)
 }
 
 fn program() -> PathBuf {

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -200,12 +201,10 @@ impl Volume {
         let log = path.with_extension("log");
         let log_file =
             std::fs::OpenOptions::new().append(true).create(true).open(&log).expect("a log");
-        let child = self
-            .command(["mount", &self.url])
-            .arg(&path)
-            .args(flags)
-            .stdout(Stdio::null())
-            .stderr(log_file)
+        let mut command = self.command(["mount", &self.url]);
+        command.arg(&path).args(flags).stdout(Stdio::null()).stderr(log_file);
+        // At SIGTERM it unmounts by itself.
+        let child = ends_with_this_thread(&mut command, Signal::SIGTERM)
             .spawn()
             .expect("strongroom starts");
         let mut mount = Mount { volume: self, path, log, child: Some(child) };
@@ -412,6 +411,19 @@ pub(crate) fn seed() -> u64 {
         .map_or_else(|_| u64::from_le_bytes(fresh()), |text| text.parse().expect("a number"));
     println!("STRONGROOM_SEED={seed}");
     seed
+}
+
+/// The files of a directory store that hold the objects of a kind: `t` for records, `d` for segments.
+pub(crate) fn objects(volume: &Volume, kind: &str) -> Vec<PathBuf> {
+    files_below(&volume.store().join(format!("{kind}@")))
+}
+
+/// Sends a signal to a child when the thread that starts it ends: a test process that is killed has no
+/// drops, and would leave its servers behind.
+pub(crate) fn ends_with_this_thread(command: &mut Command, signal: Signal) -> &mut Command {
+    let set = move || nix::sys::prctl::set_pdeathsig(signal).map_err(std::io::Error::from);
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe { command.pre_exec(set) }
 }
 
 /// All files below a directory.
