@@ -67,6 +67,14 @@ impl PassphraseSource {
         Ok(Passphrase::new(first.as_bytes().to_vec()))
     }
 
+    /// Whether a passphrase is given by any setting. Nothing is read or asked for.
+    pub fn is_given(&self) -> bool {
+        self.flag.is_some()
+            || super::variable("STRONGROOM_PASSPHRASE_FILE").is_some()
+            || std::env::var_os("STRONGROOM_PASSPHRASE").is_some_and(|text| !text.is_empty())
+            || self.config.is_some()
+    }
+
     fn without_prompt(&self) -> Result<Option<Passphrase>, PassphraseError> {
         if let Some(path) = &self.flag {
             return read_file(path).map(Some);

@@ -136,8 +136,18 @@ impl Common {
     ) -> Result<(Arc<Volume>, String), Failure> {
         let file = self.file()?;
         let Location { store, inside } = self.locate(url).await?;
+        let source = self.passphrase(&file);
         let passphrase = match needs_passphrase(&store).await? {
-            true => Some(self.passphrase(&file).read()?),
+            true => Some(source.read()?),
+            // Whoever gives a passphrase expects an encrypted volume. The store could put a plain one in
+            // its place and be handed plaintext from then on.
+            false if source.is_given() => {
+                return Err(Failure::new(format!(
+                    "{}: the volume is not encrypted, but a passphrase is given: if it was encrypted \
+                     before, the store was tampered with; if it never was, leave the passphrase away",
+                    store.describe()
+                )));
+            }
             false => None,
         };
         let volume =

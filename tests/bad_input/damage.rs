@@ -49,6 +49,18 @@ fn a_damaged_descriptor_is_refused_whatever_is_damaged() {
     volume.tool(["ls", &volume.url]).succeeded();
 }
 
+/// A store that wants plaintext hands out a plain volume under the name of the encrypted one.
+#[test]
+fn a_plain_volume_in_the_place_of_an_encrypted_one_gets_nothing() {
+    let volume = Volume::new(Backend::Dir);
+    let plain = Volume::with_suite(Backend::Dir, "none");
+    fs::remove_dir_all(volume.store()).expect("removed");
+    fs::rename(plain.store(), volume.store()).expect("put in its place");
+    check_refused(&volume, &["is not encrypted", "passphrase is given", "tampered"]);
+    let objects = objects(&volume, "t");
+    assert_eq!(objects.len(), 1, "something was stored beside the root: {objects:?}");
+}
+
 #[test]
 fn a_descriptor_with_costly_key_derivation_is_refused_before_it_costs() {
     let volume = Volume::place(Backend::Dir);

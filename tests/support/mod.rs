@@ -56,6 +56,8 @@ pub(crate) struct Volume {
     pub(crate) temporary: TempDir,
     /// The volume's URL, without a path.
     pub(crate) url: String,
+    /// Whether the passphrase file is in the environment of what is run.
+    pub(crate) encrypted: bool,
     /// The passphrase, which must be in no output.
     pub(crate) passphrase: String,
     /// The server, as long as the volume is there.
@@ -70,7 +72,8 @@ impl Volume {
 
     /// A volume with an encryption suite by name.
     pub(crate) fn with_suite(backend: Backend, suite: &str) -> Self {
-        let volume = Self::place(backend);
+        let mut volume = Self::place(backend);
+        volume.encrypted = suite != "none";
         // The raw derivation takes no time; the secret has the 32 random bytes it asks for.
         volume.tool(["init", &volume.url, "--encryption", suite, "--kdf", "raw"]).succeeded();
         volume
@@ -91,7 +94,7 @@ impl Volume {
                 (format!("s3://{bucket}/volume"), Some(minio))
             }
         };
-        Self { temporary, url, passphrase, minio }
+        Self { temporary, url, encrypted: true, passphrase, minio }
     }
 
     /// The URL of a path in the volume.
@@ -127,7 +130,9 @@ impl Volume {
             }
         }
         command.env("HOME", self.temporary.path());
-        command.env("STRONGROOM_PASSPHRASE_FILE", self.passphrase_file());
+        if self.encrypted {
+            command.env("STRONGROOM_PASSPHRASE_FILE", self.passphrase_file());
+        }
         if let Some(minio) = &self.minio {
             command.envs(minio.environment());
         }
