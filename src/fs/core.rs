@@ -185,7 +185,10 @@ impl FileSystem {
     }
 
     pub(super) fn is_fresh(&self, checked_at: Option<Duration>) -> bool {
-        checked_at.is_some_and(|at| self.boot_time().saturating_sub(at) < self.config.attribute_ttl)
+        checked_at.is_some_and(|at| {
+            let age = self.boot_time().saturating_sub(at);
+            !at.is_zero() && age < self.config.attribute_ttl
+        })
     }
 
     /// What the kernel is told of an inode; counts one lookup if asked to.

@@ -309,7 +309,7 @@ pub(super) struct Dentry {
     pub(super) child: Option<Arc<Inode>>,
     /// The entry itself where it is one of several names of the inode.
     pub(super) link: Option<Stored>,
-    /// When that was found out (boot time).
+    /// When that was found out (boot time); zero: ask again.
     pub(super) checked_at: Duration,
 }
 
@@ -382,6 +382,13 @@ impl Table {
     pub(super) fn forget_name(&mut self, parent: Ino, name: &[u8]) {
         if let Some(Dentry { child: Some(before), .. }) = self.take_name(parent, name) {
             before.state.lock().names.remove(&(parent, name.to_vec()));
+        }
+    }
+
+    /// The store is asked before a name is believed again.
+    pub(super) fn doubt_name(&mut self, parent: Ino, name: &[u8]) {
+        if let Some(dentry) = self.names.get_mut(&parent).and_then(|names| names.get_mut(name)) {
+            dentry.checked_at = Duration::ZERO;
         }
     }
 

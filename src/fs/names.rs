@@ -416,8 +416,9 @@ impl FileSystem {
         let record = self.new_record(caller, &directory, permissions, content);
         let stored = match self.volume.create(dir, name, record).await {
             Err(VolumeError::Exists(_)) => {
-                // What was known of this name is out of date.
-                self.table.lock().forget_name(parent, name);
+                // What was known of this name may be out of date. It is not forgotten: a file whose name
+                // this is must still be found by it.
+                self.table.lock().doubt_name(parent, name);
                 return Err(FsError::Exists);
             }
             other => other?,

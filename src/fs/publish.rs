@@ -150,9 +150,11 @@ impl FileSystem {
         let content = match (&state.content, state.home.as_ref().map(|home| &home.record.content)) {
             (Body::File(body), _) => {
                 let layout = body.map.as_ref().ok_or_else(map_missing)?.layout();
+                // Without dirty data everything is settled, also what was written and punched out again.
+                let clean = body.dirty.dirty_bytes() == 0;
                 let content = FileContent {
                     id: inode.file()?,
-                    size: body.settled_size,
+                    size: if clean { body.size } else { body.settled_size },
                     extents: layout.extents,
                     pages: layout.pages,
                     inline: layout.inline,

@@ -252,8 +252,12 @@ fn moved_between(entry: &Stored, place: &Place) -> bool {
     }
 }
 
+/// Whether `to` is what `from` was moved to. A file has one name unless its names are references: then
+/// only the very entry that was moved is meant, others may have come to its place since.
 fn names(to: &Stored, from: &Stored) -> bool {
-    moved_between(to, &from.place)
+    let exact = to.record.moved_from.as_ref().is_some_and(|moved| moved.salt == from.salt);
+    let reference = matches!(from.record.content, Content::Link(_));
+    moved_between(to, &from.place) && (exact || !reference)
 }
 
 fn same_thing(a: &Stored, b: &Stored) -> bool {

@@ -510,10 +510,19 @@ impl Run {
 
     fn rename(&mut self) {
         let (from, to) = (self.some_name(), self.any_name());
-        let modes = [RenameMode::Replace, RenameMode::Replace, RenameMode::NoReplace];
+        let modes = [
+            RenameMode::Replace,
+            RenameMode::Replace,
+            RenameMode::Replace,
+            RenameMode::NoReplace,
+            RenameMode::Exchange,
+        ];
         let mode = modes[self.random.random_range(0..modes.len())];
         let (moving, replaced) = (self.reference.live(&from), self.reference.live(&to));
         // What the kernel refuses by itself.
+        if mode == RenameMode::Exchange && replaced.is_none() {
+            return;
+        }
         let into_itself = moving.is_some_and(|node| self.reference.is_within(to.0, node));
         let over_parent = replaced.is_some_and(|node| self.reference.is_within(from.0, node));
         if into_itself || over_parent {
@@ -529,6 +538,12 @@ impl Run {
             self.wait(fs.rename(a, from.1.as_bytes(), b, to.1.as_bytes(), mode))
         });
         match self.judge(expected, result) {
+            Ended::Done(()) if moving != replaced && mode == RenameMode::Exchange => {
+                for (name, node) in [(from, replaced), (to, moving)] {
+                    let slot = replaced_by(&self.reference, &name, node);
+                    self.reference.slots.insert(name, slot);
+                }
+            }
             Ended::Done(()) if moving != replaced => {
                 // The order keeps the moving node in sight of the reference.
                 self.reference.slots.insert(to.clone(), replaced_by(&self.reference, &to, moving));
@@ -545,7 +560,13 @@ impl Run {
             Ended::Done(()) | Ended::Refused => {}
             Ended::Doubt => {
                 if expected.is_none() && moving != replaced {
-                    if let Some(moving) = moving {
+                    if mode == RenameMode::Exchange {
+                        // Both keep a name, and both names keep something.
+                        for (name, node) in [(&from, replaced), (&to, moving)] {
+                            let slot = self.reference.slots.entry(name.clone()).or_default();
+                            slot.stored.insert(node);
+                        }
+                    } else if let Some(moving) = moving {
                         let doomed = self.reference.nodes[moving].doomed;
                         self.reference.may_be(&to, Some(moving));
                         self.reference.may_be(&from, None);
@@ -571,6 +592,7 @@ impl Run {
         }
         let is_directory = |node| self.reference.kind(node) == Kind::Directory;
         match (is_directory(moving), is_directory(replaced)) {
+            _ if mode == RenameMode::Exchange => None,
             _ if moving == replaced => None,
             (true, true) if !self.reference.children(replaced).is_empty() => Some(libc::ENOTEMPTY),
             (true, false) => Some(libc::ENOTDIR),

@@ -241,6 +241,8 @@ impl Session {
                 Err(missing) if missing.kind == StoreErrorKind::NotFound && begun => {
                     return Err(fenced());
                 }
+                // Refused for a reason that cannot be read now: it is, at the next renewal.
+                Err(unread) if refused => return Err(unread.into()),
                 _ => return Err(error.into()),
             };
             let found = crate::crypto::record_salt(&object.body);
