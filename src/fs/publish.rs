@@ -174,6 +174,7 @@ impl FileSystem {
             record.publishes = home.record.publishes.clone();
             // As long as the old name may stand, the new one says where it came from.
             record.moved_from = home.record.moved_from.clone();
+            record.exchanged = home.record.exchanged.clone();
         }
         Ok(record)
     }

@@ -28,12 +28,19 @@ impl FileSystem {
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         home: Option<&Stored>,
-        place: Place,
+        mut place: Place,
         record: Record,
         modified: u64,
     ) -> Result<(), FsError> {
         for _ in 0..ATTEMPTS {
             let Loaded::Live(entry) = self.volume.load(&place, None).await? else { break };
+            if let (Some(_), Some(from)) = (&entry.record.exchanged, &entry.record.moved_from) {
+                // What was here was on its way to the other name of an exchange that was cut short.
+                let other = Place::Entry(from.dir, from.name.clone());
+                self.volume.finish_exchange(entry).await?;
+                place = other;
+                continue;
+            }
             let found = self.volume.resolve(entry).await?;
             let current = found.home();
             if Identity::of(&current.record.content) != Some(inode.state.lock().identity(inode)) {

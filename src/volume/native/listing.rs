@@ -73,7 +73,7 @@ impl Volume {
         futures::stream::iter(places)
             .map(|place| async move {
                 match self.load(&place, None).await? {
-                    Loaded::Live(stored) => Ok(Some(stored)),
+                    Loaded::Live(stored) => self.settled(stored).await.map(Some),
                     Loaded::Tombstone(_) | Loaded::Absent | Loaded::Unchanged => Ok(None),
                 }
             })

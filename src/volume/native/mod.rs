@@ -6,6 +6,7 @@
 //! | `record`, `proto`, `descriptor` | stored forms |
 //! | `entries` | one record: load, conditional store, lost replies |
 //! | `namespace` | names: create, rename, link, bury; the crash story of each |
+//! | `exchange` | two names swapped |
 //! | `listing` | a directory's entries |
 //! | `extents` | the map of a file in use |
 //! | `segments` | data: upload, fetch, cache |
@@ -14,6 +15,7 @@
 
 pub mod descriptor;
 pub mod entries;
+mod exchange;
 pub mod extents;
 pub mod files;
 pub mod keys;

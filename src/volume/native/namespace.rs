@@ -4,6 +4,7 @@
 
 use super::Volume;
 use super::entries::{Expect, Loaded, Place, Stored};
+use super::listing::is_hidden;
 use super::record::{Attributes, Content, MovedFrom, Record};
 use crate::units::{DirId, InodeId};
 use crate::volume::VolumeError;
@@ -44,8 +45,10 @@ impl Volume {
         }
     }
 
-    /// Follows an entry to its shared record.
+    /// Follows an entry to its shared record. If the entry is a step of an exchange that was cut short,
+    /// the exchange is finished first.
     pub async fn resolve(&self, entry: Stored) -> Result<Found, VolumeError> {
+        let entry = self.settled(entry).await?;
         let Content::Link(inode) = entry.record.content else {
             return Ok(Found { entry, inode: None });
         };
@@ -81,7 +84,10 @@ impl Volume {
     /// everything that the record refers to is young: the same safety without debris. What was removed
     /// is always buried, so that it can be given back.
     pub async fn bury(&self, entry: &Stored, moved_away: bool) -> Result<(), VolumeError> {
-        if moved_away && self.capabilities().delete_if_match && self.is_young(entry) {
+        // What came out of an exchange leaves its tombstone as the proof that it had come that far.
+        let exchanged = entry.record.moved_from.as_ref().is_some_and(|from| is_hidden(&from.name));
+        let may_delete = moved_away && !exchanged && self.capabilities().delete_if_match;
+        if may_delete && self.is_young(entry) {
             self.session().begin_change(self).await?;
             let key = entry.place.key(self);
             match self.store().delete(&key, Some(&entry.etag)).await {
@@ -141,6 +147,7 @@ impl Volume {
         for _ in 0..ATTEMPTS {
             let mut record = (*source.record).clone();
             record.moved_from = moved_from(&source);
+            record.exchanged = None;
             let moved = self.put_record(&place, record, target).await?;
             match self.bury(&source, true).await {
                 Ok(()) => return Ok(moved),
@@ -166,6 +173,9 @@ impl Volume {
         let (Place::Entry(dir, name), Some(moved)) = (&to.place, &to.record.moved_from) else {
             return Err(VolumeError::Invalid("only names are moved".to_owned()));
         };
+        if to.record.exchanged.is_some() {
+            return self.finish_exchange(to.clone()).await;
+        }
         if moved.salt != from.salt {
             return self.rename(from, *dir, name, Expect::Exactly(to.etag.clone())).await;
         }
@@ -178,21 +188,6 @@ impl Volume {
             },
             Err(error) => Err(error),
         }
-    }
-
-    /// Swaps two names. Three moves through a hidden third name: at every step each of the two has at
-    /// least one name, and what a crash leaves hidden says where it came from.
-    pub async fn exchange(&self, a: &Stored, b: &Stored) -> Result<(Stored, Stored), VolumeError> {
-        let (Place::Entry(a_dir, a_name), Place::Entry(b_dir, b_name)) = (&a.place, &b.place)
-        else {
-            return Err(VolumeError::Invalid("only names can be exchanged".to_owned()));
-        };
-        let mut hidden = b"\0exchange-".to_vec();
-        hidden.extend(data_encoding::HEXLOWER.encode(&a.salt).into_bytes());
-        let third = self.rename(a, *a_dir, &hidden, Expect::Free).await?;
-        let new_a = self.rename(b, *a_dir, a_name, Expect::Free).await?;
-        let new_b = self.rename(&third, *b_dir, b_name, Expect::Free).await?;
-        Ok((new_a, new_b))
     }
 
     /// Gives a buried name back to what it named, as long as its tombstone is there.
@@ -307,7 +302,8 @@ impl Volume {
     }
 }
 
-fn moved_from(source: &Stored) -> Option<MovedFrom> {
+/// What a record that is copied from `source` says of it.
+pub(super) fn moved_from(source: &Stored) -> Option<MovedFrom> {
     match &source.place {
         Place::Entry(dir, name) => {
             Some(MovedFrom { dir: *dir, name: name.clone(), salt: source.salt })

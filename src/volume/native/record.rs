@@ -32,6 +32,9 @@ pub struct Record {
     pub links: u32,
     /// Where it was renamed from, until the next publish.
     pub moved_from: Option<MovedFrom>,
+    /// The hidden name, in the same directory, that holds what stood here before an exchange; until the
+    /// next publish.
+    pub exchanged: Option<Vec<u8>>,
     /// The publish ids of its last writers, newest last.
     pub publishes: Vec<u64>,
     /// When the name was buried: the record is a tombstone.
@@ -189,6 +192,7 @@ impl Record {
             content,
             links: 1,
             moved_from: None,
+            exchanged: None,
             publishes: Vec::new(),
             buried_at: None,
             moved_away: false,
@@ -221,8 +225,16 @@ impl Record {
 
     /// The stored form: head and body.
     pub fn encode(&self) -> (Vec<u8>, Bytes) {
-        let Self { attributes, content, links, moved_from, publishes, buried_at, moved_away } =
-            self;
+        let Self {
+            attributes,
+            content,
+            links,
+            moved_from,
+            exchanged,
+            publishes,
+            buried_at,
+            moved_away,
+        } = self;
         let Attributes { mode, uid, gid, atime, mtime, ctime, btime, xattrs } = attributes;
         let mut head = proto::Record {
             format: FORMAT,
@@ -237,6 +249,7 @@ impl Record {
             publishes: publishes.clone(),
             buried_at: buried_at.map_or(0, |at| at.0),
             moved_away: *moved_away,
+            exchanged: exchanged.clone().unwrap_or_default(),
             xattrs: xattrs
                 .iter()
                 .map(|(name, value)| proto::Xattr { name: name.clone(), value: value.clone() })
@@ -372,6 +385,7 @@ impl Record {
             content,
             links: head.links,
             moved_from,
+            exchanged: Some(head.exchanged).filter(|hidden| !hidden.is_empty()),
             publishes: head.publishes,
             buried_at: (head.buried_at != 0).then_some(Timestamp(head.buried_at)),
             moved_away: head.moved_away,
