@@ -308,8 +308,19 @@ impl FileSystem {
         };
         self.refresh(&inode, found, asked_at);
         let link = found.inode.is_some().then(|| found.entry.clone());
-        let dentry = Dentry { child: Some(inode), link, checked_at: asked_at };
-        self.table.lock().set_name(parent, name, dentry.clone());
+        let only_name = link.is_none();
+        let dentry = Dentry { child: Some(inode.clone()), link, checked_at: asked_at };
+        let mut table = self.table.lock();
+        if only_name {
+            // What has one name was moved here: what is known of the former one is out of date.
+            let mut former = inode.state.lock().names.clone();
+            former.remove(&(parent, name.to_vec()));
+            for (parent, name) in former {
+                table.forget_name(parent, &name);
+            }
+        }
+        table.set_name(parent, name, dentry.clone());
+        drop(table);
         dentry
     }
 

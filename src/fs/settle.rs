@@ -44,7 +44,12 @@ impl FileSystem {
             let found = self.volume.resolve(entry).await?;
             let current = found.home();
             if Identity::of(&current.record.content) != Some(inode.state.lock().identity(inode)) {
-                break;
+                // Another thing is there; ours may have been seen elsewhere since.
+                match self.other_place(inode, &place) {
+                    Some(other) => place = other,
+                    None => break,
+                }
+                continue;
             }
             let Some(merged) = merge(home, &record, &current.record) else { break };
             let theirs = merged.content == current.record.content;
@@ -120,6 +125,16 @@ impl FileSystem {
             table.forget_name(parent, &name);
         }
         Ok(())
+    }
+
+    /// Where else this mount has seen an inode.
+    fn other_place(&self, inode: &Inode, place: &Place) -> Option<Place> {
+        let names = inode.state.lock().names.clone();
+        let table = self.table.lock();
+        let mut places = names.into_iter().filter_map(|(parent, name)| {
+            Some(Place::Entry(table.get(parent)?.directory().ok()?, name))
+        });
+        places.find(|other| other != place)
     }
 
     /// Where a conflict copy goes: to the directory of its name, or of one of its names.

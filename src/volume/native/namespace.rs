@@ -247,10 +247,12 @@ impl Volume {
         let old = |inode: Stored| Found { entry: old_entry.clone(), inode: Some(inode) };
         match self.create(dir, name, reference).await {
             Ok(entry) => Ok((old(inode.clone()), Found { entry, inode: Some(inode) })),
-            Err(error) => {
+            Err(error @ (VolumeError::Exists(_) | VolumeError::TooBig(_))) => {
                 self.count_links(&inode, -1).await?;
                 Err(error)
             }
+            // The name may be there: a count too high harms nobody, and gc counts again.
+            Err(error) => Err(error),
         }
     }
 
