@@ -224,7 +224,8 @@ impl FileSystem {
             let (home, own_changes) = match &dentry.child {
                 Some(child) => {
                     let state = child.state.lock();
-                    (state.home.clone(), state.home.is_none() || state.is_changed())
+                    let doubted = dentry.checked_at.is_zero();
+                    (state.home.clone(), state.home.is_none() || state.is_changed() && !doubted)
                 }
                 None => (None, false),
             };

@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) kept_as: Option<FileId>,
     /// The last name is gone: nothing is published any more.
     pub(super) unlinked: bool,
+    /// Its only name, if its removal was asked for and may have happened although it failed.
+    pub(super) doomed_name: Option<(Ino, Vec<u8>)>,
     pub(super) attributes: Attributes,
     pub(super) links: u32,
     pub(super) content: Body,
@@ -200,6 +202,7 @@ impl State {
             place,
             kept_as: None,
             unlinked: false,
+            doomed_name: None,
             attributes: record.attributes.clone(),
             links: record.links.max(1),
             content,

@@ -162,7 +162,14 @@ impl FileSystem {
                     self.table.lock().forget_name(directory.ino, name);
                     return Ok(false);
                 }
-                other => other?,
+                Err(error) => {
+                    if found.inode.is_none() && self.volume.is_in_doubt(&found.entry.place) {
+                        let doomed = (directory.ino, name.to_vec());
+                        inode.state.lock().doomed_name = Some(doomed);
+                    }
+                    return Err(error.into());
+                }
+                Ok(counted) => counted,
             };
         }
         self.name_gone(inode, counted);
@@ -328,8 +335,13 @@ impl FileSystem {
         if let (RenameMode::Exchange, Some(target_found), Some(other)) =
             (mode, &target_found, &target.child)
         {
-            let (new_a, new_b) =
-                self.volume.exchange(&source_found.entry, &target_found.entry).await?;
+            let (a, b) = (&source_found.entry, &target_found.entry);
+            let exchanged = self.volume.exchange(a, b).await;
+            if exchanged.is_err() {
+                // It may have happened, or happen when somebody meets it.
+                self.doubt_places([&a.place, &b.place]);
+            }
+            let (new_a, new_b) = exchanged?;
             self.moved(other, target_found, &from, name, new_a, checked_at);
             self.moved(&moving, &source_found, &to, new_name, new_b, checked_at);
         } else {
@@ -414,6 +426,7 @@ impl FileSystem {
             return Err(FsError::Exists);
         }
         let record = self.new_record(caller, &directory, permissions, content);
+        let former = self.table.lock().name(parent, name).and_then(|dentry| dentry.child);
         let stored = match self.volume.create(dir, name, record).await {
             Err(VolumeError::Exists(_)) => {
                 // What was known of this name may be out of date. It is not forgotten: a file whose name
@@ -423,6 +436,15 @@ impl FileSystem {
             }
             other => other?,
         };
+        if let Some(former) = former {
+            let mut state = former.state.lock();
+            if state.doomed_name.take_if(|doomed| doomed.0 == parent && doomed.1 == name).is_some()
+            {
+                // The name was free: the removal that seemed to fail had happened.
+                drop(state);
+                self.name_gone(&former, None);
+            }
+        }
         let (record, place) = (stored.record.clone(), stored.place.clone());
         Ok(self.enter(&directory, name, &record, Some(stored), place))
     }

@@ -34,12 +34,12 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         for _ in 0..ATTEMPTS {
             let Loaded::Live(entry) = self.volume.load(&place, None).await? else { break };
-            if let (Some(_), Some(from)) = (&entry.record.exchanged, &entry.record.moved_from) {
-                // What was here was on its way to the other name of an exchange that was cut short.
-                let other = Place::Entry(from.dir, from.name.clone());
-                self.volume.finish_exchange(entry).await?;
-                place = other;
-                continue;
+            if let Some(other) = self.exchanged_with(&place, &entry).await? {
+                let ours = inode.state.lock().identity(inode);
+                if Identity::of(&entry.record.content) != Some(ours) {
+                    place = other;
+                    continue;
+                }
             }
             let found = self.volume.resolve(entry).await?;
             let current = found.home();
@@ -125,6 +125,46 @@ impl FileSystem {
             table.forget_name(parent, &name);
         }
         Ok(())
+    }
+
+    /// Where the other half of an exchange went that `entry` came to `place` by. If this mount began the
+    /// exchange and was told that it failed, both names are doubted.
+    async fn exchanged_with(
+        &self,
+        place: &Place,
+        entry: &Stored,
+    ) -> Result<Option<Place>, FsError> {
+        let from = |record: &Record| {
+            record.moved_from.as_ref().map(|from| Place::Entry(from.dir, from.name.clone()))
+        };
+        let Some(came_from) = from(&entry.record) else { return Ok(None) };
+        let other = if entry.record.exchanged.is_some() {
+            self.volume.finish_exchange(entry.clone()).await?;
+            Some(came_from)
+        } else if came_from.is_hidden() {
+            match self.volume.load(&came_from, None).await? {
+                Loaded::Live(hidden) | Loaded::Tombstone(hidden) => from(&hidden.record),
+                Loaded::Absent | Loaded::Unchanged => None,
+            }
+        } else {
+            None
+        };
+        if let Some(other) = &other {
+            self.doubt_places([place, other]);
+        }
+        Ok(other)
+    }
+
+    /// The store is asked before what is known of these names is believed again.
+    pub(super) fn doubt_places<'a>(&self, places: impl IntoIterator<Item = &'a Place>) {
+        let mut table = self.table.lock();
+        for place in places {
+            if let Place::Entry(dir, name) = place
+                && let Some(parent) = table.by_identity(Identity::Directory(*dir))
+            {
+                table.doubt_name(parent.ino, name);
+            }
+        }
     }
 
     /// Where else this mount has seen an inode.

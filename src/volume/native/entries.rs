@@ -31,6 +31,11 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether no user can name it: it is a step of an exchange.
+    pub fn is_hidden(&self) -> bool {
+        matches!(self, Self::Entry(_, name) if super::listing::is_hidden(name))
+    }
+
     /// The object's key.
     pub fn key(&self, volume: &Volume) -> Key {
         match self {

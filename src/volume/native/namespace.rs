@@ -84,8 +84,9 @@ impl Volume {
     /// everything that the record refers to is young: the same safety without debris. What was removed
     /// is always buried, so that it can be given back.
     pub async fn bury(&self, entry: &Stored, moved_away: bool) -> Result<(), VolumeError> {
-        // What came out of an exchange leaves its tombstone as the proof that it had come that far.
-        let exchanged = entry.record.moved_from.as_ref().is_some_and(|from| is_hidden(&from.name));
+        // The steps of an exchange leave their tombstones as the proof that it had come that far.
+        let from = entry.record.moved_from.as_ref();
+        let exchanged = entry.place.is_hidden() || from.is_some_and(|from| is_hidden(&from.name));
         let may_delete = moved_away && !exchanged && self.capabilities().delete_if_match;
         if may_delete && self.is_young(entry) {
             self.session().begin_change(self).await?;
