@@ -154,6 +154,10 @@ impl FileSystem {
         let mut counted = None;
         let found = match found(inode, &dentry) {
             Some(found) => Some(found),
+            None if inode.state.lock().home.is_some() => {
+                self.table.lock().forget_name(directory.ino, name);
+                return Ok(false);
+            }
             None => self.stored_in_doubt(inode).await?,
         };
         if let Some(found) = found {
@@ -166,6 +170,7 @@ impl FileSystem {
                     if found.inode.is_none() && self.volume.is_in_doubt(&found.entry.place) {
                         let doomed = (directory.ino, name.to_vec());
                         inode.state.lock().doomed_name = Some(doomed);
+                        self.doubt_places([&found.entry.place]);
                     }
                     return Err(error.into());
                 }
@@ -218,7 +223,7 @@ impl FileSystem {
                 let dentry = table.name(parent, &name)?;
                 Some(((parent, name), found(&inode, &dentry)?))
             });
-            known.ok_or(FsError::NotFound)?
+            known.ok_or_else(|| FsError::stale("another node is changing the file's names"))?
         };
         let (old, new) = self.volume.link(&old, dir, name).await?;
         let checked_at = self.boot_time();
@@ -321,7 +326,7 @@ impl FileSystem {
                 _ => return Err(RenameError::Again),
             }
         };
-        let source_found = found(&moving, &source).ok_or(FsError::NotFound)?;
+        let source_found = found(&moving, &source).ok_or(RenameError::Again)?;
         let target_found = match &target.child {
             Some(replaced) => {
                 if replaced.state.lock().home.is_none() {
@@ -437,13 +442,8 @@ impl FileSystem {
             other => other?,
         };
         if let Some(former) = former {
-            let mut state = former.state.lock();
-            if state.doomed_name.take_if(|doomed| doomed.0 == parent && doomed.1 == name).is_some()
-            {
-                // The name was free: the removal that seemed to fail had happened.
-                drop(state);
-                self.name_gone(&former, None);
-            }
+            // The name was free: a removal that seemed to fail had happened.
+            self.was_removed(&former, parent, name);
         }
         let (record, place) = (stored.record.clone(), stored.place.clone());
         Ok(self.enter(&directory, name, &record, Some(stored), place))
@@ -524,6 +524,17 @@ impl FileSystem {
         }
     }
 
+    /// An inode's name turned out to be free. If its removal was in doubt, it has happened.
+    pub(super) fn was_removed(&self, inode: &Inode, parent: Ino, name: &[u8]) {
+        let doomed = {
+            let mut state = inode.state.lock();
+            state.doomed_name.take_if(|doomed| doomed.0 == parent && doomed.1 == name)
+        };
+        if doomed.is_some() {
+            self.name_gone(inode, None);
+        }
+    }
+
     /// A name is known to be absent now.
     fn absent(&self, directory: &Inode, name: &[u8]) {
         let dentry = Dentry { child: None, link: None, checked_at: self.boot_time() };
@@ -582,11 +593,13 @@ fn leads_to(dentry: &Dentry, inode: &Arc<Inode>) -> bool {
     dentry.child.as_ref().is_some_and(|child| Arc::ptr_eq(child, inode))
 }
 
-/// What the store has of a name; `None` if nothing was stored yet.
+/// What the store has of a name; `None` if nothing was stored yet, or it must be looked up again.
 fn found(inode: &Inode, dentry: &Dentry) -> Option<Found> {
     let home = inode.state.lock().home.clone()?;
     Some(match &dentry.link {
         Some(entry) => Found { entry: entry.clone(), inode: Some(home) },
+        // The record was moved to `i/` since this name was looked up.
+        None if matches!(home.place, Place::Inode(_)) => return None,
         None => Found { entry: home, inode: None },
     })
 }

@@ -232,11 +232,14 @@ impl FileSystem {
             self.forget_place(&inode, &other);
             return Ok(self.volume.lookup_place(&place).await?);
         };
+        if !same_thing(&here, &there) {
+            return Ok(Some(found));
+        }
         let (from, to) = match (names(&here, &there), names(&there, &here)) {
-            _ if !same_thing(&here, &there) => return Ok(Some(found)),
-            (true, _) => (there, here),
-            (false, true) => (here, there),
-            (false, false) => return Ok(Some(found)),
+            (Some(a), b) if Some(a) > b => (there, here),
+            (a, Some(b)) if Some(b) > a => (here, there),
+            // Moved neither way, or there and back: which one is the old name cannot be told.
+            _ => return Ok(Some(found)),
         };
         let finished = match self.volume.finish_move(&from, &to).await {
             Ok(finished) => finished,
@@ -314,12 +317,24 @@ fn moved_between(entry: &Stored, place: &Place) -> bool {
     }
 }
 
+/// How sure it is that `to` is what `from` was moved to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moved {
+    /// From its place; it was changed there since.
+    FromThere,
+    /// The very record that is there.
+    Exactly,
+}
+
 /// Whether `to` is what `from` was moved to. A file has one name unless its names are references: then
 /// only the very entry that was moved is meant, others may have come to its place since.
-fn names(to: &Stored, from: &Stored) -> bool {
-    let exact = to.record.moved_from.as_ref().is_some_and(|moved| moved.salt == from.salt);
-    let reference = matches!(from.record.content, Content::Link(_));
-    moved_between(to, &from.place) && (exact || !reference)
+fn names(to: &Stored, from: &Stored) -> Option<Moved> {
+    let moved = to.record.moved_from.as_ref().filter(|_| moved_between(to, &from.place))?;
+    match moved.salt == from.salt {
+        true => Some(Moved::Exactly),
+        false if matches!(from.record.content, Content::Link(_)) => None,
+        false => Some(Moved::FromThere),
+    }
 }
 
 fn same_thing(a: &Stored, b: &Stored) -> bool {

@@ -220,6 +220,7 @@ impl Volume {
     ) -> Result<(ETag, Timestamp, Timestamp), VolumeError> {
         let key = place.key(self);
         let mut when = self.condition(&expect);
+        let mut lost = None;
         for _ in 0..ATTEMPTS {
             let error = match self.store().put(&key, sealed.clone(), when.clone()).await {
                 Ok(etag) => return Ok((etag, Timestamp::default(), Timestamp::default())),
@@ -240,6 +241,7 @@ impl Volume {
                     // The object that we meant to replace is gone: never bring its name back.
                     Expect::Exactly(_) => return Err(VolumeError::Conflict(place.to_string())),
                     Expect::Free => {
+                        lost = Some(error);
                         when = self.condition(&Expect::Free);
                         continue;
                     }
@@ -270,7 +272,7 @@ impl Volume {
                 Expect::Free => return Err(VolumeError::Exists(place.to_string())),
             }
         }
-        Err(VolumeError::Conflict(place.to_string()))
+        Err(lost.map_or_else(|| VolumeError::Conflict(place.to_string()), VolumeError::from))
     }
 
     /// Whether a change that this session made at a place may have happened although it was reported

@@ -8,6 +8,7 @@ use super::listing::is_hidden;
 use super::record::{Attributes, Content, MovedFrom, Record};
 use crate::units::{DirId, InodeId};
 use crate::volume::VolumeError;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a buried name protects what it names from being swept, at least.
@@ -151,7 +152,12 @@ impl Volume {
             record.exchanged = None;
             let moved = self.put_record(&place, record, target).await?;
             match self.bury(&source, true).await {
-                Ok(()) => return Ok(moved),
+                Ok(()) => {
+                    // Nothing is left to finish: the next publish need not say where it came from.
+                    let mut moved = moved;
+                    Arc::make_mut(&mut moved.record).moved_from = None;
+                    return Ok(moved);
+                }
                 Err(VolumeError::Conflict(_)) => {}
                 Err(error) => return Err(error),
             }
