@@ -167,9 +167,11 @@ impl FileSystem {
                     return Ok(false);
                 }
                 Err(error) => {
-                    if found.inode.is_none() && self.volume.is_in_doubt(&found.entry.place) {
-                        let doomed = (directory.ino, name.to_vec());
-                        inode.state.lock().doomed_name = Some(doomed);
+                    if self.volume.is_in_doubt(&found.entry.place) {
+                        if found.inode.is_none() {
+                            let doomed = (directory.ino, name.to_vec());
+                            inode.state.lock().doomed_name = Some(doomed);
+                        }
                         self.doubt_places([&found.entry.place]);
                     }
                     return Err(error.into());
@@ -354,7 +356,12 @@ impl FileSystem {
                 Some(found) => Expect::Exactly(found.entry.etag.clone()),
                 None => Expect::Free,
             };
-            let moved = self.volume.rename(&source_found.entry, to_dir, new_name, expect).await?;
+            let moved = self.volume.rename(&source_found.entry, to_dir, new_name, expect).await;
+            if moved.is_err() {
+                let new_place = Place::Entry(to_dir, new_name.to_vec());
+                self.doubt_places([&source_found.entry.place, &new_place]);
+            }
+            let moved = moved?;
             if let (Some(found), Some(replaced)) = (&target_found, &target.child) {
                 let counted = match &found.inode {
                     // One name less for a file that has others. The move itself stands already.
