@@ -325,7 +325,7 @@ impl Volume {
         }
     }
 
-    fn with_context<T>(
+    pub(super) fn with_context<T>(
         &self,
         place: &Place,
         use_it: impl FnOnce(&crate::crypto::RecordContext<'_>) -> T,
@@ -344,7 +344,7 @@ impl Volume {
         }
     }
 
-    fn damage(&self, place: &Place, error: CryptoError) -> VolumeError {
+    pub(super) fn damage(&self, place: &Place, error: CryptoError) -> VolumeError {
         match error {
             CryptoError::NewerVersion { .. } => VolumeError::NewerFormat {
                 what: place.to_string(),
@@ -355,7 +355,7 @@ impl Volume {
         }
     }
 
-    fn malformed(&self, place: &Place, error: DecodeError) -> VolumeError {
+    pub(super) fn malformed(&self, place: &Place, error: DecodeError) -> VolumeError {
         match error {
             DecodeError::Format(found) => VolumeError::NewerFormat {
                 what: place.to_string(),

@@ -11,6 +11,7 @@
 //! | `extents` | the map of a file in use |
 //! | `segments` | data: upload, fetch, cache |
 //! | `session` | who writes, which segment numbers are used, what is pinned |
+//! | `gc` | the only thing that deletes segments |
 //! | `volume` | init and open |
 
 pub mod descriptor;
@@ -18,6 +19,7 @@ pub mod entries;
 mod exchange;
 pub mod extents;
 pub mod files;
+pub mod gc;
 pub mod keys;
 pub mod listing;
 pub mod namespace;
