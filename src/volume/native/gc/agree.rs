@@ -213,7 +213,7 @@ impl Conclusion<'_, '_> {
             let inode = InodeId(id);
             match counts.get_mut(&id) {
                 None => {
-                    let ripe = old && self.note(UNUSED_INODE, id, &[], buried.into());
+                    let ripe = self.note(UNUSED_INODE, id, &[], buried.into()) && old;
                     match (ripe, buried) {
                         (true, true) => doomed.push(inode),
                         (true, false) => self.repairs.unused.push(inode),

@@ -17,7 +17,7 @@ use crate::volume::native::listing::{is_hidden, is_tombstone_size};
 use crate::volume::native::record::Record;
 use crate::volume::native::{Volume, keys, proto};
 use crate::world::Timestamp;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashSet;
@@ -144,11 +144,12 @@ impl Mark<'_> {
         Ok(())
     }
 
-    async fn sharded<F: Future<Output = Result<(), GcError>>>(
+    async fn sharded<F: Future<Output = Result<(), GcError>> + Send>(
         &self,
         work: impl Fn(usize) -> F,
     ) -> Result<(), GcError> {
-        futures::future::try_join_all((0..SHARDS).map(work)).await.map(drop)
+        let shards = (0..SHARDS).map(|shard| work(shard).boxed());
+        futures::future::try_join_all(shards).await.map(drop)
     }
 
     /// Lists a part of what lies under `prefix`, a page at a time.
@@ -250,7 +251,7 @@ impl Mark<'_> {
                 }
             }
             let mut rows =
-                futures::stream::iter(jobs).map(|job| self.do_job(job)).buffered(PARALLEL);
+                futures::stream::iter(jobs).map(|job| self.do_job(job).boxed()).buffered(PARALLEL);
             while let Some((listed, row)) = rows.try_next().await?.map(Option::unzip) {
                 let (Some(listed), Some(mut row)) = (listed, row) else { continue };
                 self.take(&listed, &row).await?;

@@ -50,6 +50,7 @@ use crate::store::{ETag, Fetched, StoreErrorKind};
 use crate::units::DirId;
 use crate::volume::VolumeError;
 use agree::Repairs;
+use futures::FutureExt;
 use lease::Lease;
 use mark::{Mark, Tally};
 use parking_lot::Mutex;
@@ -98,12 +99,13 @@ impl Volume {
         }
         for silent in sessions::silent(self, &sessions, settings.grace.max(SILENCE)) {
             found.silent += 1;
-            if !settings.dry_run && sessions::declare_dead(self, silent).await? {
+            if !settings.dry_run && sessions::declare_dead(self, &silent).await? {
                 tracing::warn!("session {} of {} is declared dead", silent.id, silent.shown());
             }
         }
         let planned_at = self.world().clock.boot_time();
-        let marking = self.marking(settings, found, planned_at, progress);
+        // Boxed, here and below, so that the compiler sees that it can be sent to another thread.
+        let marking = self.marking(settings, found, planned_at, progress).boxed();
         let Some(mut held) = lease else { return marking.await };
         let result = tokio::select! {
             result = marking => result,
@@ -124,9 +126,9 @@ impl Volume {
         self: &Arc<Self>,
         settings: &GcSettings,
     ) -> Result<(Found, Done), GcError> {
-        let plan = self.plan_collection(settings, &|_| {}).await?;
+        let plan = self.plan_collection(settings, &|_| {}).boxed().await?;
         let found = plan.found.clone();
-        let done = plan.execute(self, settings, &|_| {}).await?;
+        let done = plan.execute(self, settings, &|_| {}).boxed().await?;
         Ok((found, done))
     }
 

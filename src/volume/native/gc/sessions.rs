@@ -22,6 +22,7 @@ const PARALLEL: usize = 32;
 const FORMAT: u32 = 1;
 
 /// A session in the store.
+#[derive(Clone)]
 pub(super) struct Seen {
     pub(super) id: SessionId,
     stored: proto::Session,
@@ -112,10 +113,10 @@ pub(super) fn others<'a>(volume: &Volume, seen: &'a [Seen]) -> Vec<&'a Seen> {
 }
 
 /// Those that have been silent for too long.
-pub(super) fn silent<'a>(volume: &Volume, seen: &'a [Seen], silence: Duration) -> Vec<&'a Seen> {
+pub(super) fn silent(volume: &Volume, seen: &[Seen], silence: Duration) -> Vec<Seen> {
     let mut others = others(volume, seen);
     others.retain(|session| session.age.is_some_and(|age| age >= silence));
-    others
+    others.into_iter().cloned().collect()
 }
 
 /// Declares a session dead. Says whether it was still as it was read.

@@ -14,7 +14,7 @@ use crate::units::{DirId, FileId, SegmentId, SessionId};
 use crate::volume::VolumeError;
 use crate::volume::native::{Volume, keys, proto};
 use crate::world::Timestamp;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,15 +135,11 @@ impl Sweep<'_> {
 
     async fn name_batch(&mut self, batch: &[String]) -> Result<bool, GcError> {
         let conditional = self.volume.capabilities().delete_if_match;
-        let clock = &self.volume.world().clock;
-        let begun = clock.boot_time();
+        let begun = self.volume.world().clock.boot_time();
         self.check(!conditional).await?;
-        let this = &*self;
-        let results = futures::stream::iter(batch).map(|key| async move {
-            let late = || clock.boot_time().saturating_sub(begun) >= BATCH;
-            this.delete_name(key, conditional, late).await
-        });
-        let mut results = results.buffer_unordered(PARALLEL);
+        let deletions: Vec<_> =
+            batch.iter().map(|key| self.delete_name(key, conditional, begun).boxed()).collect();
+        let mut results = futures::stream::iter(deletions).buffer_unordered(PARALLEL);
         let (mut deleted, mut failed, mut settled) = (0, 0, true);
         let mut error = None;
         while let Some(result) = results.next().await {
@@ -170,7 +166,7 @@ impl Sweep<'_> {
         &self,
         key: &str,
         conditional: bool,
-        late: impl Fn() -> bool,
+        begun: Duration,
     ) -> Result<Deleted, GcError> {
         let place = keys::place(self.volume.keyring(), key)
             .ok_or_else(|| GcError::unexpected(&key.escape_debug()))?;
@@ -181,7 +177,8 @@ impl Sweep<'_> {
         if self.settings.rules.look && (head.record.buried_at.is_none() || !old) {
             return Ok(Deleted::Left);
         }
-        if !conditional && late() {
+        let passed = self.volume.world().clock.boot_time().saturating_sub(begun);
+        if !conditional && passed >= BATCH {
             return Ok(Deleted::Left);
         }
         let Some(key) = Key::new(key) else { return Ok(Deleted::Left) };
