@@ -13,6 +13,9 @@ use tokio::sync::oneshot;
 /// How often other tasks get their turn before those that do not wait are said to be computing.
 const YIELDS: usize = 16;
 
+/// How long (of real time) somebody may compute, or wait for another node's deletions.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// The gate.
 pub(crate) struct Gate {
     clock: Arc<SimulatedClock>,
@@ -38,7 +41,10 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = self.gate.state.lock();
-        state.waiting.remove(&self.key);
+        if state.waiting.remove(&self.key).is_none() {
+            // It went on.
+            return;
+        }
         if let Some(Some(waits)) = state.actors.get_mut(self.actor) {
             *waits -= 1;
         }
@@ -96,7 +102,12 @@ impl Gate {
     /// Lets one after the other go on until all actors have ended.
     pub(crate) async fn drive(&self) {
         loop {
+            let since = std::time::Instant::now();
             loop {
+                if since.elapsed() > PATIENCE {
+                    let actors = self.state.lock().actors.clone();
+                    panic!("somebody neither computes nor waits at the gate: {actors:?}");
+                }
                 for _ in 0..YIELDS {
                     tokio::task::yield_now().await;
                 }
@@ -109,19 +120,17 @@ impl Gate {
             if self.is_over() {
                 return;
             }
-            let next = {
+            let sender = {
                 let mut state = self.state.lock();
-                let Some((key, _)) = state.waiting.first_key_value() else { return };
-                let key = *key;
+                let Some((key, (actor, sender))) = state.waiting.pop_first() else { return };
                 let passed = key.0.saturating_sub(state.now);
                 state.now = state.now.max(key.0);
                 self.clock.advance(passed);
-                state
-                    .waiting
-                    .get_mut(&key)
-                    .map(|(_, sender)| std::mem::replace(sender, oneshot::channel().0))
+                if let Some(Some(waits)) = state.actors.get_mut(actor) {
+                    *waits -= 1;
+                }
+                sender
             };
-            let Some(sender) = next else { continue };
             let _ = sender.send(());
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::gate::Gate;
 use crate::lab;
-use crate::wire::{Weather, Wire};
+use crate::wire::{Weather, Wire, traces_requests};
 use crate::world;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -195,6 +195,7 @@ impl Node {
             actor: self.actor,
             weather: parking_lot::Mutex::new(calm),
             conditional_delete: self.conditional_delete,
+            trace: traces_requests(),
         });
         let volume = world::open(wire.clone(), &self.world, Suite::None).await.expect("opened");
         *wire.weather.lock() = self.weather;
@@ -510,6 +511,12 @@ impl Node {
                 && to.record.moved_from.as_ref().is_some_and(|moved| moved.salt == from.salt)
             {
                 calm.finish_move(&from, &to).await.expect("finished");
+            }
+        }
+        if let Step::Exchange(a, b) = step {
+            // Whoever reads a name that is a step of an exchange finishes it.
+            for name in [a, b] {
+                self.found(&calm, name).await.expect("read");
             }
         }
         let actual = self.actual(&calm).await;

@@ -4,7 +4,7 @@
 use crate::gate::Gate;
 use crate::lab::Lab;
 use crate::node::Node;
-use crate::wire::{Weather, Wire};
+use crate::wire::{Weather, Wire, traces_requests};
 use crate::world;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -64,25 +64,30 @@ async fn simulate(seed: u64) {
                 actor,
                 weather: parking_lot::Mutex::new(weather),
                 conditional_delete,
+                trace: traces_requests(),
             };
             tokio::spawn(collect(Arc::new(wire), world.clone(), gate.clone(), actor))
         })
         .collect();
     let driver = gate.clone();
-    let mut driven = tokio::spawn(async move { driver.drive().await });
-    // A node that fails is told of at once: the others would wait for it for ever.
     let mut done = Vec::new();
-    while !work.is_empty() {
-        let (node, _, rest) = futures::future::select_all(work).await;
-        done.push(node.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())));
-        work = rest;
-    }
-    for collector in collectors {
-        if let Err(panic) = collector.await {
-            std::panic::resume_unwind(panic.into_panic());
+    // Whoever fails is told of at once: the others would wait for it for ever.
+    let working = async {
+        while !work.is_empty() {
+            let (node, _, rest) = futures::future::select_all(std::mem::take(&mut work)).await;
+            done.push(unwrapped(node));
+            work = rest;
         }
-    }
-    let _ = (&mut driven).await;
+    };
+    let collecting = async {
+        let mut rest = collectors;
+        while !rest.is_empty() {
+            let (collector, _, others) = futures::future::select_all(rest).await;
+            unwrapped(collector);
+            rest = others;
+        }
+    };
+    futures::join!(working, collecting, driver.drive());
     let lab = Lab { store, clock, world };
     for node in &done {
         node.assert_as_expected().await;
@@ -97,6 +102,10 @@ async fn simulate(seed: u64) {
     }
     lab.assert_whole().await;
     assert_no_garbage(&lab).await;
+}
+
+fn unwrapped<T>(result: Result<T, tokio::task::JoinError>) -> T {
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// The directory that all fight for.
@@ -181,7 +190,9 @@ async fn assert_no_garbage(lab: &Lab) {
     }
     volume.session().end(&volume).await.expect("ended");
     let stored: BTreeSet<_> = lab.keys("d/").into_iter().collect();
-    assert_eq!(stored, referenced, "segments");
+    let garbage: Vec<_> = stored.difference(&referenced).collect();
+    assert!(garbage.is_empty(), "segments of nothing: {garbage:#?}");
+    assert!(referenced.is_subset(&stored), "segments are missing");
     let stored: Vec<_> = lab.keys("i/");
     let expected: Vec<_> = inodes.into_iter().map(|(key, _)| key).collect();
     assert_eq!(stored, expected, "shared records");

@@ -31,6 +31,13 @@ pub(crate) struct Wire {
     pub(crate) weather: Mutex<Weather>,
     /// Whether DELETE honours a condition: else what is repeated could hit another object.
     pub(crate) conditional_delete: bool,
+    /// Whether requests are printed (`STRONGROOM_TRACE=requests`).
+    pub(crate) trace: bool,
+}
+
+/// Whether requests are to be printed.
+pub(crate) fn traces_requests() -> bool {
+    std::env::var_os("STRONGROOM_TRACE").is_some_and(|what| what == "requests")
 }
 
 impl Wire {
@@ -51,6 +58,9 @@ impl Wire {
         again: Option<Repeat>,
     ) -> Result<T, StoreError> {
         let weather = *self.weather.lock();
+        if self.trace {
+            eprintln!("{}: {operation} {key}", self.actor);
+        }
         let unknown = || {
             StoreError::new(StoreErrorKind::Unavailable, operation, key)
                 .with_source("simulated")

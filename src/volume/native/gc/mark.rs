@@ -365,7 +365,8 @@ impl Mark<'_> {
             row.runs.extend(heads::runs(self.volume, &other.record).await?);
         }
         if other.record.buried_at.is_some() {
-            return Ok(false);
+            // What was added to the row is not to stay in it: it is read again.
+            return Ok(record.exchanged.is_some());
         }
         let unfinished = record.exchanged.is_some() || other.salt == from.salt;
         if unfinished && old {
