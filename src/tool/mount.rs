@@ -6,6 +6,7 @@ use crate::config::{self, ConfigFile, VolumeUrl};
 use crate::fs::core::{Durability, FileSystem, FsConfig};
 use crate::fs::session::{MountSettings, mount};
 use crate::volume::native::OpenSettings;
+use crate::volume::native::gc::Background;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
@@ -63,6 +64,9 @@ pub(super) struct Mount {
     /// Show everything as owned by this group
     #[arg(long)]
     gid: Option<u32>,
+    /// Do not collect garbage in the background: `strongroom gc` is run elsewhere
+    #[arg(long)]
+    no_gc: bool,
 }
 
 impl Mount {
@@ -138,7 +142,13 @@ impl Mount {
         })?;
         ready(true);
         runtime.spawn(report_on_signal(common.meter.clone()));
-        runtime.block_on(self.until_unmounted(fs, mounted))
+        let volume = fs.volume().clone();
+        runtime.block_on(async {
+            let collects = !self.read_only && !self.no_gc;
+            let gc = collects.then(|| Background::start(&volume, config::host_name()));
+            drop(volume);
+            self.until_unmounted(fs, mounted, gc).await
+        })
     }
 
     /// Serves until the mount is taken away, from outside or after a signal; then stores what is left.
@@ -146,6 +156,7 @@ impl Mount {
         &self,
         fs: Arc<FileSystem>,
         mounted: crate::fs::session::Mounted,
+        gc: Option<Background>,
     ) -> Result<ExitCode, Failure> {
         let mounted = Arc::new(mounted);
         let gone = async {
@@ -154,8 +165,9 @@ impl Mount {
             }
         };
         tokio::select! {
-            () = gone => {}
+            () = gone => stop(gc).await,
             _ = connect::ended_by_signal() => {
+                stop(gc).await;
                 // First what programs have written, while they still see their errors; then the mount.
                 let _ = fs.drain().await;
                 if let Err(error) = mounted.unmount() {
@@ -221,6 +233,13 @@ impl Mount {
                 Err(Failure::new(format!("durability {other:?}: choose close or fsync")))
             }
         }
+    }
+}
+
+/// Before the session ends: a garbage collection under way would begin it anew.
+async fn stop(gc: Option<Background>) {
+    if let Some(gc) = gc {
+        gc.stop().await;
     }
 }
 

@@ -15,13 +15,13 @@ use strongroom::store::{MemoryStore, Store};
 use strongroom::units::DirId;
 use strongroom::volume::VolumeError;
 use strongroom::volume::native::Volume;
-use strongroom::volume::native::gc::{GcError, GcSettings};
+use strongroom::volume::native::gc::{GcError, GcSettings, Rules};
 use strongroom::volume::native::keys;
 use strongroom::volume::native::record::{Attributes, Content, Record};
 use strongroom::world::World;
 
 /// Runs in a default test.
-const CASES: u64 = 60;
+const CASES: u64 = 100;
 /// Nodes in a run, and collectors.
 const NODES: usize = 3;
 const COLLECTORS: usize = 2;
@@ -32,7 +32,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-async fn simulate(seed: u64) {
+async fn simulate(seed: u64, rules: Rules) {
     let (world, clock) = world::world(seed);
     let conditional_delete = seed.is_multiple_of(2);
     let store = if conditional_delete {
@@ -66,7 +66,9 @@ async fn simulate(seed: u64) {
                 conditional_delete,
                 trace: traces_requests(),
             };
-            tokio::spawn(collect(Arc::new(wire), world.clone(), gate.clone(), actor))
+            let settings =
+                GcSettings { memory: 1000, rules: rules.clone(), ..GcSettings::default() };
+            tokio::spawn(collect(Arc::new(wire), world.clone(), gate.clone(), actor, settings))
         })
         .collect();
     let driver = gate.clone();
@@ -120,7 +122,13 @@ async fn contended(store: &Arc<MemoryStore>, world: &World) -> DirId {
 }
 
 /// Collects garbage every now and then, and dies sometimes, until the nodes have ended.
-async fn collect(wire: Arc<Wire>, world: World, gate: Arc<Gate>, actor: usize) {
+async fn collect(
+    wire: Arc<Wire>,
+    world: World,
+    gate: Arc<Gate>,
+    actor: usize,
+    settings: GcSettings,
+) {
     let trace = std::env::var_os("STRONGROOM_TRACE").is_some();
     let mut volume = None;
     for _ in 0..16 {
@@ -132,7 +140,6 @@ async fn collect(wire: Arc<Wire>, world: World, gate: Arc<Gate>, actor: usize) {
                 Err(_) => continue,
             },
         };
-        let settings = GcSettings { memory: 1000, ..GcSettings::default() };
         let death = gate.chance(0.1).then(|| Duration::from_millis(gate.below(60_000)));
         let work = current.collect(&settings);
         let result = match death {
@@ -205,7 +212,28 @@ async fn assert_no_garbage(lab: &Lab) {
 }
 
 fn sequence(seed: u64) {
-    crate::lab::run(simulate(seed));
+    crate::lab::run(simulate(seed, Rules::default()));
+}
+
+#[test]
+fn the_seeds_see_what_a_gc_without_rules_destroys() {
+    let without = |change: fn(&mut Rules)| {
+        let mut rules = Rules::default();
+        change(&mut rules);
+        let fails = |seed: &u64| {
+            let run = || crate::lab::run(simulate(*seed, rules.clone()));
+            catch_unwind(AssertUnwindSafe(run)).is_err()
+        };
+        (0..40).any(|seed| fails(&seed))
+    };
+    // Each rule alone is shown to be needed by a race made for it; chance needs more than one to be out.
+    assert!(without(|rules| (rules.pins, rules.dead_sessions) = (false, false)), "open files");
+    assert!(
+        without(|rules| {
+            (rules.two_marks, rules.age, rules.dead_sessions) = (false, false, false);
+        }),
+        "uploads"
+    );
 }
 
 #[test]

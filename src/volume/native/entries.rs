@@ -190,6 +190,9 @@ impl Volume {
             .ok_or_else(|| VolumeError::corrupt(place, "the record just sealed has no salt"))?;
         // Before it is sent: this future may be dropped while it waits for the answer.
         self.unsettled().sent(place, publish_id);
+        if matches!(expect, Expect::Exactly(_)) {
+            self.count_replaced();
+        }
         let mut in_doubt = false;
         match self.put_sealed(place, &sealed, salt, publish_id, expect, &mut in_doubt).await {
             Ok((etag, modified, seen)) => {

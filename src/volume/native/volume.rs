@@ -13,6 +13,7 @@ use crate::volume::VolumeError;
 use crate::world::World;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What a new volume shall be.
@@ -49,6 +50,7 @@ pub struct Volume {
     cache: SegmentCache,
     read_only: bool,
     opened_at: Duration,
+    replaced: AtomicU64,
 }
 
 impl Volume {
@@ -168,6 +170,7 @@ impl Volume {
             cache: SegmentCache::new(cache_bytes),
             read_only,
             opened_at,
+            replaced: AtomicU64::new(0),
         }
     }
 
@@ -243,6 +246,15 @@ impl Volume {
     /// For how long it has been open.
     pub fn age(&self) -> Duration {
         self.world.clock.boot_time().saturating_sub(self.opened_at)
+    }
+
+    /// Records that were replaced or buried since it was opened: each may have left garbage.
+    pub fn replaced(&self) -> u64 {
+        self.replaced.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_replaced(&self) {
+        self.replaced.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn unsettled(&self) -> &Unsettled {

@@ -113,6 +113,20 @@ impl Lease {
     }
 }
 
+/// Gives back a lease of this session whose holder was dropped. What was being deleted may still be.
+pub(super) async fn abandon(volume: &Volume) -> Result<(), GcError> {
+    match read(volume).await? {
+        Some(Seen { stored, etag, .. })
+            if stored.session[..] == volume.session().id().0[..] && !stored.released =>
+        {
+            let mut lease = Lease { stored, etag };
+            let deleting = lease.stored.deleting;
+            lease.release(volume, deleting).await
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Volume {
     /// Returns when no deletion of buried names is under way that was decided on before this call.
     pub(in crate::volume::native) async fn await_deletions(&self) -> Result<(), VolumeError> {
@@ -127,6 +141,10 @@ impl Volume {
             let settled = seen.age.is_some_and(|age| age >= SETTLED);
             if !seen.stored.deleting || settled || first.is_some_and(|n| n != seen.stored.number) {
                 return Ok(());
+            }
+            if seen.stored.released {
+                // It has ended without an answer: nothing will change soon.
+                break;
             }
             first = Some(seen.stored.number);
             tokio::time::sleep(PAUSE).await;

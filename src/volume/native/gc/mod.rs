@@ -18,6 +18,7 @@
 //! | `agree` | what this mark and the former ones agree on |
 //! | `sweep` | deletions |
 //! | `report` | what callers say and are told |
+//! | `background` | when a mount collects by itself |
 //! | `mend` | half-done moves, lost directories, counts of names |
 //!
 //! **Memory**: 33 bytes for each directory, 60 for each session and each thing that waits for a second
@@ -31,6 +32,7 @@
 //! 20 minutes later.
 
 mod agree;
+mod background;
 mod heads;
 mod lease;
 mod mark;
@@ -41,6 +43,7 @@ mod sweep;
 mod tables;
 mod ways;
 
+pub use background::Background;
 pub use mend::LOST_AND_FOUND;
 pub use report::{Amount, Done, Found, GcError, GcSettings, Rules};
 
