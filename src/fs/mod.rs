@@ -1,8 +1,10 @@
 //! Rank 3: POSIX semantics over a volume: nodes, handles, dirty bytes in memory and the budget that
 //! bounds them. Only `fuse.rs` and `session.rs` know the kernel's interface; the rest never does.
 
+mod absent;
 pub mod arena;
 mod attributes;
+mod content;
 pub mod core;
 mod directory;
 pub mod dirty;

@@ -314,6 +314,13 @@ impl FileSystem {
                 _ => return Err(RenameError::Again),
             }
         };
+        if mode == RenameMode::Exchange {
+            // Each record is copied to the other's name, with the data in it.
+            self.load_map(&moving).await?;
+            if let Some(other) = &target.child {
+                self.load_map(other).await?;
+            }
+        }
         let source_found = found(&moving, &source).ok_or(FsError::NotFound)?;
         let target_found = match &target.child {
             Some(replaced) => {
@@ -414,6 +421,7 @@ impl FileSystem {
             return Err(FsError::Exists);
         }
         let record = self.new_record(caller, &directory, permissions, content);
+        let asked_at = self.boot_time();
         let stored = match self.volume.create(dir, name, record).await {
             Err(VolumeError::Exists(_)) => {
                 // What was known of this name may be out of date. It is not forgotten: a file whose name
@@ -424,7 +432,12 @@ impl FileSystem {
             other => other?,
         };
         let (record, place) = (stored.record.clone(), stored.place.clone());
-        Ok(self.enter(&directory, name, &record, Some(stored), place))
+        let inode = self.enter(&directory, name, &record, Some(stored), place);
+        if is_directory(&inode) {
+            // Its id is new: nobody has put anything into it before.
+            self.listed_whole(inode.ino, asked_at, &[]);
+        }
+        Ok(inode)
     }
 
     /// A new thing's record: owner, group and mode as a local disk would give them.

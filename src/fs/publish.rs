@@ -103,6 +103,7 @@ impl FileSystem {
         if let Ok(file) = inode.file()
             && matches!(inode.state.lock().content, Body::File(_))
         {
+            self.load_map(inode).await?;
             self.store_data(inode, file).await?;
             self.store_pages(inode, file).await?;
         }

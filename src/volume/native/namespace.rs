@@ -105,7 +105,7 @@ impl Volume {
                 }
             }
         }
-        let mut record = (*entry.record).clone();
+        let mut record = (*self.whole(entry).await?.record).clone();
         record.buried_at = Some(self.world().clock.now());
         record.moved_away = moved_away;
         self.replace(entry, record).await.map(drop)
@@ -142,7 +142,7 @@ impl Volume {
         target: Expect,
     ) -> Result<Stored, VolumeError> {
         let place = Place::Entry(dir, name.to_vec());
-        let mut source = from.clone();
+        let mut source = self.whole(from).await?;
         let mut target = target;
         for _ in 0..ATTEMPTS {
             let mut record = (*source.record).clone();
@@ -235,7 +235,7 @@ impl Volume {
             }
             _ => {
                 let id = InodeId(self.world().entropy.bytes());
-                let mut record = (*found.entry.record).clone();
+                let mut record = (*self.whole(&found.entry).await?.record).clone();
                 record.links = 2;
                 record.moved_from = None;
                 let inode = self.put_record(&Place::Inode(id), record, Expect::Free).await?;
