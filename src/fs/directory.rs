@@ -188,8 +188,9 @@ impl FileSystem {
             Some(link) => Some(&link.etag),
             None => state.home.as_ref().map(|home| &home.etag),
         };
-        // A name that is being changed here is what this mount says it is.
-        if etag != Some(&entry.etag) && !state.is_changed() {
+        // A name that is being changed here is what this mount says it is, unless that is in doubt.
+        let ours = state.is_changed() && !dentry.checked_at.is_zero();
+        if etag != Some(&entry.etag) && !ours {
             return false;
         }
         state.checked_at = state.checked_at.max(Some(asked_at));

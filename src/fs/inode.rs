@@ -76,6 +76,8 @@ pub(super) struct State {
     pub(super) kept_as: Option<FileId>,
     /// The last name is gone: nothing is published any more.
     pub(super) unlinked: bool,
+    /// Its only name, if its removal was asked for and may have happened although it failed.
+    pub(super) doomed_name: Option<(Ino, Vec<u8>)>,
     pub(super) attributes: Attributes,
     pub(super) links: u32,
     pub(super) content: Body,
@@ -220,6 +222,7 @@ impl State {
             place,
             kept_as: None,
             unlinked: false,
+            doomed_name: None,
             attributes: record.attributes.clone(),
             links: record.links.max(1),
             content,
@@ -423,6 +426,7 @@ impl Table {
 
     /// The store is asked before a name is believed again.
     pub(super) fn doubt_name(&mut self, parent: Ino, name: &[u8]) {
+        self.listings.came(parent, name);
         if let Some(dentry) = self.names.get_mut(&parent).and_then(|names| names.get_mut(name)) {
             dentry.checked_at = Duration::ZERO;
         }
