@@ -252,7 +252,10 @@ impl FileSystem {
 
     /// Enters a listing that began at `asked_at`.
     pub(super) fn listed_whole(&self, parent: Ino, asked_at: Duration, listed: &[Listed]) {
-        let names = listed.iter().map(|entry| entry.name.clone()).collect();
-        self.table.lock().listings.learnt(parent, asked_at, names);
+        let mut names: HashSet<Vec<u8>> = listed.iter().map(|entry| entry.name.clone()).collect();
+        let mut table = self.table.lock();
+        // What was made here and not stored yet is not in the store's listing.
+        names.extend(table.children(parent).into_iter().map(|(name, _)| name));
+        table.listings.learnt(parent, asked_at, names);
     }
 }

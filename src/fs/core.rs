@@ -62,6 +62,7 @@ pub struct FileSystem {
     pub(super) directories: Mutex<HashMap<HandleId, Arc<super::directory::DirectoryHandle>>>,
     /// Directories whose index is being written.
     pub(super) indexing: Arc<Mutex<HashSet<DirId>>>,
+    pub(super) late: super::late::Late,
     pub(super) runtime: tokio::runtime::Handle,
     next_handle: AtomicU64,
 }
@@ -84,6 +85,7 @@ impl FileSystem {
             files: Mutex::default(),
             directories: Mutex::default(),
             indexing: Arc::default(),
+            late: super::late::Late::default(),
             next_handle: AtomicU64::new(1),
             volume,
             config,
@@ -223,6 +225,7 @@ impl FileSystem {
         let dir = directory.directory()?;
         let mut known = self.table.lock().name(parent, name);
         if known.as_ref().is_none_or(|known| !self.is_current(known)) {
+            self.late.wait_for(parent, name).await;
             if let Some(dentry) = self.known_by_listing(&directory, name).await? {
                 return Ok(dentry);
             }
@@ -341,8 +344,13 @@ impl FileSystem {
                 _ => {}
             }
         }
+        let former = table.name(parent, name).and_then(|dentry| dentry.child);
         table.set_name(parent, name, dentry.clone());
         drop(table);
+        if let Some(former) = former.filter(|former| !Arc::ptr_eq(former, &inode)) {
+            // A replacement that seemed to fail had happened.
+            self.was_removed(&former, parent, name);
+        }
         dentry
     }
 

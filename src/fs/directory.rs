@@ -106,8 +106,8 @@ impl FileSystem {
         Ok(())
     }
 
-    /// fsync(2) of a directory: names stand in the store when their operations return, so this waits
-    /// only for files created here and not closed yet, whose names are not stored.
+    /// fsync(2) of a directory: names stand in the store when their operations return, but for those
+    /// removed a moment ago, and those of files created here and not closed yet.
     pub async fn fsyncdir(self: &Arc<Self>, ino: Ino) -> Result<(), FsError> {
         let children = self.table.lock().children(ino);
         for (_, child) in children {
@@ -119,17 +119,26 @@ impl FileSystem {
                 self.store_inode(&child).await?;
             }
         }
-        Ok(())
+        self.removals_stored(ino).await
     }
 
     /// The directory as it is now.
     async fn snapshot(&self, directory: &Arc<Inode>) -> Result<Vec<Row>, FsError> {
         let dir = directory.directory()?;
         let running = self.begin_listing(directory.ino);
+        let leaving = self.late.names(directory.ino);
         let asked_at = self.boot_time();
-        let listed = self.volume.list_directory(dir).await?;
+        let mut listed = self.volume.list_directory(dir).await?;
         self.listed_whole(directory.ino, asked_at, &listed);
         drop(running);
+        // What was removed here is gone, though the store may not know yet; unless it was made again.
+        listed.retain(|entry| {
+            let again = || {
+                let known = self.table.lock().name(directory.ino, &entry.name);
+                known.is_some_and(|dentry| dentry.child.is_some())
+            };
+            !leaving.contains(&entry.name) || again()
+        });
         let mut known: HashMap<Vec<u8>, Arc<Inode>> =
             self.table.lock().children(directory.ino).into_iter().collect();
         let (mut rows, mut unknown) = (Vec::new(), HashSet::new());

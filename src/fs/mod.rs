@@ -12,6 +12,7 @@ pub mod errno;
 pub mod fuse;
 mod inode;
 mod io;
+mod late;
 mod names;
 mod publish;
 pub mod session;

@@ -101,6 +101,7 @@ impl FileSystem {
             return Err(FsError::ReadOnly);
         }
         let directory = self.inode(parent)?;
+        self.late.wait_for(parent, name).await;
         if self.find_dentry(parent, name).await?.child.is_some() {
             return Err(FsError::Exists);
         }
@@ -141,11 +142,12 @@ impl FileSystem {
 
     /// Takes a name away from an inode; `false` if the name was changed meanwhile, here or elsewhere.
     async fn take_away(
-        &self,
-        directory: &Inode,
+        self: &Arc<Self>,
+        directory: &Arc<Inode>,
         name: &[u8],
         inode: &Arc<Inode>,
     ) -> Result<bool, FsError> {
+        let permit = self.late.permit().await?;
         let turn = inode.turn.lock().await;
         let dentry = self.table.lock().name(directory.ino, name);
         let Some(dentry) = dentry.filter(|dentry| leads_to(dentry, inode)) else {
@@ -160,7 +162,11 @@ impl FileSystem {
             }
             None => self.stored_in_doubt(inode).await?,
         };
-        if let Some(found) = found {
+        let (mut now, mut late) = (found, None);
+        if may_wait(inode) && !self.volume.is_read_only() {
+            late = now.take_if(|found| found.inode.is_none());
+        }
+        if let Some(found) = now {
             counted = match self.volume.unlink(&found).await {
                 Err(VolumeError::Conflict(_)) => {
                     self.table.lock().forget_name(directory.ino, name);
@@ -180,8 +186,12 @@ impl FileSystem {
             };
         }
         self.name_gone(inode, counted);
-        drop(turn);
         self.absent(directory, name);
+        // Last, so that a failure finds what it has to take back.
+        if let Some(found) = late {
+            self.bury_late(directory, name, inode, found, permit);
+        }
+        drop(turn);
         self.table.lock().drop_if_unused(inode.ino);
         Ok(true)
     }
@@ -212,6 +222,7 @@ impl FileSystem {
             return Err(FsError::Permission);
         }
         let dir = directory.directory()?;
+        self.late.wait_for(parent, name).await;
         if self.find_dentry(parent, name).await?.child.is_some() {
             return Err(FsError::Exists);
         }
@@ -288,6 +299,7 @@ impl FileSystem {
     ) -> Result<(), RenameError> {
         let (from, to) = (self.inode(parent)?, self.inode(new_parent)?);
         let to_dir = to.directory()?;
+        self.late.wait_for(new_parent, new_name).await;
         let source = self.find_dentry(parent, name).await?;
         let moving = source.child.clone().ok_or(FsError::NotFound)?;
         let target = self.find_dentry(new_parent, new_name).await?;
@@ -370,6 +382,12 @@ impl FileSystem {
             let moved = self.volume.rename(&source_found.entry, to_dir, new_name, expect).await;
             if moved.is_err() {
                 let new_place = Place::Entry(to_dir, new_name.to_vec());
+                if let (Some(replaced), Some(Found { inode: None, .. })) =
+                    (&target.child, &target_found)
+                {
+                    let doomed = (new_parent, new_name.to_vec());
+                    replaced.state.lock().doomed_name = Some(doomed);
+                }
                 self.doubt_places([&source_found.entry.place, &new_place]);
             }
             let moved = moved?;
@@ -444,6 +462,7 @@ impl FileSystem {
         check_name(name)?;
         let directory = self.inode(parent)?;
         let dir = directory.directory()?;
+        self.late.wait_for(parent, name).await;
         let own_pending = self.table.lock().name(parent, name).and_then(|dentry| dentry.child);
         if own_pending.is_some_and(|child| child.state.lock().home.is_none()) {
             return Err(FsError::Exists);
@@ -582,6 +601,7 @@ impl FileSystem {
 
     async fn require_empty(&self, inode: &Inode) -> Result<(), FsError> {
         let dir = inode.directory()?;
+        self.late.wait_for_all(Some(inode.ino)).await;
         let pending = self.table.lock().children(inode.ino);
         if pending.iter().any(|(_, child)| child.state.lock().home.is_none()) {
             return Err(FsError::NotEmpty);
@@ -612,6 +632,12 @@ impl From<VolumeError> for RenameError {
             other => Self::Failed(other.into()),
         }
     }
+}
+
+/// Whether nothing of an inode would be lost with the memory of a removal that has failed.
+fn may_wait(inode: &Inode) -> bool {
+    let state = inode.state.lock();
+    state.handles == 0 && !state.is_changed() && state.links <= 1 && state.doomed_name.is_none()
 }
 
 fn is_directory(inode: &Inode) -> bool {

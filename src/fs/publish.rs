@@ -68,6 +68,8 @@ impl FileSystem {
                 failed.push((inode.state.lock().place.to_string(), error));
             }
         }
+        self.late.wait_for_all(None).await;
+        failed.extend(self.late.take_failures(None));
         if failed.is_empty()
             && let Err(error) = self.volume.session().end(&self.volume).await
         {

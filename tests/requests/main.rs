@@ -4,6 +4,7 @@
 mod directories;
 mod ground;
 mod names;
+mod removals;
 #[path = "../model/world.rs"]
 #[allow(dead_code, reason = "the model uses more of it")]
 mod world;

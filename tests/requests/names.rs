@@ -1,10 +1,10 @@
 //! Names: created, renamed and looked for with as few requests as can be, and no file is lost when two
 //! nodes do so at the same time.
 
-use crate::ground::{Ground, run};
+use crate::ground::{CALLER, Ground, run};
 use strongroom::crypto::Suite;
 use strongroom::fs::errno::FsError;
-use strongroom::fs::types::Ino;
+use strongroom::fs::types::{Ino, OpenMode};
 
 #[test]
 fn a_small_file_in_a_new_or_listed_directory_is_created_and_stored_by_one_put() {
@@ -31,6 +31,23 @@ fn a_small_file_in_a_new_or_listed_directory_is_created_and_stored_by_one_put() 
         let attr = node.lookup(dir, "more 3").await.expect("there");
         node.fs.forget(attr.ino, 100);
         assert_eq!(node.lookup(dir, "more 3").await.expect("there").ino, attr.ino);
+    });
+}
+
+#[test]
+fn a_file_stored_after_its_directory_was_listed_is_not_taken_for_absent() {
+    run(async {
+        let ground = Ground::new(Suite::Aes256Gcm).await;
+        let node = ground.node().await;
+        let dir = node.mkdir(Ino::ROOT, "dir").await;
+        let mode = OpenMode { write: true, ..OpenMode::default() };
+        let created = node.fs.create(&CALLER, dir, b"file", 0o644, 0, mode).await;
+        let (entry, opened) = created.expect("created");
+        node.list(dir).await;
+        node.fs.flush(entry.attr.ino, opened.handle).await.expect("stored");
+        node.fs.release(entry.attr.ino, opened.handle).await.expect("closed");
+        node.fs.forget(entry.attr.ino, 100);
+        assert_eq!(node.lookup(dir, "file").await.expect("there").ino, entry.attr.ino);
     });
 }
 
