@@ -148,7 +148,7 @@ pub(super) struct SegmentNumbers {
 impl SegmentNumbers {
     pub(super) fn take(&mut self, session: &Session) -> SegmentId {
         let next = match self.next {
-            Some(next) if self.left > 0 => next,
+            Some(next) if self.left > 0 && next.session == session.id() => next,
             _ => {
                 // Most files have one segment; a big one gets more and more at once.
                 self.left = (self.taken + 1).next_power_of_two().min(64);

@@ -4,6 +4,7 @@
 mod absent;
 pub mod arena;
 mod attributes;
+mod compact;
 mod content;
 pub mod core;
 mod directory;
