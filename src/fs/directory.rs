@@ -5,6 +5,7 @@ use super::core::FileSystem;
 use super::errno::FsError;
 use super::inode::{Inode, ROOT};
 use super::types::{DirEntry, HandleId, Ino, Kind};
+use crate::units::DirId;
 use crate::volume::native::index::{Index, WORTH_IT};
 use crate::volume::native::listing::Listed;
 use crate::volume::native::namespace::Found;
@@ -246,6 +247,69 @@ impl FileSystem {
         Ok(found)
     }
 
+    /// Brings the index of directories up to date in which this mount has made many names, for whoever
+    /// lists them first.
+    pub(super) async fn index_what_was_made(&self) {
+        let due: Vec<Arc<Inode>> = {
+            let mut table = self.table.lock();
+            let due: Vec<Ino> = table
+                .made
+                .iter()
+                .filter(|(_, made)| **made >= WORTH_IT)
+                .map(|(ino, _)| *ino)
+                .collect();
+            for ino in &due {
+                table.made.remove(ino);
+            }
+            due.into_iter().filter_map(|ino| table.get(ino)).collect()
+        };
+        for directory in due {
+            let Ok(dir) = directory.directory() else { continue };
+            if directory.state.lock().unlinked || !self.indexing.lock().insert(dir) {
+                continue;
+            }
+            if let Err(error) = self.index_known(&directory, dir).await {
+                tracing::debug!(%dir, "index of a directory not written: {error}");
+            }
+            self.indexing.lock().remove(&dir);
+        }
+    }
+
+    /// Writes what is known here and what the index knew already; nothing is fetched for it.
+    async fn index_known(&self, directory: &Inode, dir: DirId) -> Result<(), FsError> {
+        let listed = self.volume.list_directory(dir).await?;
+        if listed.len() < WORTH_IT {
+            return Ok(());
+        }
+        let mut index = self.volume.read_index(dir, &listed, |_| true).await;
+        let mut entries = self.known_as_listed(directory, dir, &listed, &HashMap::new());
+        entries.append(&mut index.rows);
+        Ok(self.volume.write_index(dir, entries, index).await?)
+    }
+
+    /// The entries of listed names, as far as they are known and as they were listed.
+    fn known_as_listed(
+        &self,
+        directory: &Inode,
+        dir: DirId,
+        listed: &[Listed],
+        fetched: &HashMap<&Place, &Stored>,
+    ) -> Vec<Stored> {
+        let known = |entry: &Listed| {
+            let place = Place::Entry(dir, entry.name.clone());
+            let stored = match fetched.get(&place) {
+                Some(stored) => (*stored).clone(),
+                None => {
+                    let dentry = self.table.lock().name(directory.ino, &entry.name)?;
+                    let home = dentry.child.and_then(|child| child.state.lock().home.clone());
+                    dentry.link.or(home)?
+                }
+            };
+            (stored.etag == entry.etag && stored.place == place).then_some(stored)
+        };
+        listed.iter().filter_map(known).collect()
+    }
+
     /// Brings a directory's index up to date without anybody waiting for it, once at a time.
     fn write_index(&self, directory: &Inode, listed: &[Listed], fetched: &[Stored], index: Index) {
         let Ok(dir) = directory.directory() else { return };
@@ -254,21 +318,7 @@ impl FileSystem {
         }
         let fetched: HashMap<&Place, &Stored> =
             fetched.iter().map(|entry| (&entry.place, entry)).collect();
-        let entries: Vec<Stored> = listed
-            .iter()
-            .filter_map(|entry| {
-                let place = Place::Entry(dir, entry.name.clone());
-                let stored = match fetched.get(&place) {
-                    Some(stored) => (*stored).clone(),
-                    None => {
-                        let dentry = self.table.lock().name(directory.ino, &entry.name)?;
-                        let home = dentry.child.and_then(|child| child.state.lock().home.clone());
-                        dentry.link.or(home)?
-                    }
-                };
-                (stored.etag == entry.etag && stored.place == place).then_some(stored)
-            })
-            .collect();
+        let entries = self.known_as_listed(directory, dir, listed, &fetched);
         let (volume, indexing) = (self.volume.clone(), self.indexing.clone());
         self.runtime.spawn(async move {
             match volume.write_index(dir, entries, index).await {

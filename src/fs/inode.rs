@@ -357,6 +357,8 @@ pub(super) struct Table {
     names: HashMap<Ino, HashMap<Vec<u8>, Dentry>>,
     /// What is known of directories as a whole.
     pub(super) listings: Listings,
+    /// Names that this mount has made, by directory, and no index knows of yet.
+    pub(super) made: HashMap<Ino, usize>,
 }
 
 impl Table {
@@ -475,6 +477,7 @@ impl Table {
         }
         self.by_ino.remove(&ino);
         self.listings.forget(ino);
+        self.made.remove(&ino);
         let identity = inode.state.lock().identity(&inode);
         if self.by_identity.get(&identity).is_some_and(|known| Arc::ptr_eq(known, &inode)) {
             self.by_identity.remove(&identity);

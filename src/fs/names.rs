@@ -435,7 +435,9 @@ impl FileSystem {
             state.home = Some(entry);
         }
         let dentry = Dentry { child: Some(inode.clone()), link, checked_at };
-        self.table.lock().set_name(directory.ino, name, dentry);
+        let mut table = self.table.lock();
+        table.set_name(directory.ino, name, dentry);
+        *table.made.entry(directory.ino).or_default() += 1;
     }
 
     async fn make(
@@ -545,6 +547,7 @@ impl FileSystem {
             let inode = table.add(identity, false, state);
             let dentry = Dentry { child: Some(inode.clone()), link: None, checked_at };
             table.set_name(directory.ino, name, dentry);
+            *table.made.entry(directory.ino).or_default() += 1;
             inode
         };
         self.touch(directory);

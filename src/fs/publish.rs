@@ -72,6 +72,9 @@ impl FileSystem {
         }
         self.late.wait_for_all(None).await;
         failed.extend(self.late.take_failures(None));
+        if failed.is_empty() {
+            self.index_what_was_made().await;
+        }
         if failed.is_empty()
             && let Err(error) = self.volume.session().end(&self.volume).await
         {
@@ -494,6 +497,7 @@ pub(super) async fn retry_in_background(fs: Weak<FileSystem>) {
             table.expire_absent(now, Duration::from_secs(60));
             table.all()
         };
+        fs.index_what_was_made().await;
         for inode in inodes {
             let due = {
                 let state = inode.state.lock();

@@ -60,6 +60,31 @@ fn ls_of_10000_files_just_mounted_takes_at_most_40_requests() {
 }
 
 #[test]
+fn who_makes_many_files_leaves_an_index_for_who_lists_them() {
+    run(async {
+        let ground = Ground::new(Suite::Aes256Gcm).await;
+        let node = ground.node().await;
+        let made = node.mkdir(Ino::ROOT, "dir").await;
+        for name in numbered(150) {
+            node.write(made, &name, name.as_bytes()).await.expect("written");
+        }
+        assert!(node.fs.drain().await.is_empty());
+        assert_eq!(ground.keys("x/").len(), 1);
+        // One that makes more, and knows only these.
+        let node = ground.node().await;
+        let dir = self::dir(&node).await;
+        for index in 0..100 {
+            node.write(dir, &format!("more {index}"), b"x").await.expect("written");
+        }
+        assert!(node.fs.drain().await.is_empty());
+        let node = ground.node().await;
+        let dir = self::dir(&node).await;
+        assert_eq!(node.list(dir).await.len(), 250);
+        assert_eq!(node.requests(), 3, "list, list of the index, one shard");
+    });
+}
+
+#[test]
 fn every_name_of_a_large_directory_is_listed_once_whatever_the_names() {
     let shapes: [(&str, fn(usize) -> String); 6] = [
         ("numbers", |index| index.to_string()),
