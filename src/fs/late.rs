@@ -23,9 +23,12 @@ const MOST_FAILURES: usize = 1024;
 /// How often a removal is based anew on what another node has just done.
 const ATTEMPTS: usize = 8;
 
+/// The names of a directory that are on their way, and what tells when each has arrived.
+type Names = HashMap<Vec<u8>, watch::Receiver<()>>;
+
 /// The removals under way.
 pub(super) struct Late {
-    pending: Mutex<HashMap<Ino, HashMap<Vec<u8>, watch::Receiver<()>>>>,
+    pending: Mutex<HashMap<Ino, Names>>,
     /// By directory: the name and what went wrong.
     failures: Mutex<Vec<(Ino, String, FsError)>>,
     permits: Arc<Semaphore>,

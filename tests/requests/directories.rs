@@ -12,6 +12,9 @@ use strongroom::units::DirId;
 use strongroom::volume::native::keys;
 use strongroom::volume::native::record::{Attributes, Content, Record};
 
+/// How the name with a number is spelled.
+type Shape = fn(usize) -> String;
+
 fn numbered(count: usize) -> Vec<String> {
     (0..count).map(|index| format!("file {index:05}.dat")).collect()
 }
@@ -86,7 +89,7 @@ fn who_makes_many_files_leaves_an_index_for_who_lists_them() {
 
 #[test]
 fn every_name_of_a_large_directory_is_listed_once_whatever_the_names() {
-    let shapes: [(&str, fn(usize) -> String); 6] = [
+    let shapes: [(&str, Shape); 6] = [
         ("numbers", |index| index.to_string()),
         ("one beginning", |index| format!("backup-2026-{index:06}")),
         ("few first letters", |index| format!("{}{index}", ["a", "b", "Z", "_"][index % 4])),
@@ -305,12 +308,12 @@ fn what_is_learnt_from_the_index_keeps_its_data_through_every_change() {
                 _ => names[index].clone().into_bytes(),
             })
         };
-        for index in 0..names.len() {
-            let found = match fresh.lookup(dir, &names[index]).await {
+        for (index, name) in names.iter().enumerate() {
+            let found = match fresh.lookup(dir, name).await {
                 Ok(attr) => Some(fresh.read(attr.ino).await.expect("read")),
                 Err(_) => None,
             };
-            assert_eq!(found, expected(index), "{}", names[index]);
+            assert_eq!(found, expected(index), "{name}");
         }
         for (name, content) in [("renamed", 2), ("linked", 3), ("renamed elsewhere", 12)] {
             let attr = fresh.lookup(dir, name).await.expect("there");

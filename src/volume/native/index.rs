@@ -257,7 +257,7 @@ fn still_fits(bits: u32, names: usize, bytes: usize) -> bool {
     let (names, bytes) = (names >> bits, bytes >> bits);
     let crowded = names > 2 * SHARD_NAMES || bytes > 3 * SHARD_BYTES / 2;
     let empty = bits > 0 && names < SHARD_NAMES / 4 && bytes < SHARD_BYTES / 4;
-    !(crowded && bits < MOST_BITS) && !empty
+    !(empty || crowded && bits < MOST_BITS)
 }
 
 /// A record as a row, unless it is too long, or a step of an exchange that whoever reads it must finish.
