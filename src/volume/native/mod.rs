@@ -7,7 +7,9 @@
 //! | `entries` | one record: load, conditional store, lost replies |
 //! | `namespace` | names: create, rename, link, bury; the crash story of each |
 //! | `exchange` | two names swapped |
-//! | `listing` | a directory's entries |
+//! | `heads` | records read without the data in them |
+//! | `listing`, `parts` | a directory's entries; large ones in parallel |
+//! | `index` | the cache of a directory's heads |
 //! | `extents` | the map of a file in use |
 //! | `segments` | data: upload, fetch, cache |
 //! | `session` | who writes, which segment numbers are used, what is pinned |
@@ -18,9 +20,12 @@ pub mod entries;
 mod exchange;
 pub mod extents;
 pub mod files;
+mod heads;
+pub mod index;
 pub mod keys;
 pub mod listing;
 pub mod namespace;
+mod parts;
 mod passphrases;
 mod proto;
 pub mod record;

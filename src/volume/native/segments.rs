@@ -187,6 +187,12 @@ impl Volume {
         self: &Arc<Self>,
         content: &FileContent,
     ) -> Result<ExtentMap, VolumeError> {
+        if !content.is_whole() {
+            return Err(VolumeError::corrupt(
+                format!("file {}", content.id),
+                "only its head was read",
+            ));
+        }
         let fetches = content.pages.iter().map(|page| async {
             let bytes = self.read_run(content.id, &page.segment, page.segment.last_length).await?;
             let owner = page.segment.owner;

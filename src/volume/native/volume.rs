@@ -1,7 +1,7 @@
 //! A volume, initialised or opened.
 
 use super::descriptor::{Descriptor, SIZE_LIMIT};
-use super::entries::{Expect, Loaded, Place, Stored, Unsettled};
+use super::entries::{Expect, Graves, Loaded, Place, Stored, Unsettled};
 use super::keys;
 use super::record::{Attributes, Content, Record};
 use super::segments::SegmentCache;
@@ -45,6 +45,7 @@ pub struct Volume {
     world: World,
     session: Session,
     unsettled: Unsettled,
+    graves: Graves,
     capabilities: OnceLock<Capabilities>,
     cache: SegmentCache,
     read_only: bool,
@@ -164,6 +165,7 @@ impl Volume {
             world,
             session,
             unsettled: Unsettled::default(),
+            graves: Graves::default(),
             capabilities: OnceLock::new(),
             cache: SegmentCache::new(cache_bytes),
             read_only,
@@ -247,6 +249,10 @@ impl Volume {
 
     pub(super) fn unsettled(&self) -> &Unsettled {
         &self.unsettled
+    }
+
+    pub(super) fn graves(&self) -> &Graves {
+        &self.graves
     }
 
     pub(super) fn cache(&self) -> &SegmentCache {
