@@ -11,6 +11,8 @@
 //! | `extents` | the map of a file in use |
 //! | `segments` | data: upload, fetch, cache |
 //! | `session` | who writes, which segment numbers are used, what is pinned |
+//! | `verify`, `manifest` | is everything there and whole; is it as new as it was |
+//! | `passphrases`, `rewrap` | changing keys, and sealing anew under the newest |
 //! | `volume` | init and open |
 
 pub mod descriptor;
@@ -20,10 +22,12 @@ pub mod extents;
 pub mod files;
 pub mod keys;
 pub mod listing;
+pub mod manifest;
 pub mod namespace;
 mod passphrases;
 mod proto;
 pub mod record;
+pub mod rewrap;
 pub mod segments;
 pub mod session;
 pub mod verify;

@@ -120,6 +120,9 @@ impl Session {
     pub async fn keep_alive(&self, volume: &Volume) {
         loop {
             tokio::time::sleep(RENEWAL).await;
+            if let Err(error) = volume.refresh_keys().await {
+                tracing::warn!(session = %self.id, "keys not read again: {error}");
+            }
             if self.state.lock().renewed_at.is_none() {
                 continue;
             }
