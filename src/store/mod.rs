@@ -22,6 +22,8 @@ mod prefix;
 mod probe;
 mod retry;
 mod s3;
+mod s3_errors;
+mod s3_trust;
 
 pub use dir::DirStore;
 pub use error::{StoreError, StoreErrorKind};
