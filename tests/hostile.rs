@@ -151,6 +151,8 @@ survive!(
     descriptor,
     record_decode,
     page_decode,
+    session,
+    manifest,
     object_keys,
     store_names,
     url,

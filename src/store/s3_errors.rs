@@ -126,7 +126,7 @@ fn tls(why: &str) -> &'static str {
     } else if why.contains("not valid for name") || why.contains("NotValidForName") {
         "use a name that is in the certificate as the endpoint, or have this name put into it"
     } else if why.contains("InvalidContentType") || why.contains("corrupt message") {
-        "the server does not speak TLS there: write http:// in the endpoint, or correct its port"
+        "the server does not speak TLS there: write http:// as the endpoint's scheme, or correct its port"
     } else {
         "check the server's certificate; its authority's is given with --ca-cert FILE or AWS_CA_BUNDLE"
     }

@@ -17,13 +17,13 @@ pub(super) fn authorities(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn usable(bytes: &[u8], shown: &str) -> Result<Vec<u8>, String> {
-    let mut pem = Vec::new();
+    let (mut pem, mut useless) = (Vec::new(), None);
     for certificate in CertificateDer::pem_slice_iter(bytes) {
         let certificate = certificate
             .map_err(|error| format!("CA bundle {shown} is not a PEM file: {error:?}"))?;
         let der = certificate.to_vec();
         if let Err(error) = RootCertStore::empty().add(certificate) {
-            tracing::warn!("a certificate of CA bundle {shown} is of no use: {error}");
+            useless = Some(error);
             continue;
         }
         pem.extend(b"-----BEGIN CERTIFICATE-----\n");
@@ -33,10 +33,17 @@ fn usable(bytes: &[u8], shown: &str) -> Result<Vec<u8>, String> {
         }
         pem.extend(b"-----END CERTIFICATE-----\n");
     }
-    if pem.is_empty() {
-        return Err(format!(
-            "CA bundle {shown} holds no certificate: give a PEM file (BEGIN CERTIFICATE)"
-        ));
+    match (pem.is_empty(), useless) {
+        (false, None) => {}
+        (false, Some(error)) => {
+            tracing::warn!("a certificate of CA bundle {shown} is of no use: {error}");
+        }
+        (true, Some(error)) => return Err(format!("CA bundle {shown}: {error}")),
+        (true, None) => {
+            return Err(format!(
+                "CA bundle {shown} holds no certificate: give a PEM file (BEGIN CERTIFICATE)"
+            ));
+        }
     }
     Ok(pem)
 }

@@ -216,7 +216,7 @@ impl Common {
     }
 
     /// A bucket with everything that requests need around it.
-    async fn bucket(&self, bucket: &str) -> Result<Arc<dyn Store>, Failure> {
+    pub(super) async fn bucket(&self, bucket: &str) -> Result<Arc<dyn Store>, Failure> {
         let mut known = self.clients.0.lock().await;
         match &*known {
             Some((name, store)) if name == bucket => return Ok(store.clone()),

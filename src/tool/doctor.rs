@@ -16,7 +16,7 @@ use std::time::Duration;
 /// The clocks may differ by this much before it is worth a word; S3 refuses 15 minutes.
 const SKEW_SECONDS: i64 = 60;
 /// How long each question waits for an answer, unless the settings say otherwise.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Check endpoint, TLS, credentials, bucket, conditional writes, clock and passphrase.
 #[derive(Debug, Args)]
@@ -114,13 +114,22 @@ impl Doctor {
     /// Each check needs what those before it found; the first one that makes the rest pointless is the
     /// last.
     async fn examine(&self, common: &Common, checks: &mut Checks) -> Result<(), Failure> {
-        let store = match common.store_at(&self.url).await {
+        let store = match &self.url.base {
+            StoreBase::S3(bucket) => common.bucket(bucket).await,
+            StoreBase::File => common.store_at(&self.url).await,
+        };
+        let store = match store {
             Ok(store) => store,
             Err(error) => return checks.fail("settings", error),
         };
-        // One request tells of all that lies between; its error says how far it came.
+        // One request tells of all that lies between; its error says how far it came. It names the prefix:
+        // a policy may allow no more.
         let place = store.describe();
-        let request = ListRequest { limit: 1, ..ListRequest::default() };
+        let prefix = match self.url.base {
+            StoreBase::S3(_) => self.url.path.clone(),
+            StoreBase::File => String::new(),
+        };
+        let request = ListRequest { prefix, limit: 1, ..ListRequest::default() };
         let page = match store.list(&request).await {
             Ok(page) => page,
             Err(error) => return self.how_far(checks, &place, &error),
@@ -139,6 +148,10 @@ impl Doctor {
                 ),
             )?,
         }
+        let store = match common.store_at(&self.url).await {
+            Ok(store) => store,
+            Err(error) => return checks.fail("volume", error),
+        };
         self.check_writes(checks, &*store).await?;
         match holds_volume(&store).await {
             Ok(true) => self.check_volume(common, checks).await,

@@ -5,9 +5,8 @@ use super::output::{self, Failure, shown};
 use crate::config::VolumeUrl;
 use crate::volume::VolumeError;
 use crate::volume::native::Volume;
-use crate::volume::native::manifest::{
-    Change, Comparison, Difference, Line, Manifest, ManifestError, ManifestWriter,
-};
+use crate::volume::native::comparison::{Change, Comparison, Difference};
+use crate::volume::native::manifest::{Line, Manifest, ManifestError, ManifestWriter};
 use crate::volume::native::verify::{Depth, Report};
 use clap::Args;
 use serde_json::json;

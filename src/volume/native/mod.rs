@@ -11,10 +11,11 @@
 //! | `extents` | the map of a file in use |
 //! | `segments` | data: upload, fetch, cache |
 //! | `session` | who writes, which segment numbers are used, what is pinned |
-//! | `verify`, `manifest` | is everything there and whole; is it as new as it was |
+//! | `verify`, `manifest`, `comparison` | is everything there and whole; is it as new as it was |
 //! | `passphrases`, `rewrap` | changing keys, and sealing anew under the newest |
 //! | `volume` | init and open |
 
+pub mod comparison;
 pub mod descriptor;
 pub mod entries;
 mod exchange;

@@ -8,6 +8,7 @@ use strongroom::volume::native::record::{
     Attributes, Content, Extent, FileContent, MovedFrom, PageRef, Record, SegmentRun, Source,
     SpecialKind, decode_page, encode_page,
 };
+use strongroom::volume::native::rewrap::pins;
 use strongroom::world::Timestamp;
 
 /// Two bytes of the head's length, the head, the body.
@@ -44,6 +45,19 @@ pub(super) fn page_decode(input: &[u8]) {
         inline: bytes::Bytes::new(),
     };
     check_map(ExtentMap::new(&content, vec![extents]), range.end());
+}
+
+/// A session's head: its pins are ids, or it is refused.
+pub(super) fn session(input: &[u8]) {
+    let Ok(files) = pins(input) else { return };
+    assert!(files.len() * 18 <= input.len(), "more pins than the bytes can say");
+}
+
+pub(super) fn session_seeds() -> Vec<Vec<u8>> {
+    // Fields 1 to 8 of `Session`, by hand: the engine writes sessions only in the store.
+    let pinned = [&[0x32, 16][..], &[7; 16], &[0x32, 16], &[8; 16]].concat();
+    let start = b"\x08\x01\x12\x04host\x1a\x07program\x20\x02\x28\x03";
+    vec![[&start[..], &pinned, &[0x3a, 1, 9, 0x40, 1]].concat(), start.to_vec()]
 }
 
 /// Every byte is somewhere, once, whatever is asked for and written.

@@ -31,6 +31,8 @@ pub const PARSERS: &[Parser] = &[
     Parser { name: "descriptor", check: sealed::descriptor, seeds: sealed::descriptor_seeds },
     Parser { name: "record_decode", check: content::record_decode, seeds: content::record_seeds },
     Parser { name: "page_decode", check: content::page_decode, seeds: content::page_seeds },
+    Parser { name: "session", check: content::session, seeds: content::session_seeds },
+    Parser { name: "manifest", check: texts::manifest, seeds: texts::manifest_seeds },
     Parser { name: "object_keys", check: texts::object_keys, seeds: texts::key_seeds },
     Parser { name: "store_names", check: texts::store_names, seeds: texts::store_name_seeds },
     Parser { name: "url", check: texts::url, seeds: texts::url_seeds },

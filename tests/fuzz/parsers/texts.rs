@@ -7,6 +7,7 @@ use strongroom::crypto::Suite;
 use strongroom::store::DirStore;
 use strongroom::units::{FileId, SegmentId, SessionId};
 use strongroom::volume::native::keys;
+use strongroom::volume::native::manifest::Manifest;
 
 /// Keys as a listing gives them. Every key that is read is the one that would be written.
 pub(super) fn object_keys(input: &[u8]) {
@@ -59,6 +60,34 @@ pub(super) fn key_seeds() -> Vec<Vec<u8>> {
     }
     let names = [b"name".to_vec(), vec![0xfe; 255], b"..a".to_vec()];
     texts.into_iter().map(String::into_bytes).chain(names).collect()
+}
+
+/// A manifest whose MAC is taken for right: what it says must still make sense.
+pub(super) fn manifest(input: &[u8]) {
+    let read = Manifest::read_with(std::io::Cursor::new(input), |_, _| true);
+    if let Ok(manifest) = read {
+        let compared = manifest.compare();
+        drop(compared);
+    }
+}
+
+pub(super) fn manifest_seeds() -> Vec<Vec<u8>> {
+    let id = "07".repeat(16);
+    let header = format!(
+        "{{\"strongroom_manifest\":1,\"volume\":\"{id}\",\"generation\":3,\"made_at\":-5}}\n"
+    );
+    let line = |at: &str| {
+        format!(
+            "{{\"path\":\"/a%0A\",\"at\":{at},\"kind\":\"file\",\"id\":\"{id}\",\"size\":5,\"content\":\"00\",\
+             \"salt\":\"{id}\",\"publishes\":[1,18446744073709551615],\"changed\":9}}\n"
+        )
+    };
+    let entry = line(&format!("{{\"entry\":{{\"dir\":\"{id}\",\"name\":\"a%0A\"}}}}"));
+    let inode = line(&format!("{{\"inode\":\"{id}\"}}"));
+    let end = |lines| format!("{{\"lines\":{lines},\"mac\":\"00\"}}\n");
+    [format!("{header}{entry}{inode}{}", end(2)), format!("{header}{}", end(0)), header]
+        .map(String::into_bytes)
+        .into()
 }
 
 /// A key as the path of a file below a directory store, and a file's name as part of a key.
