@@ -23,8 +23,8 @@ tools: ## Install what tests need (Debian packages, MinIO) into the machine or t
 test: build tools ## Run all tests: unit, stores, real mounts, kills
 	cargo test --release --locked
 
-model: ## Drive the file system against a reference with faults and crashes (some sequences still fail)
-	cargo test --release --locked --test model -- --ignored
+model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
+	STRONGROOM_CASES=20000 cargo test --release --locked --test model
 
 fuzz: ## Fuzz every parser of outside bytes (SECONDS_EACH=20, TARGETS="url descriptor")
 	tests/fuzz/run.sh

@@ -224,7 +224,8 @@ impl FileSystem {
             let (home, own_changes) = match &dentry.child {
                 Some(child) => {
                     let state = child.state.lock();
-                    (state.home.clone(), state.home.is_none() || state.is_changed())
+                    let doubted = dentry.checked_at.is_zero();
+                    (state.home.clone(), state.home.is_none() || state.is_changed() && !doubted)
                 }
                 None => (None, false),
             };
@@ -271,8 +272,13 @@ impl FileSystem {
             {
                 return Ok(current);
             }
+            let former = table.name(parent, name).and_then(|dentry| dentry.child);
             let dentry = Dentry { child: None, link: None, checked_at: asked_at };
             table.set_name(parent, name, dentry.clone());
+            drop(table);
+            if let Some(former) = former {
+                self.was_removed(&former, parent, name);
+            }
             return Ok(dentry);
         };
         Ok(self.learn(parent, name, &found, asked_at))
@@ -311,12 +317,15 @@ impl FileSystem {
         let only_name = link.is_none();
         let dentry = Dentry { child: Some(inode.clone()), link, checked_at: asked_at };
         let mut table = self.table.lock();
-        if only_name {
-            // What has one name was moved here: what is known of the former one is out of date.
-            let mut former = inode.state.lock().names.clone();
-            former.remove(&(parent, name.to_vec()));
-            for (parent, name) in former {
-                table.forget_name(parent, &name);
+        // What has one name was moved here: what is known of the former one is out of date. Of what has
+        // several names, those are out of date that are not known to be references.
+        let mut others = inode.state.lock().names.clone();
+        others.remove(&(parent, name.to_vec()));
+        for (parent, name) in others {
+            match table.name(parent, &name) {
+                _ if only_name => table.forget_name(parent, &name),
+                Some(Dentry { link: None, .. }) => table.doubt_name(parent, &name),
+                _ => {}
             }
         }
         table.set_name(parent, name, dentry.clone());

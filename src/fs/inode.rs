@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) kept_as: Option<FileId>,
     /// The last name is gone: nothing is published any more.
     pub(super) unlinked: bool,
+    /// Its only name, if its removal was asked for and may have happened although it failed.
+    pub(super) doomed_name: Option<(Ino, Vec<u8>)>,
     pub(super) attributes: Attributes,
     pub(super) links: u32,
     pub(super) content: Body,
@@ -142,7 +144,7 @@ pub(super) struct SegmentNumbers {
 impl SegmentNumbers {
     pub(super) fn take(&mut self, session: &Session) -> SegmentId {
         let next = match self.next {
-            Some(next) if self.left > 0 => next,
+            Some(next) if self.left > 0 && next.session == session.id() => next,
             _ => {
                 // Most files have one segment; a big one gets more and more at once.
                 self.left = (self.taken + 1).next_power_of_two().min(64);
@@ -200,6 +202,7 @@ impl State {
             place,
             kept_as: None,
             unlinked: false,
+            doomed_name: None,
             attributes: record.attributes.clone(),
             links: record.links.max(1),
             content,

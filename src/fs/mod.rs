@@ -3,6 +3,7 @@
 
 pub mod arena;
 mod attributes;
+mod compact;
 pub mod core;
 mod directory;
 pub mod dirty;

@@ -154,6 +154,10 @@ impl FileSystem {
         let mut counted = None;
         let found = match found(inode, &dentry) {
             Some(found) => Some(found),
+            None if inode.state.lock().home.is_some() => {
+                self.table.lock().forget_name(directory.ino, name);
+                return Ok(false);
+            }
             None => self.stored_in_doubt(inode).await?,
         };
         if let Some(found) = found {
@@ -162,7 +166,17 @@ impl FileSystem {
                     self.table.lock().forget_name(directory.ino, name);
                     return Ok(false);
                 }
-                other => other?,
+                Err(error) => {
+                    if self.volume.is_in_doubt(&found.entry.place) {
+                        if found.inode.is_none() {
+                            let doomed = (directory.ino, name.to_vec());
+                            inode.state.lock().doomed_name = Some(doomed);
+                        }
+                        self.doubt_places([&found.entry.place]);
+                    }
+                    return Err(error.into());
+                }
+                Ok(counted) => counted,
             };
         }
         self.name_gone(inode, counted);
@@ -211,7 +225,7 @@ impl FileSystem {
                 let dentry = table.name(parent, &name)?;
                 Some(((parent, name), found(&inode, &dentry)?))
             });
-            known.ok_or(FsError::NotFound)?
+            known.ok_or_else(|| FsError::stale("another node is changing the file's names"))?
         };
         let (old, new) = self.volume.link(&old, dir, name).await?;
         let checked_at = self.boot_time();
@@ -314,7 +328,7 @@ impl FileSystem {
                 _ => return Err(RenameError::Again),
             }
         };
-        let source_found = found(&moving, &source).ok_or(FsError::NotFound)?;
+        let source_found = found(&moving, &source).ok_or(RenameError::Again)?;
         let target_found = match &target.child {
             Some(replaced) => {
                 if replaced.state.lock().home.is_none() {
@@ -328,8 +342,13 @@ impl FileSystem {
         if let (RenameMode::Exchange, Some(target_found), Some(other)) =
             (mode, &target_found, &target.child)
         {
-            let (new_a, new_b) =
-                self.volume.exchange(&source_found.entry, &target_found.entry).await?;
+            let (a, b) = (&source_found.entry, &target_found.entry);
+            let exchanged = self.volume.exchange(a, b).await;
+            if exchanged.is_err() {
+                // It may have happened, or happen when somebody meets it.
+                self.doubt_places([&a.place, &b.place]);
+            }
+            let (new_a, new_b) = exchanged?;
             self.moved(other, target_found, &from, name, new_a, checked_at);
             self.moved(&moving, &source_found, &to, new_name, new_b, checked_at);
         } else {
@@ -337,7 +356,12 @@ impl FileSystem {
                 Some(found) => Expect::Exactly(found.entry.etag.clone()),
                 None => Expect::Free,
             };
-            let moved = self.volume.rename(&source_found.entry, to_dir, new_name, expect).await?;
+            let moved = self.volume.rename(&source_found.entry, to_dir, new_name, expect).await;
+            if moved.is_err() {
+                let new_place = Place::Entry(to_dir, new_name.to_vec());
+                self.doubt_places([&source_found.entry.place, &new_place]);
+            }
+            let moved = moved?;
             if let (Some(found), Some(replaced)) = (&target_found, &target.child) {
                 let counted = match &found.inode {
                     // One name less for a file that has others. The move itself stands already.
@@ -414,6 +438,7 @@ impl FileSystem {
             return Err(FsError::Exists);
         }
         let record = self.new_record(caller, &directory, permissions, content);
+        let former = self.table.lock().name(parent, name).and_then(|dentry| dentry.child);
         let stored = match self.volume.create(dir, name, record).await {
             Err(VolumeError::Exists(_)) => {
                 // What was known of this name may be out of date. It is not forgotten: a file whose name
@@ -423,6 +448,10 @@ impl FileSystem {
             }
             other => other?,
         };
+        if let Some(former) = former {
+            // The name was free: a removal that seemed to fail had happened.
+            self.was_removed(&former, parent, name);
+        }
         let (record, place) = (stored.record.clone(), stored.place.clone());
         Ok(self.enter(&directory, name, &record, Some(stored), place))
     }
@@ -502,6 +531,17 @@ impl FileSystem {
         }
     }
 
+    /// An inode's name turned out to be free. If its removal was in doubt, it has happened.
+    pub(super) fn was_removed(&self, inode: &Inode, parent: Ino, name: &[u8]) {
+        let doomed = {
+            let mut state = inode.state.lock();
+            state.doomed_name.take_if(|doomed| doomed.0 == parent && doomed.1 == name)
+        };
+        if doomed.is_some() {
+            self.name_gone(inode, None);
+        }
+    }
+
     /// A name is known to be absent now.
     fn absent(&self, directory: &Inode, name: &[u8]) {
         let dentry = Dentry { child: None, link: None, checked_at: self.boot_time() };
@@ -560,11 +600,13 @@ fn leads_to(dentry: &Dentry, inode: &Arc<Inode>) -> bool {
     dentry.child.as_ref().is_some_and(|child| Arc::ptr_eq(child, inode))
 }
 
-/// What the store has of a name; `None` if nothing was stored yet.
+/// What the store has of a name; `None` if nothing was stored yet, or it must be looked up again.
 fn found(inode: &Inode, dentry: &Dentry) -> Option<Found> {
     let home = inode.state.lock().home.clone()?;
     Some(match &dentry.link {
         Some(entry) => Found { entry: entry.clone(), inode: Some(home) },
+        // The record was moved to `i/` since this name was looked up.
+        None if matches!(home.place, Place::Inode(_)) => return None,
         None => Found { entry: home, inode: None },
     })
 }

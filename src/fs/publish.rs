@@ -24,6 +24,8 @@ use std::time::Duration;
 const SEGMENT: u64 = 8 << 20;
 /// How often changes that could not be stored are tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often a file is stored under one more session before its writer is told.
+const ATTEMPTS: usize = 3;
 
 impl SegmentSource for FrozenBatch {
     fn parts(&self) -> Vec<&[u8]> {
@@ -93,18 +95,47 @@ impl FileSystem {
 
     /// The same for a caller who holds the inode's turn.
     pub(super) async fn store_locked(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(), FsError> {
-        let wanted = {
-            let state = inode.state.lock();
-            if state.unlinked || !state.is_changed() {
+        let session = self.volume.session();
+        for _ in 0..ATTEMPTS {
+            let wanted = {
+                let state = inode.state.lock();
+                if state.unlinked || !state.is_changed() {
+                    return Ok(());
+                }
+                state.modified
+            };
+            session.begin_change(&self.volume).await?;
+            let epoch = session.epoch();
+            if let Ok(file) = inode.file()
+                && matches!(inode.state.lock().content, Body::File(_))
+            {
+                self.store_data(inode, file).await?;
+                self.store_former_segments_again(inode, file).await?;
+                self.merge_small_segments(inode, file).await;
+                self.store_pages(inode, file).await?;
+            }
+            self.publish(inode, wanted, epoch).await?;
+            if session.epoch() == epoch {
                 return Ok(());
             }
-            state.modified
-        };
-        if let Ok(file) = inode.file()
-            && matches!(inode.state.lock().content, Body::File(_))
-        {
-            self.store_data(inode, file).await?;
-            self.store_pages(inode, file).await?;
+            // Declared dead on the way: what the record refers to may be swept.
+            inode.state.lock().modified += 1;
+        }
+        Err(FsError::stale(
+            "the session is declared dead again and again: is the clock of a node wrong?",
+        ))
+    }
+
+    /// Publishes the record of what is stored; `wanted` changes at least are covered by it. Nothing is
+    /// published if the session is not that of `epoch` any more.
+    async fn publish(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        wanted: u64,
+        epoch: u64,
+    ) -> Result<(), FsError> {
+        if self.volume.session().epoch() != epoch {
+            return Ok(());
         }
         let (record, modified, home, place) = {
             let state = inode.state.lock();
@@ -440,7 +471,7 @@ enum Step {
 }
 
 /// Bigger files have bigger segments: fewer requests and fewer objects.
-fn segment_length(size: u64) -> u64 {
+pub(super) fn segment_length(size: u64) -> u64 {
     match size >> 30 {
         0..4 => SEGMENT,
         4..32 => 2 * SEGMENT,

@@ -34,12 +34,12 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         for _ in 0..ATTEMPTS {
             let Loaded::Live(entry) = self.volume.load(&place, None).await? else { break };
-            if let (Some(_), Some(from)) = (&entry.record.exchanged, &entry.record.moved_from) {
-                // What was here was on its way to the other name of an exchange that was cut short.
-                let other = Place::Entry(from.dir, from.name.clone());
-                self.volume.finish_exchange(entry).await?;
-                place = other;
-                continue;
+            if let Some(other) = self.exchanged_with(&place, &entry).await? {
+                let ours = inode.state.lock().identity(inode);
+                if Identity::of(&entry.record.content) != Some(ours) {
+                    place = other;
+                    continue;
+                }
             }
             let found = self.volume.resolve(entry).await?;
             let current = found.home();
@@ -127,6 +127,46 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Where the other half of an exchange went that `entry` came to `place` by. If this mount began the
+    /// exchange and was told that it failed, both names are doubted.
+    async fn exchanged_with(
+        &self,
+        place: &Place,
+        entry: &Stored,
+    ) -> Result<Option<Place>, FsError> {
+        let from = |record: &Record| {
+            record.moved_from.as_ref().map(|from| Place::Entry(from.dir, from.name.clone()))
+        };
+        let Some(came_from) = from(&entry.record) else { return Ok(None) };
+        let other = if entry.record.exchanged.is_some() {
+            self.volume.finish_exchange(entry.clone()).await?;
+            Some(came_from)
+        } else if came_from.is_hidden() {
+            match self.volume.load(&came_from, None).await? {
+                Loaded::Live(hidden) | Loaded::Tombstone(hidden) => from(&hidden.record),
+                Loaded::Absent | Loaded::Unchanged => None,
+            }
+        } else {
+            None
+        };
+        if let Some(other) = &other {
+            self.doubt_places([place, other]);
+        }
+        Ok(other)
+    }
+
+    /// The store is asked before what is known of these names is believed again.
+    pub(super) fn doubt_places<'a>(&self, places: impl IntoIterator<Item = &'a Place>) {
+        let mut table = self.table.lock();
+        for place in places {
+            if let Place::Entry(dir, name) = place
+                && let Some(parent) = table.by_identity(Identity::Directory(*dir))
+            {
+                table.doubt_name(parent.ino, name);
+            }
+        }
+    }
+
     /// Where else this mount has seen an inode.
     fn other_place(&self, inode: &Inode, place: &Place) -> Option<Place> {
         let names = inode.state.lock().names.clone();
@@ -192,11 +232,14 @@ impl FileSystem {
             self.forget_place(&inode, &other);
             return Ok(self.volume.lookup_place(&place).await?);
         };
+        if !same_thing(&here, &there) {
+            return Ok(Some(found));
+        }
         let (from, to) = match (names(&here, &there), names(&there, &here)) {
-            _ if !same_thing(&here, &there) => return Ok(Some(found)),
-            (true, _) => (there, here),
-            (false, true) => (here, there),
-            (false, false) => return Ok(Some(found)),
+            (Some(a), b) if Some(a) > b => (there, here),
+            (a, Some(b)) if Some(b) > a => (here, there),
+            // Moved neither way, or there and back: which one is the old name cannot be told.
+            _ => return Ok(Some(found)),
         };
         let finished = match self.volume.finish_move(&from, &to).await {
             Ok(finished) => finished,
@@ -274,12 +317,24 @@ fn moved_between(entry: &Stored, place: &Place) -> bool {
     }
 }
 
+/// How sure it is that `to` is what `from` was moved to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moved {
+    /// From its place; it was changed there since.
+    FromThere,
+    /// The very record that is there.
+    Exactly,
+}
+
 /// Whether `to` is what `from` was moved to. A file has one name unless its names are references: then
 /// only the very entry that was moved is meant, others may have come to its place since.
-fn names(to: &Stored, from: &Stored) -> bool {
-    let exact = to.record.moved_from.as_ref().is_some_and(|moved| moved.salt == from.salt);
-    let reference = matches!(from.record.content, Content::Link(_));
-    moved_between(to, &from.place) && (exact || !reference)
+fn names(to: &Stored, from: &Stored) -> Option<Moved> {
+    let moved = to.record.moved_from.as_ref().filter(|_| moved_between(to, &from.place))?;
+    match moved.salt == from.salt {
+        true => Some(Moved::Exactly),
+        false if matches!(from.record.content, Content::Link(_)) => None,
+        false => Some(Moved::FromThere),
+    }
 }
 
 fn same_thing(a: &Stored, b: &Stored) -> bool {

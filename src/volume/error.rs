@@ -62,8 +62,8 @@ pub enum VolumeError {
     /// The passphrase opens nothing here, or is missing.
     #[error("{0}")]
     Passphrase(#[source] CryptoError),
-    /// The session was declared dead by another node; nothing more is acknowledged under it.
-    #[error("this mount was declared dead by another node after a long silence: remount")]
+    /// The session was declared dead by another node; what was stored under it may be swept.
+    #[error("declared dead by another node after a long silence: nothing was changed, try again")]
     Fenced,
     /// The volume is read-only here.
     #[error("volume is read-only here")]

@@ -19,7 +19,7 @@ use run::Run;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Sequences in a default run.
-const CASES: u64 = 300;
+const CASES: u64 = 3000;
 
 fn sequence(seed: u64) {
     let mut run = Run::new(seed);
@@ -53,7 +53,6 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-#[ignore = "some sequences still fail (docs/roadmap.md); `make model` runs it"]
 fn what_was_acknowledged_survives_faults_and_crashes() {
     if let Some(seed) = number("STRONGROOM_SEED") {
         return sequence(seed);

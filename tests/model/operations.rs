@@ -10,6 +10,9 @@ use strongroom::fs::types::{FallocateMode, OpenMode, RenameMode, SetAttr, XattrM
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "a-rather-long-name-with-.-and-\u{e9}"];
 const MANY_HANDLES: usize = 6;
 
+/// The pieces of a copy that is not shared.
+const COPIED_AT_ONCE: usize = 2 << 20;
+
 impl Run {
     /// One random operation.
     pub(crate) fn step(&mut self) {
@@ -332,8 +335,11 @@ impl Run {
                 if count != data.len() as u64 {
                     self.fail(format!("{count} bytes copied, not {}", data.len()));
                 }
-                if !data.is_empty() {
-                    self.reference.change(to, |version| version.content.write(target, &data));
+                // It is done in pieces, and what was closed before may be published between two of them.
+                for (at, piece) in
+                    (target..).step_by(COPIED_AT_ONCE).zip(data.chunks(COPIED_AT_ONCE))
+                {
+                    self.reference.change(to, |version| version.content.write(at, piece));
                 }
             }
             Ended::Refused => {}

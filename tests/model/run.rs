@@ -294,6 +294,13 @@ impl Run {
                 let node = self.identify(name, &reply.attr);
                 self.known(node, &reply.attr);
                 self.reference.shown(name, Some(node));
+                let others = self.reference.names_of(node);
+                if last && others.len() > links(&reply.attr) {
+                    // This may have finished a move of which the other name was the old one.
+                    for other in others.iter().filter(|other| *other != name) {
+                        self.settle_one(other, false);
+                    }
+                }
                 let names = self.reference.names_of(node);
                 if last && names.len() > links(&reply.attr) {
                     self.fail(format!("{names:?} lead to one node with one name"));

@@ -31,6 +31,11 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether no user can name it: it is a step of an exchange.
+    pub fn is_hidden(&self) -> bool {
+        matches!(self, Self::Entry(_, name) if super::listing::is_hidden(name))
+    }
+
     /// The object's key.
     pub fn key(&self, volume: &Volume) -> Key {
         match self {
@@ -216,6 +221,7 @@ impl Volume {
     ) -> Result<(ETag, Timestamp, Timestamp), VolumeError> {
         let key = place.key(self);
         let mut when = self.condition(&expect);
+        let mut lost = None;
         for _ in 0..ATTEMPTS {
             let error = match self.store().put(&key, sealed.clone(), when.clone()).await {
                 Ok(etag) => return Ok((etag, Timestamp::default(), Timestamp::default())),
@@ -236,6 +242,7 @@ impl Volume {
                     // The object that we meant to replace is gone: never bring its name back.
                     Expect::Exactly(_) => return Err(VolumeError::Conflict(place.to_string())),
                     Expect::Free => {
+                        lost = Some(error);
                         when = self.condition(&Expect::Free);
                         continue;
                     }
@@ -266,7 +273,7 @@ impl Volume {
                 Expect::Free => return Err(VolumeError::Exists(place.to_string())),
             }
         }
-        Err(VolumeError::Conflict(place.to_string()))
+        Err(lost.map_or_else(|| VolumeError::Conflict(place.to_string()), VolumeError::from))
     }
 
     /// Whether a change that this session made at a place may have happened although it was reported

@@ -173,6 +173,47 @@ impl ExtentMap {
         })
     }
 
+    /// The parts of single segments that end the file's stored data, last one first: as long as they
+    /// follow each other without a hole and are shorter than `limit`. Data in the record may follow.
+    pub fn trailing_segments(&self, limit: u64) -> Vec<ByteRange> {
+        let mut found: Vec<ByteRange> = Vec::new();
+        for (&offset, (length, piece)) in self.extents.iter().rev() {
+            let extent = ByteRange::new(offset, *length);
+            let run = match piece {
+                Piece::Inline(_) if found.is_empty() => continue,
+                Piece::Inline(_) => break,
+                Piece::Segments(run) => run,
+            };
+            if found.last().is_some_and(|next| next.offset() != extent.end()) {
+                break;
+            }
+            for index in (0..u64::from(run.count)).rev() {
+                // Offsets inside the run, which `start` of its bytes come before.
+                let start = index * run.segment_length;
+                let end = start + run.segment_length.min(run.total() - start);
+                let part = ByteRange::between(
+                    offset + start.saturating_sub(run.start),
+                    (offset + end.saturating_sub(run.start)).min(extent.end()),
+                );
+                if part.length() >= limit {
+                    return found;
+                }
+                if !part.is_empty() {
+                    found.push(part);
+                }
+            }
+        }
+        found
+    }
+
+    /// Every run of segments and where it is in the file.
+    pub fn runs(&self) -> impl Iterator<Item = (ByteRange, &SegmentRun)> {
+        self.extents.iter().filter_map(|(&offset, (length, piece))| match piece {
+            Piece::Segments(run) => Some((ByteRange::new(offset, *length), run)),
+            Piece::Inline(_) => None,
+        })
+    }
+
     /// Number of extents.
     pub fn len(&self) -> usize {
         self.extents.len()
@@ -410,6 +451,24 @@ mod tests {
         map.insert(ByteRange::new(0, most), Piece::Segments(run(1, u32::MAX, 1, 1)));
         map.insert(ByteRange::new(most, 1), Piece::Segments(run(1 + most, 1, 1, 1)));
         assert_eq!((map.len(), map.lookup(ByteRange::new(0, most + 1)).len()), (2, 2));
+    }
+
+    #[test]
+    fn trailing_segments_are_found_one_by_one() {
+        let mut map = ExtentMap::default();
+        map.insert(ByteRange::new(0, 50), Piece::Segments(run(1, 1, 50, 50)));
+        map.insert(ByteRange::new(50, 10), Piece::Segments(run(4, 1, 10, 10)));
+        // Three segments of 4 and one of 2, of which the first byte is covered by what comes before.
+        map.insert(
+            ByteRange::new(60, 13),
+            Piece::Segments(SegmentRun { start: 1, ..run(7, 4, 4, 2) }),
+        );
+        map.insert(ByteRange::new(73, 5), Piece::Inline(Bytes::from_static(b"inner")));
+        let found = map.trailing_segments(20);
+        let expected = [(71, 2), (67, 4), (63, 4), (60, 3), (50, 10)];
+        assert_eq!(found, expected.map(|(offset, length)| ByteRange::new(offset, length)));
+        map.remove(ByteRange::new(62, 1));
+        assert_eq!(map.trailing_segments(20).len(), 3);
     }
 
     #[test]

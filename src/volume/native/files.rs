@@ -115,6 +115,7 @@ impl Volume {
             return Err(VolumeError::InvalidName(name.escape_ascii().to_string()).into());
         }
         let id = FileId(self.world().entropy.bytes());
+        let epoch = self.session().epoch();
         let mut map = ExtentMap::default();
         let mut uploads = FuturesUnordered::new();
         let (mut size, mut reserved, mut left) = (0_u64, None, 0_u64);
@@ -160,7 +161,15 @@ impl Volume {
             pages: layout.pages,
             inline: layout.inline,
         });
+        // What was stored before the session was declared dead may be swept: nothing refers to it yet.
+        self.session().begin_change(self).await?;
+        if self.session().epoch() != epoch {
+            return Err(VolumeError::Fenced.into());
+        }
         self.put_file(dir, name, attributes, content).await?;
+        if self.session().epoch() != epoch {
+            return Err(VolumeError::Fenced.into());
+        }
         Ok(size)
     }
 

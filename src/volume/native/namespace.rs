@@ -8,6 +8,7 @@ use super::listing::is_hidden;
 use super::record::{Attributes, Content, MovedFrom, Record};
 use crate::units::{DirId, InodeId};
 use crate::volume::VolumeError;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a buried name protects what it names from being swept, at least.
@@ -84,8 +85,9 @@ impl Volume {
     /// everything that the record refers to is young: the same safety without debris. What was removed
     /// is always buried, so that it can be given back.
     pub async fn bury(&self, entry: &Stored, moved_away: bool) -> Result<(), VolumeError> {
-        // What came out of an exchange leaves its tombstone as the proof that it had come that far.
-        let exchanged = entry.record.moved_from.as_ref().is_some_and(|from| is_hidden(&from.name));
+        // The steps of an exchange leave their tombstones as the proof that it had come that far.
+        let from = entry.record.moved_from.as_ref();
+        let exchanged = entry.place.is_hidden() || from.is_some_and(|from| is_hidden(&from.name));
         let may_delete = moved_away && !exchanged && self.capabilities().delete_if_match;
         if may_delete && self.is_young(entry) {
             self.session().begin_change(self).await?;
@@ -150,7 +152,12 @@ impl Volume {
             record.exchanged = None;
             let moved = self.put_record(&place, record, target).await?;
             match self.bury(&source, true).await {
-                Ok(()) => return Ok(moved),
+                Ok(()) => {
+                    // Nothing is left to finish: the next publish need not say where it came from.
+                    let mut moved = moved;
+                    Arc::make_mut(&mut moved.record).moved_from = None;
+                    return Ok(moved);
+                }
                 Err(VolumeError::Conflict(_)) => {}
                 Err(error) => return Err(error),
             }

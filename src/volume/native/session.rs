@@ -5,6 +5,10 @@
 //! Crash story: a session is written before its first change and renewed about every minute, each time
 //! by CAS. Whoever believes it dead first replaces it by CAS, so a renewal that succeeds proves that
 //! nobody did. After a long silence (suspend, outage) nothing is acknowledged before such a renewal.
+//!
+//! A session that was declared dead starts anew under another id; its pins go with it. Segments that it
+//! had stored and no record refers to yet may be swept from then on: [`Session::epoch`] tells whoever is
+//! about to publish them that they must be stored again first.
 
 use super::{Volume, keys, proto};
 use crate::crypto::{RecordContext, Role};
@@ -15,7 +19,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How often a living session renews itself.
@@ -31,47 +34,63 @@ const FORMAT: u32 = 1;
 
 /// This process's session.
 pub struct Session {
-    id: SessionId,
     host: String,
     program: String,
-    next_segment: AtomicU64,
     state: Mutex<State>,
     /// One renewal at a time: each is based on the former one's ETag.
     turn: tokio::sync::Mutex<()>,
 }
 
-#[derive(Default)]
 struct State {
+    id: SessionId,
+    next_segment: u64,
+    /// Ids that were declared dead.
+    former: Vec<SessionId>,
     etag: Option<ETag>,
     renewals: u64,
     renewed_at: Option<Duration>,
     pins: HashMap<FileId, u32>,
-    fenced: bool,
     /// Salts of renewals of which no answer came: what stands in the store may be one of them.
     unsettled: Vec<[u8; 16]>,
 }
 
 impl Session {
     pub(super) fn new(id: SessionId, host: String, program: String) -> Self {
-        Self {
+        let state = State {
             id,
-            host,
-            program,
-            next_segment: AtomicU64::new(1),
-            state: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
-        }
+            next_segment: 1,
+            former: Vec::new(),
+            etag: None,
+            renewals: 0,
+            renewed_at: None,
+            pins: HashMap::new(),
+            unsettled: Vec::new(),
+        };
+        Self { host, program, state: Mutex::new(state), turn: tokio::sync::Mutex::default() }
     }
 
-    /// The session's id.
+    /// The session's id, until it is declared dead.
     pub fn id(&self) -> SessionId {
-        self.id
+        self.state.lock().id
+    }
+
+    /// How often this session was declared dead and started anew.
+    pub fn epoch(&self) -> u64 {
+        self.state.lock().former.len() as u64
+    }
+
+    /// Whether segments of this session may be swept unless a record refers to them: it was this one's
+    /// id until it was declared dead.
+    pub fn is_former(&self, session: SessionId) -> bool {
+        self.state.lock().former.contains(&session)
     }
 
     /// `count` consecutive segment numbers, never given out before.
     pub fn take_segments(&self, count: u64) -> SegmentId {
-        let counter = self.next_segment.fetch_add(count, Ordering::Relaxed);
-        SegmentId { session: self.id, counter }
+        let mut state = self.state.lock();
+        let counter = state.next_segment;
+        state.next_segment += count;
+        SegmentId { session: state.id, counter }
     }
 
     /// Keeps a file's segments from being swept while it is open here, from the next renewal on. Until
@@ -96,17 +115,12 @@ impl Session {
         if volume.is_read_only() {
             return Err(VolumeError::ReadOnly);
         }
-        let (fenced, begun) = {
-            let state = self.state.lock();
-            (state.fenced, state.renewed_at.is_some())
-        };
-        if fenced {
-            return Err(VolumeError::Fenced);
-        }
+        let begun = self.state.lock().renewed_at.is_some();
         if begun { self.check_lease(volume).await } else { self.renew(volume, true).await }
     }
 
-    /// To be called before a change is acknowledged: the lease held when the store answered.
+    /// To be called before a change is acknowledged: the lease held when the store answered. If it did
+    /// not, the session starts anew, see [`Self::epoch`].
     pub async fn check_lease(&self, volume: &Volume) -> Result<(), VolumeError> {
         let renewed_at = self.state.lock().renewed_at;
         let now = volume.world().clock.boot_time();
@@ -116,7 +130,7 @@ impl Session {
         }
     }
 
-    /// Renews the session for as long as the volume lives; ends when this session is declared dead.
+    /// Renews the session for as long as the volume lives.
     pub async fn keep_alive(&self, volume: &Volume) {
         loop {
             tokio::time::sleep(RENEWAL).await;
@@ -126,13 +140,8 @@ impl Session {
             if self.state.lock().renewed_at.is_none() {
                 continue;
             }
-            match self.renew(volume, false).await {
-                Ok(()) => {}
-                Err(VolumeError::Fenced) => {
-                    tracing::error!(session = %self.id, "{}", VolumeError::Fenced);
-                    return;
-                }
-                Err(error) => tracing::warn!(session = %self.id, "session not renewed: {error}"),
+            if let Err(error) = self.renew(volume, false).await {
+                tracing::warn!(session = %self.id(), "session not renewed: {error}");
             }
         }
     }
@@ -140,30 +149,48 @@ impl Session {
     /// Removes the session from the store: everything that it wrote is published.
     pub async fn end(&self, volume: &Volume) -> Result<(), VolumeError> {
         let _turn = self.turn.lock().await;
-        let begun = {
+        let (id, begun) = {
             let state = self.state.lock();
-            state.renewed_at.is_some() && !state.fenced
+            (state.id, state.renewed_at.is_some())
         };
         if begun {
-            volume.store().delete(&keys::session(self.id), None).await?;
-            *self.state.lock() = State::default();
+            volume.store().delete(&keys::session(id), None).await?;
+            self.state.lock().not_begun();
         }
         Ok(())
     }
 
     async fn renew(&self, volume: &Volume, only_begin: bool) -> Result<(), VolumeError> {
         let _turn = self.turn.lock().await;
-        let (etag, renewals, pins, fenced, begun) = {
-            let state = self.state.lock();
-            let pins: Vec<_> = state.pins.keys().copied().collect();
-            (state.etag.clone(), state.renewals, pins, state.fenced, state.renewed_at.is_some())
-        };
-        if fenced {
-            return Err(VolumeError::Fenced);
-        }
-        if only_begin && begun {
+        if only_begin && self.state.lock().renewed_at.is_some() {
             return Ok(());
         }
+        match self.renew_once(volume).await {
+            Err(VolumeError::Fenced) => {}
+            other => return other,
+        }
+        let id = SessionId(volume.world().entropy.bytes());
+        let former = {
+            let mut state = self.state.lock();
+            let former = std::mem::replace(&mut state.id, id);
+            state.former.push(former);
+            state.next_segment = 1;
+            state.not_begun();
+            former
+        };
+        tracing::warn!(
+            "session {former} was silent for too long and was declared dead: {id} goes on in its place, \
+             and stores again what is not published yet"
+        );
+        self.renew_once(volume).await
+    }
+
+    async fn renew_once(&self, volume: &Volume) -> Result<(), VolumeError> {
+        let (id, etag, renewals, pins, begun) = {
+            let state = self.state.lock();
+            let pins: Vec<_> = state.pins.keys().copied().collect();
+            (state.id, state.etag.clone(), state.renewals, pins, state.renewed_at.is_some())
+        };
         // The lease counts from before the request: the store may have answered any time after.
         let sent_at = volume.world().clock.boot_time();
         let stored = proto::Session {
@@ -175,7 +202,7 @@ impl Session {
             pinned_files: pins.iter().map(|file| file.0.to_vec()).collect(),
             ..proto::Session::default()
         };
-        let key = keys::session(self.id);
+        let key = keys::session(id);
         let sealed = volume
             .keyring()
             .seal_record(
@@ -210,10 +237,6 @@ impl Session {
         begun: bool,
     ) -> Result<ETag, VolumeError> {
         let capabilities = volume.capabilities();
-        let fenced = || {
-            self.state.lock().fenced = true;
-            VolumeError::Fenced
-        };
         for _ in 0..ATTEMPTS {
             let when = match etag {
                 Some(etag) if capabilities.if_match => PutWhen::IfMatch(etag),
@@ -242,7 +265,7 @@ impl Session {
             let object = match volume.store().get(key, None, None).await {
                 Ok(Fetched::Object(object)) => object,
                 Err(missing) if missing.kind == StoreErrorKind::NotFound && begun => {
-                    return Err(fenced());
+                    return Err(VolumeError::Fenced);
                 }
                 // Refused for a reason that cannot be read now: it is, at the next renewal.
                 Err(unread) if refused => return Err(unread.into()),
@@ -263,12 +286,22 @@ impl Session {
             if !ours {
                 // Neither ours nor unchanged: somebody declared this session dead. An answer that is
                 // lost says nothing of the sort: the record read may be the one to be replaced.
-                return Err(if refused { fenced() } else { error.into() });
+                return Err(if refused { VolumeError::Fenced } else { error.into() });
             }
             etag = Some(object.meta.etag);
         }
         let error = StoreError::new(StoreErrorKind::Unavailable, "put", key);
         Err(error.with_source("no answer to any of several renewals of the session").into())
+    }
+}
+
+impl State {
+    /// As before the first change; pins and numbers stay.
+    fn not_begun(&mut self) {
+        self.etag = None;
+        self.renewals = 0;
+        self.renewed_at = None;
+        self.unsettled.clear();
     }
 }
 
