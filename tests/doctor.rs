@@ -118,6 +118,9 @@ fn credentials_that_are_wrong_are_told_apart() {
         ("AWS_EC2_METADATA_DISABLED", Some("true")),
     ];
     finds(&volume, &none, &[], &["credentials", "no credentials", "AWS_ACCESS_KEY_ID"]);
+    // Nothing was sent, so nothing is known of the endpoint.
+    let said = run(&volume, &["doctor", &volume.url], &none).output.stdout;
+    assert!(!String::from_utf8_lossy(&said).contains("ok  "));
 }
 
 #[test]

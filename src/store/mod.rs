@@ -35,6 +35,7 @@ pub use prefix::Prefixed;
 pub use probe::{Capabilities, probe};
 pub use retry::{Retry, RetryPolicy};
 pub use s3::{S3Config, S3Store};
+pub use s3_errors::NO_CREDENTIALS;
 
 use crate::units::ByteRange;
 use crate::world::Timestamp;

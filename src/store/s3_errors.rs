@@ -3,6 +3,9 @@
 
 use super::StoreErrorKind;
 
+/// What an error says when there are no credentials to send a request with.
+pub const NO_CREDENTIALS: &str = "no credentials were found";
+
 /// What an error answer means, and whether a write may have taken effect all the same.
 pub(super) fn by_answer(code: Option<&str>, status: u16) -> (StoreErrorKind, bool) {
     use StoreErrorKind as Kind;
@@ -74,10 +77,15 @@ pub(super) fn remedy(
     plain: bool,
     why: String,
 ) -> String {
+    if kind == StoreErrorKind::Denied && code.is_none() && status.is_none() {
+        return format!(
+            "{NO_CREDENTIALS} ({why}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a --profile"
+        );
+    }
     let todo = match kind {
         StoreErrorKind::NoBucket => "create the bucket first, or correct its name",
         StoreErrorKind::ClockSkew => "set this machine's clock (or the server's)",
-        StoreErrorKind::Denied => denied(code, status),
+        StoreErrorKind::Denied => denied(code),
         StoreErrorKind::Tls => tls(&why),
         StoreErrorKind::Unreachable if why.contains("lookup") || why.contains("dns") => {
             "correct the endpoint's host name, or this machine's name service"
@@ -94,7 +102,7 @@ pub(super) fn remedy(
     format!("{why}: {todo}")
 }
 
-fn denied(code: Option<&str>, status: Option<u16>) -> &'static str {
+fn denied(code: Option<&str>) -> &'static str {
     match code {
         Some("InvalidAccessKeyId") => {
             "the store does not know this access key: correct AWS_ACCESS_KEY_ID or the profile"
@@ -108,9 +116,6 @@ fn denied(code: Option<&str>, status: Option<u16>) -> &'static str {
         }
         Some("AuthorizationHeaderMalformed") => "the region is another one: give it with --region",
         Some("AccessDenied") => "allow it in the access key's policy, or use another key",
-        None if status.is_none() => {
-            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a --profile"
-        }
         _ => "check the access key, its secret and what its policy allows",
     }
 }

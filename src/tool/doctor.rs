@@ -4,7 +4,7 @@ use super::connect::{Common, holds_volume};
 use super::output::{self, Failure};
 use crate::config::{self, StoreBase, VolumeUrl};
 use crate::crypto::Suite;
-use crate::store::{ListRequest, Store, StoreError, StoreErrorKind, probe};
+use crate::store::{ListRequest, NO_CREDENTIALS, Store, StoreError, StoreErrorKind, probe};
 use crate::volume::native::{OpenSettings, Volume};
 use clap::Args;
 use serde::Serialize;
@@ -203,6 +203,8 @@ impl Doctor {
             Kind::Unreachable | Kind::Unavailable => (0, "endpoint"),
             Kind::Tls => (1, "TLS"),
             Kind::ClockSkew => (2, "clock"),
+            // Without any, nothing was sent: of endpoint and TLS nothing is known.
+            Kind::Denied if error.to_string().contains(NO_CREDENTIALS) => (0, "credentials"),
             Kind::Denied => (2, "credentials"),
             Kind::NoBucket | Kind::NotFound => (3, "bucket"),
             _ => (1, "store"),
