@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -23,8 +23,9 @@ pub(crate) struct Minio {
     /// The access key's secret.
     pub(crate) secret_key: String,
     data: TempDir,
-    /// The server, with what keeps the thread that started it.
-    child: Mutex<(Child, Sender<()>)>,
+    child: Mutex<Child>,
+    /// Keeps the thread that started the server.
+    _thread: Sender<()>,
     buckets: AtomicU32,
 }
 
@@ -43,25 +44,51 @@ impl Minio {
 
     /// Starts a server of one's own, for tests that stop it.
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same; with a directory of `public.crt` and `private.key` it speaks TLS.
+    pub(crate) fn start_with(certificates: Option<&Path>) -> Self {
+        let program = program();
+        assert!(program.exists(), "{} is missing: run `make tools`", program.display());
         let data = tempfile::tempdir().expect("a temporary directory");
         let access_key = super::fresh_hex::<8>();
         let secret_key = super::fresh_hex::<20>();
         // Another process may take a free port between our look and the server's: try again.
         for _ in 0..5 {
-            let address = free_address();
-            let mut child = serve(address, &data, &access_key, &secret_key);
-            if answers(address, &mut child.0) {
+            let (address, console) = (free_address(), free_address());
+            let log = std::fs::File::create(data.path().join("log")).expect("a log");
+            let mut command = Command::new(&program);
+            command
+                .args(["server", "--quiet", "--address", &address.to_string()])
+                .args(["--console-address", &console.to_string()])
+                .arg(data.path().join("data"))
+                .env("MINIO_ROOT_USER", &access_key)
+                .env("MINIO_ROOT_PASSWORD", &secret_key)
+                .env("MINIO_BROWSER", "off")
+                .env("MINIO_UPDATE", "off")
+                .env("HOME", data.path())
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("a second handle"))
+                .stderr(log);
+            if let Some(certificates) = certificates {
+                command.arg("--certs-dir").arg(certificates);
+            }
+            let (mut child, thread) = spawn(command);
+            if answers(address, &mut child) {
+                let scheme = if certificates.is_some() { "https" } else { "http" };
                 return Self {
-                    endpoint: format!("http://{address}"),
+                    endpoint: format!("{scheme}://{address}"),
                     access_key,
                     secret_key,
                     data,
                     child: Mutex::new(child),
+                    _thread: thread,
                     buckets: AtomicU32::new(0),
                 };
             }
-            let _ = child.0.kill();
-            let _ = child.0.wait();
+            let _ = child.kill();
+            let _ = child.wait();
         }
         let log = std::fs::read_to_string(data.path().join("log")).unwrap_or_default();
         panic!("MinIO does not answer: {log}");
@@ -79,7 +106,7 @@ impl Minio {
 
     fn signal(&self, signal: Signal) {
         let child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let pid = child.0.id().try_into().expect("process ids fit");
+        let pid = child.id().try_into().expect("process ids fit");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it is there");
     }
 
@@ -104,33 +131,9 @@ impl Minio {
 impl Drop for Minio {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let _ = child.0.kill();
-        let _ = child.0.wait();
+        let _ = child.kill();
+        let _ = child.wait();
     }
-}
-
-fn serve(
-    data: &TempDir,
-    access_key: &str,
-    secret_key: &str,
-) -> (Child, Sender<()>) {
-    let program = program();
-    assert!(program.exists(), "{} is missing: run `make tools`", program.display());
-    let log = std::fs::File::create(data.path().join("log")).expect("a log");
-    let mut command = Command::new(&program);
-    command
-        .args(["server", "--quiet", "--address", &address.to_string()])
-        .args(["--console-address", &free_address().to_string()])
-        .arg(data.path().join("data"))
-        .env("MINIO_ROOT_USER", access_key)
-        .env("MINIO_ROOT_PASSWORD", secret_key)
-        .env("MINIO_BROWSER", "off")
-        .env("MINIO_UPDATE", "off")
-        .env("HOME", data.path())
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("a second handle"))
-        .stderr(log);
-    spawn(command)
 }
 
 /// Starts the server from a thread that lasts as long as the sender: the kernel kills the server when
@@ -186,5 +189,6 @@ fn is_ready(address: SocketAddr) -> std::io::Result<bool> {
     connection.read_exact(&mut answer)?;
     // Without a signature it refuses, but only when its store is up: its own health check says yes
     // before that.
-    Ok(&answer == b"HTTP/1.1 403")
+    // Nor does one that speaks TLS answer otherwise: it says so by 400.
+    Ok(matches!(&answer, b"HTTP/1.1 403" | b"HTTP/1.0 400"))
 }

@@ -178,6 +178,7 @@ impl Volume {
             Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(Loaded::Absent),
             Err(error) => return Err(error.into()),
         };
+        self.learn_master(crate::crypto::record_master(&object.body)).await;
         let (stored, tombstone) = self.open_object(place, object)?;
         if tombstone {
             self.graves().seen(&stored, self.world().clock.boot_time());

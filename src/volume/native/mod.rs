@@ -13,8 +13,11 @@
 //! | `extents` | the map of a file in use |
 //! | `segments` | data: upload, fetch, cache |
 //! | `session` | who writes, which segment numbers are used, what is pinned |
+//! | `verify`, `manifest`, `comparison` | is everything there and whole; is it as new as it was |
+//! | `passphrases`, `rewrap` | changing keys, and sealing anew under the newest |
 //! | `volume` | init and open |
 
+pub mod comparison;
 pub mod descriptor;
 pub mod entries;
 mod exchange;
@@ -24,11 +27,13 @@ mod heads;
 pub mod index;
 pub mod keys;
 pub mod listing;
+pub mod manifest;
 pub mod namespace;
 mod parts;
 mod passphrases;
 mod proto;
 pub mod record;
+pub mod rewrap;
 pub mod segments;
 pub mod session;
 pub mod verify;

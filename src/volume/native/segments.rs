@@ -271,6 +271,7 @@ impl Volume {
         spec: SegmentSpec,
         range: ByteRange,
     ) -> Result<Bytes, VolumeError> {
+        self.learn_master(Some(spec.master)).await;
         let key = keys::segment(spec.file, spec.segment);
         let (first, count) = chunks(&spec, range);
         // All requests first, so that they are under way together.
