@@ -2,6 +2,7 @@
 
 mod connect;
 mod doctor;
+mod gc;
 mod init;
 mod key;
 mod list;
@@ -64,6 +65,8 @@ enum Command {
     Key(key::Key),
     /// Check that everything the volume names is there, whole and authentic
     Verify(verify::Verify),
+    /// Delete what nothing refers to any more
+    Gc(gc::Gc),
     /// Check endpoint, TLS, credentials, bucket, conditional writes, clock and passphrase
     Doctor(doctor::Doctor),
     /// Print the version and how this program was built
@@ -151,6 +154,7 @@ async fn run_in_runtime(common: &connect::Common, command: Command) -> Result<Ex
             Command::Mv(command) => command.run(common).await,
             Command::Key(command) => command.run(common).await,
             Command::Verify(command) => command.run(common).await,
+            Command::Gc(command) => command.run(common).await,
             Command::Doctor(command) => command.run(common).await,
             Command::Mount(_)
             | Command::Version(_)

@@ -111,6 +111,20 @@ pub(super) fn progress(total: Option<u64>, name: &str) -> ProgressBar {
     bar
 }
 
+/// Progress of something that is counted: a spinner on a terminal, nothing in a pipe.
+pub(super) fn count(name: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{human_pos} {msg} {spinner}") {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
 /// `strongroom version`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  strongroom version --json")]

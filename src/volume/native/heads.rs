@@ -57,6 +57,7 @@ impl Volume {
                 Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(Loaded::Absent),
                 Err(error) => return Err(error.into()),
             };
+            self.learn_master(crate::crypto::record_master(&object.body)).await;
             let outcome = self
                 .with_context(place, |context| {
                     self.keyring().open_record_head(context, &object.body)

@@ -70,6 +70,15 @@ pub fn entry_directory(key: &str) -> Option<DirId> {
     key.strip_prefix("t/")?.split_once('/')?.0.parse().ok()
 }
 
+/// The place whose record lies at a key, or `None` if no record of ours can.
+pub fn place(keyring: &Keyring, key: &str) -> Option<super::Place> {
+    if let Some(inode) = inode_id(key) {
+        return Some(super::Place::Inode(inode));
+    }
+    let dir = entry_directory(key)?;
+    Some(super::Place::Entry(dir, entry_name(keyring, dir, key)?))
+}
+
 /// The shared record of a file with several names.
 pub fn inode(inode: InodeId) -> Key {
     known(format!("i/{inode}"))
@@ -132,6 +141,34 @@ pub fn index_shard(dir: DirId, key: &str) -> Option<u32> {
     let shard = u32::from_str_radix(digits, 16).ok()?;
     (index(dir, shard).as_str() == key).then_some(shard)
 }
+
+/// Who collects garbage now.
+pub fn gc_lease() -> Key {
+    known("g/lease".to_owned())
+}
+
+/// What the last complete mark of the garbage collection says of itself.
+pub fn gc_mark() -> Key {
+    known("g/mark".to_owned())
+}
+
+/// A part of a table of a mark. Table names are letters, digits and `-`.
+pub fn gc_table(mark: &str, table: &str, part: u32) -> Key {
+    known(format!("g/{mark}/{table}/{part:08x}"))
+}
+
+/// The mark that a part of a table belongs to.
+pub fn gc_table_mark(key: &str) -> Option<&str> {
+    key.strip_prefix("g/")?.split_once('/').map(|(mark, _)| mark)
+}
+
+/// The directory whose index a shard belongs to.
+pub fn index_directory(key: &str) -> Option<DirId> {
+    key.strip_prefix("x/")?.split_once('/')?.0.parse().ok()
+}
+
+/// What lies at the top of a volume: objects as they are, prefixes with their `/`.
+pub const TOP: &[&str] = &[DESCRIPTOR, "k/", "t/", "i/", "d/", "s/", "x/", "p/", "g/"];
 
 fn known(text: String) -> Key {
     Key::new(text).expect("keys spelled here are 1 to 1,024 bytes: names are limited to 255")

@@ -15,6 +15,7 @@
 //! | `session` | who writes, which segment numbers are used, what is pinned |
 //! | `verify`, `manifest`, `comparison` | is everything there and whole; is it as new as it was |
 //! | `passphrases`, `rewrap` | changing keys, and sealing anew under the newest |
+//! | `gc` | the only thing that deletes segments |
 //! | `volume` | init and open |
 
 pub mod comparison;
@@ -23,6 +24,7 @@ pub mod entries;
 mod exchange;
 pub mod extents;
 pub mod files;
+pub mod gc;
 mod heads;
 pub mod index;
 pub mod keys;

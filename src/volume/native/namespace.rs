@@ -258,19 +258,32 @@ impl Volume {
         }
     }
 
-    /// A tombstone that is about to be replaced by a living name must not be old enough for gc to
-    /// delete: it is dated anew first, so that a gc that looks from now on leaves it alone.
+    /// A tombstone that is about to be replaced by a living name must not be one that gc is deleting.
+    ///
+    /// gc deletes tombstones older than two grace periods. One that is older than one is dated anew
+    /// first, so that a gc that looks from now on leaves it alone. If gc may have looked already, and
+    /// DELETE is unconditional here, deletions under way are waited for: one of them may still hit.
     pub(super) async fn refreshed_tombstone(
         &self,
         tombstone: Stored,
     ) -> Result<Stored, VolumeError> {
         let age = tombstone.seen.0.saturating_sub(tombstone.modified.0);
-        if u128::from(age.unsigned_abs()) < GRACE.as_nanos() {
+        // Where the store did not tell its time the tombstone may be of any age.
+        let age = match tombstone.seen.0 {
+            0 => Duration::MAX,
+            _ => Duration::from_nanos(u64::try_from(age).unwrap_or(0)),
+        };
+        if age < GRACE {
             return Ok(tombstone);
         }
         let mut record = (*tombstone.record).clone();
         record.buried_at = Some(self.world().clock.now());
-        Box::pin(self.replace(&tombstone, record)).await
+        let fresh = Box::pin(self.replace(&tombstone, record)).await?;
+        // Half a grace period for the store's clock and the time that this took.
+        if age >= GRACE + GRACE / 2 && !self.capabilities().delete_if_match {
+            self.await_deletions().await?;
+        }
+        Ok(fresh)
     }
 
     /// Counts names of a file that has several, based anew on what another node has just written.
