@@ -6,7 +6,7 @@ export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
-.PHONY: help demo test model bench lint build tools
+.PHONY: help demo test model fuzz bench lint build tools
 
 help: ## List these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: build tools ## Run all tests: unit, stores, real mounts, kills
 
 model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
 	STRONGROOM_CASES=20000 cargo test --release --locked --test model
+
+fuzz: ## Fuzz every parser of outside bytes (SECONDS_EACH=20, TARGETS="url descriptor")
+	tests/fuzz/run.sh
 
 bench: build tools ## Measure: crypto on one core, then mounts over MinIO beside the raw client
 	cargo bench --locked --bench crypto

@@ -64,7 +64,13 @@ impl ConfigFile {
     fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::Unreadable(path.to_owned(), error))?;
-        toml::from_str(&text).map_err(|error| {
+        Self::parse(&text, path)
+    }
+
+    /// Reads the file's text; `path` is for the message.
+    #[doc(hidden)]
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
             // The library's message has several lines; the first says where, the last what.
             let message = error.message().to_owned();
             let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);

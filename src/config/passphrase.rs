@@ -75,6 +75,23 @@ impl PassphraseSource {
             || self.config.is_some()
     }
 
+    /// The passphrase that a file holds; `path` is for the message. One line end at its end does not
+    /// belong to the passphrase.
+    #[doc(hidden)]
+    pub fn parse_file(path: &Path, bytes: &[u8]) -> Result<Passphrase, PassphraseError> {
+        let unusable = |why| Err(PassphraseError::Unusable(path.to_owned(), why));
+        if bytes.len() as u64 > LIMIT {
+            return unusable("it is longer than 64 KiB");
+        }
+        let bytes = bytes
+            .strip_suffix(b"\n")
+            .map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line));
+        if bytes.is_empty() {
+            return unusable("it is empty");
+        }
+        Ok(Passphrase::new(bytes.to_vec()))
+    }
+
     fn without_prompt(&self) -> Result<Option<Passphrase>, PassphraseError> {
         if let Some(path) = &self.flag {
             return read_file(path).map(Some);
@@ -92,7 +109,6 @@ impl PassphraseSource {
     }
 }
 
-/// Reads a passphrase file; one line end at its end does not belong to the passphrase.
 fn read_file(path: &Path) -> Result<Passphrase, PassphraseError> {
     use std::os::unix::fs::PermissionsExt;
     let unreadable = |error| PassphraseError::Unreadable(path.to_owned(), error);
@@ -103,19 +119,7 @@ fn read_file(path: &Path) -> Result<Passphrase, PassphraseError> {
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > LIMIT {
-        return Err(PassphraseError::Unusable(path.to_owned(), "it is longer than 64 KiB"));
-    }
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    if bytes.is_empty() {
-        return Err(PassphraseError::Unusable(path.to_owned(), "it is empty"));
-    }
-    Ok(Passphrase::new(bytes.to_vec()))
+    PassphraseSource::parse_file(path, &bytes)
 }
 
 fn prompt(text: &str) -> Result<Passphrase, PassphraseError> {

@@ -67,7 +67,11 @@ impl FromStr for VolumeUrl {
         Ok(match root {
             Some(root) => {
                 let marked_root = Some(root.len());
-                let path = if inside.is_empty() { root } else { format!("{root}/{inside}") };
+                let path = match (root.as_str(), inside.as_str()) {
+                    (_, "") => root,
+                    ("", _) => inside,
+                    (root, inside) => format!("{root}/{inside}"),
+                };
                 Self { base, path, marked_root }
             }
             None => Self { base, path: inside, marked_root: None },
@@ -128,6 +132,8 @@ mod tests {
         let url: VolumeUrl = "s3://bucket/a//b/c/".parse().expect("a URL");
         assert_eq!(url.candidates(), ["a"]);
         assert_eq!(url.inside("a"), "b/c");
+        let url: VolumeUrl = "file://///x".parse().expect("a URL");
+        assert_eq!((url.candidates(), url.inside(""), url.path.as_str()), (vec![""], "x", "x"));
         let url: VolumeUrl = "s3://bucket".parse().expect("a URL");
         assert_eq!((url.candidates(), url.inside("")), (vec![""], ""));
     }

@@ -10,6 +10,7 @@ pub(super) const SLOT: &[u8] = b"strongroom v1 slot\0";
 pub(super) const MASTER_WRAP: &[u8] = b"strongroom v1 master wrap\0";
 pub(super) const NAMES: &[u8] = b"strongroom v1 names\0";
 pub(super) const DESCRIPTOR_MAC: &[u8] = b"strongroom v1 descriptor mac\0";
+pub(super) const MANIFEST_MAC: &[u8] = b"strongroom v1 manifest mac\0";
 pub(super) const SEGMENT: &[u8] = b"strongroom v1 segment\0";
 pub(super) const RECORD: &[u8] = b"strongroom v1 record\0";
 /// Context string of BLAKE3's derive_key mode for the checksums of unencrypted volumes.

@@ -140,6 +140,20 @@ impl Keyring {
         }
     }
 
+    /// The keys of the same volume as its descriptor has them now, opened without a passphrase: what a
+    /// passphrase opens never changes, so that a program that runs learns of new master keys.
+    ///
+    /// The descriptor's MAC is still to be verified by the caller with [`Keyring::verify_mac`].
+    ///
+    /// # Errors
+    /// `Damaged` if the wrapped keys are not this volume's; `Invalid` for an unencrypted volume.
+    pub fn reopened(&self, record: &KeyringRecord) -> Result<Self, CryptoError> {
+        let sealing = self.encrypted()?.sealing.expose();
+        let sealing = Key32::filled(|key| key.copy_from_slice(sealing));
+        let keys = Keys::open(sealing, self.volume, self.suite, record)?;
+        Ok(Self { volume: self.volume, suite: self.suite, keys: Some(keys) })
+    }
+
     /// Adds a passphrase; returns the slot's id. The caller stores the record under a new MAC.
     ///
     /// # Errors
@@ -231,12 +245,7 @@ impl Keyring {
     /// is not encrypted, an unkeyed BLAKE3 that finds damage only.
     pub fn mac(&self, message: &[u8]) -> [u8; 32] {
         match &self.keys {
-            Some(keys) => {
-                let mut mac = Hmac::<Sha256>::new_from_slice(keys.mac.expose())
-                    .expect("HMAC takes keys of any length");
-                mac.update(message);
-                mac.finalize().into_bytes().into()
-            }
+            Some(keys) => hmac(&keys.mac, message),
             None => {
                 let mut hash = blake3::Hasher::new();
                 hash.update(derive::DESCRIPTOR_MAC).update(&self.volume.0).update(message);
@@ -257,6 +266,36 @@ impl Keyring {
         }
     }
 
+    /// Authenticates a manifest by its digest: HMAC-SHA256 under a key of its own, or, if the volume is not
+    /// encrypted, an unkeyed BLAKE3 that finds damage only.
+    pub fn manifest_mac(&self, digest: &[u8; 32]) -> [u8; 32] {
+        match &self.keys {
+            Some(keys) => {
+                let key = Key32::filled(|key| {
+                    expand_from(&keys.sealing, derive::MANIFEST_MAC, self.volume, key);
+                });
+                hmac(&key, digest)
+            }
+            None => {
+                let mut hash = blake3::Hasher::new();
+                hash.update(derive::MANIFEST_MAC).update(&self.volume.0).update(digest);
+                hash.finalize().into()
+            }
+        }
+    }
+
+    /// Compares in constant time.
+    ///
+    /// # Errors
+    /// `Damaged` if nobody with these keys made it.
+    pub fn verify_manifest_mac(&self, digest: &[u8; 32], mac: &[u8]) -> Result<(), CryptoError> {
+        if bool::from(self.manifest_mac(digest).as_slice().ct_eq(mac)) {
+            Ok(())
+        } else {
+            Err(CryptoError::Damaged { what: "manifest" })
+        }
+    }
+
     /// The volume these keys belong to.
     pub fn volume(&self) -> VolumeId {
         self.volume
@@ -271,6 +310,11 @@ impl Keyring {
     pub fn current_master(&self) -> MasterNumber {
         let newest = self.keys.as_ref().and_then(|keys| keys.masters.keys().next_back());
         newest.copied().unwrap_or(MasterNumber(0))
+    }
+
+    /// Whether what is sealed under this master key can be opened.
+    pub fn has_master(&self, number: MasterNumber) -> bool {
+        self.master(number).is_ok()
     }
 
     /// The secret of that number, or no secret at all for an unencrypted volume.
@@ -326,6 +370,13 @@ impl Keys {
     fn wrapping(&self, volume: VolumeId) -> Key32 {
         Key32::filled(|key| expand_from(&self.sealing, derive::MASTER_WRAP, volume, key))
     }
+}
+
+fn hmac(key: &Key32, message: &[u8]) -> [u8; 32] {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes keys of any length");
+    mac.update(message);
+    mac.finalize().into_bytes().into()
 }
 
 fn expand_from(sealing: &Key32, label: &[u8], volume: VolumeId, out: &mut [u8]) {

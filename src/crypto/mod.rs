@@ -36,7 +36,9 @@ pub use error::CryptoError;
 pub use kdf::Kdf;
 pub use keyring::{Keyring, MasterNumber, NewSlot};
 pub use keyring_record::{KeyringRecord, SlotSummary};
-pub use record::{HeadOutcome, OpenedHead, OpenedRecord, RecordContext, Role, record_salt};
+pub use record::{
+    HeadOutcome, OpenedHead, OpenedRecord, RecordContext, Role, record_master, record_salt,
+};
 pub use secret::Passphrase;
 pub use segment::{CHUNK, SegmentSpec};
 pub use suite::Suite;

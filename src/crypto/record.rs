@@ -113,6 +113,13 @@ pub fn record_salt(object: &[u8]) -> Option<[u8; 16]> {
     object.get(32..RECORD_PREFIX as usize)?.try_into().ok()
 }
 
+/// The number of the master key that a sealed record names, unopened and so not to be trusted: it tells
+/// whether the descriptor is worth another look. `None` for what is too short to be a record.
+pub fn record_master(object: &[u8]) -> Option<MasterNumber> {
+    let number = object.get(12..16)?.try_into().ok()?;
+    Some(MasterNumber(u32::from_be_bytes(number)))
+}
+
 impl Keyring {
     /// Seals a record.
     ///

@@ -10,13 +10,13 @@ use super::errno::FsError;
 use super::inode::{Dentry, Identity, Inode, State, Table};
 use super::io::{FileHandleState, SEALING_UNIT};
 use super::types::{EntryReply, HandleId, Ino, StatFs};
-use crate::units::SessionId;
+use crate::units::{DirId, SessionId};
 use crate::volume::VolumeError;
 use crate::volume::native::namespace::Found;
 use crate::volume::native::record::{Attributes, Content, Record};
 use crate::volume::native::{Place, Volume};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -60,6 +60,9 @@ pub struct FileSystem {
     pub(super) room: tokio::sync::Notify,
     pub(super) files: Mutex<HashMap<HandleId, Arc<FileHandleState>>>,
     pub(super) directories: Mutex<HashMap<HandleId, Arc<super::directory::DirectoryHandle>>>,
+    /// Directories whose index is being written.
+    pub(super) indexing: Arc<Mutex<HashSet<DirId>>>,
+    pub(super) late: super::late::Late,
     pub(super) runtime: tokio::runtime::Handle,
     next_handle: AtomicU64,
 }
@@ -81,6 +84,8 @@ impl FileSystem {
             table: Mutex::default(),
             files: Mutex::default(),
             directories: Mutex::default(),
+            indexing: Arc::default(),
+            late: super::late::Late::default(),
             next_handle: AtomicU64::new(1),
             volume,
             config,
@@ -218,20 +223,20 @@ impl FileSystem {
         check_name(name)?;
         let directory = self.inode(parent)?;
         let dir = directory.directory()?;
-        let known = self.table.lock().name(parent, name);
+        let mut known = self.table.lock().name(parent, name);
+        if known.as_ref().is_none_or(|known| !self.is_current(known)) {
+            self.late.wait_for(parent, name).await;
+            if let Some(dentry) = self.known_by_listing(&directory, name).await? {
+                return Ok(dentry);
+            }
+            known = self.table.lock().name(parent, name);
+        }
         let mut known_etag = None;
         if let Some(dentry) = &known {
-            let (home, own_changes) = match &dentry.child {
-                Some(child) => {
-                    let state = child.state.lock();
-                    let doubted = dentry.checked_at.is_zero();
-                    (state.home.clone(), state.home.is_none() || state.is_changed() && !doubted)
-                }
-                None => (None, false),
-            };
-            if own_changes || self.is_fresh(Some(dentry.checked_at)) {
+            if self.is_current(dentry) {
                 return Ok(dentry.clone());
             }
+            let home = dentry.child.as_ref().and_then(|child| child.state.lock().home.clone());
             known_etag = match &dentry.link {
                 Some(link) => Some(link.etag.clone()),
                 None => home.map(|home| home.etag),
@@ -275,6 +280,7 @@ impl FileSystem {
             let former = table.name(parent, name).and_then(|dentry| dentry.child);
             let dentry = Dentry { child: None, link: None, checked_at: asked_at };
             table.set_name(parent, name, dentry.clone());
+            table.listings.missed(parent, asked_at);
             drop(table);
             if let Some(former) = former {
                 self.was_removed(&former, parent, name);
@@ -282,6 +288,16 @@ impl FileSystem {
             return Ok(dentry);
         };
         Ok(self.learn(parent, name, &found, asked_at))
+    }
+
+    /// Whether a name need not be asked for: that was done just now, or this mount is changing it.
+    fn is_current(&self, dentry: &Dentry) -> bool {
+        let own_changes = dentry.child.as_ref().is_some_and(|child| {
+            let state = child.state.lock();
+            let doubted = dentry.checked_at.is_zero();
+            state.home.is_none() || state.is_changed() && !doubted
+        });
+        own_changes || self.is_fresh(Some(dentry.checked_at))
     }
 
     /// Enters what the store said about a name.
@@ -328,8 +344,13 @@ impl FileSystem {
                 _ => {}
             }
         }
+        let former = table.name(parent, name).and_then(|dentry| dentry.child);
         table.set_name(parent, name, dentry.clone());
         drop(table);
+        if let Some(former) = former.filter(|former| !Arc::ptr_eq(former, &inode)) {
+            // A replacement that seemed to fail had happened.
+            self.was_removed(&former, parent, name);
+        }
         dentry
     }
 

@@ -5,11 +5,16 @@ use super::core::FileSystem;
 use super::errno::FsError;
 use super::inode::{Inode, ROOT};
 use super::types::{DirEntry, HandleId, Ino, Kind};
-use crate::volume::native::Place;
+use crate::units::DirId;
+use crate::volume::native::index::{Index, WORTH_IT};
+use crate::volume::native::listing::Listed;
+use crate::volume::native::namespace::Found;
 use crate::volume::native::record::Content;
+use crate::volume::native::{Place, Stored};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Rows that one call returns, at most.
 const ROWS: usize = 1024;
@@ -102,8 +107,8 @@ impl FileSystem {
         Ok(())
     }
 
-    /// fsync(2) of a directory: names stand in the store when their operations return, so this waits
-    /// only for files created here and not closed yet, whose names are not stored.
+    /// fsync(2) of a directory: names stand in the store when their operations return, but for those
+    /// removed a moment ago, and those of files created here and not closed yet.
     pub async fn fsyncdir(self: &Arc<Self>, ino: Ino) -> Result<(), FsError> {
         let children = self.table.lock().children(ino);
         for (_, child) in children {
@@ -115,57 +120,41 @@ impl FileSystem {
                 self.store_inode(&child).await?;
             }
         }
-        Ok(())
+        self.removals_stored(ino).await
     }
 
     /// The directory as it is now.
     async fn snapshot(&self, directory: &Arc<Inode>) -> Result<Vec<Row>, FsError> {
         let dir = directory.directory()?;
+        let running = self.begin_listing(directory.ino);
+        let leaving = self.late.names(directory.ino);
         let asked_at = self.boot_time();
-        let listed = self.volume.list_directory(dir).await?;
+        let mut listed = self.volume.list_directory(dir).await?;
+        self.listed_whole(directory.ino, asked_at, &listed);
+        drop(running);
+        // What was removed here is gone, though the store may not know yet; unless it was made again.
+        listed.retain(|entry| {
+            let again = || {
+                let known = self.table.lock().name(directory.ino, &entry.name);
+                known.is_some_and(|dentry| dentry.child.is_some())
+            };
+            !leaving.contains(&entry.name) || again()
+        });
         let mut known: HashMap<Vec<u8>, Arc<Inode>> =
             self.table.lock().children(directory.ino).into_iter().collect();
-        let (mut rows, mut unknown) = (Vec::new(), Vec::new());
-        for entry in listed {
-            let current = known.remove(&entry.name).filter(|inode| {
-                let dentry = self.table.lock().name(directory.ino, &entry.name);
-                let link = dentry.and_then(|dentry| dentry.link).map(|link| link.etag);
-                let state = inode.state.lock();
-                let etag = link.or_else(|| state.home.as_ref().map(|home| home.etag.clone()));
-                // A name that is being changed here is what this mount says it is.
-                etag.as_ref() == Some(&entry.etag) || state.is_changed()
-            });
+        let (mut rows, mut unknown) = (Vec::new(), HashSet::new());
+        for entry in &listed {
+            let current = known
+                .remove(&entry.name)
+                .filter(|inode| self.is_as_listed(directory.ino, inode, entry, asked_at));
             match current {
-                Some(inode) => {
-                    let mut state = inode.state.lock();
-                    state.checked_at = state.checked_at.max(Some(asked_at));
-                    drop(state);
-                    let mut table = self.table.lock();
-                    if let Some(mut dentry) = table.name(directory.ino, &entry.name) {
-                        dentry.checked_at = dentry.checked_at.max(asked_at);
-                        table.set_name(directory.ino, &entry.name, dentry);
-                    }
-                    drop(table);
-                    rows.push(Row { name: entry.name, inode });
+                Some(inode) => rows.push(Row { name: entry.name.clone(), inode }),
+                None => {
+                    unknown.insert(entry.name.clone());
                 }
-                None => unknown.push(Place::Entry(dir, entry.name)),
             }
         }
-        let mut linked = Vec::new();
-        for stored in self.volume.load_many(unknown).await? {
-            if let Content::Link(_) = stored.record.content {
-                linked.push(stored);
-                continue;
-            }
-            let Place::Entry(_, name) = &stored.place else { continue };
-            let name = name.clone();
-            let found = crate::volume::native::namespace::Found { entry: stored, inode: None };
-            let Some(found) = self.meet(found).await? else { continue };
-            if let Some(inode) = self.learn(directory.ino, &name, &found, asked_at).child {
-                rows.push(Row { name, inode });
-            }
-        }
-        for found in self.volume.resolve_many(linked).await? {
+        for found in self.records(directory, &listed, unknown).await? {
             let Place::Entry(_, name) = found.entry.place.clone() else { continue };
             let Some(found) = self.meet(found).await? else { continue };
             if let Some(inode) = self.learn(directory.ino, &name, &found, asked_at).child {
@@ -192,5 +181,151 @@ impl FileSystem {
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         rows.dedup_by(|a, b| a.name == b.name);
         Ok(rows)
+    }
+
+    /// Whether a name is known as the listing shows it: then that was found out just now.
+    pub(super) fn is_as_listed(
+        &self,
+        parent: Ino,
+        inode: &Inode,
+        entry: &Listed,
+        asked_at: Duration,
+    ) -> bool {
+        let mut table = self.table.lock();
+        let Some(mut dentry) = table.name(parent, &entry.name) else { return false };
+        let mut state = inode.state.lock();
+        let etag = match &dentry.link {
+            Some(link) => Some(&link.etag),
+            None => state.home.as_ref().map(|home| &home.etag),
+        };
+        // A name that is being changed here is what this mount says it is, unless that is in doubt.
+        let ours = state.is_changed() && !dentry.checked_at.is_zero();
+        if etag != Some(&entry.etag) && !ours {
+            return false;
+        }
+        state.checked_at = state.checked_at.max(Some(asked_at));
+        drop(state);
+        dentry.checked_at = dentry.checked_at.max(asked_at);
+        table.set_name(parent, &entry.name, dentry);
+        true
+    }
+
+    /// The records of a directory's names that are not known: from its index, if there are many, and the
+    /// others from their objects. If many were missing in the index, it is written anew in the background.
+    async fn records(
+        &self,
+        directory: &Arc<Inode>,
+        listed: &[Listed],
+        unknown: HashSet<Vec<u8>>,
+    ) -> Result<Vec<Found>, FsError> {
+        let dir = directory.directory()?;
+        let many = unknown.len() >= WORTH_IT;
+        let mut index = Index::default();
+        if many {
+            let wanted = |entry: &Listed| unknown.contains(&entry.name);
+            index = self.volume.read_index(dir, listed, wanted).await;
+        }
+        let mut entries = std::mem::take(&mut index.rows);
+        let mut missing = unknown;
+        for entry in &entries {
+            if let Place::Entry(_, name) = &entry.place {
+                missing.remove(name);
+            }
+        }
+        let missing: Vec<Listed> =
+            listed.iter().filter(|entry| missing.contains(&entry.name)).cloned().collect();
+        let incomplete = !missing.is_empty();
+        entries.extend(self.volume.load_listed(dir, missing).await?);
+        if many && incomplete && !self.volume.is_read_only() {
+            self.write_index(directory, listed, &entries, index);
+        }
+        let (linked, plain): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| matches!(entry.record.content, Content::Link(_)));
+        let mut found: Vec<Found> =
+            plain.into_iter().map(|entry| Found { entry, inode: None }).collect();
+        found.extend(self.volume.resolve_many(linked).await?);
+        Ok(found)
+    }
+
+    /// Brings the index of directories up to date in which this mount has made many names, for whoever
+    /// lists them first.
+    pub(super) async fn index_what_was_made(&self) {
+        let due: Vec<Arc<Inode>> = {
+            let mut table = self.table.lock();
+            let due: Vec<Ino> = table
+                .made
+                .iter()
+                .filter(|(_, made)| **made >= WORTH_IT)
+                .map(|(ino, _)| *ino)
+                .collect();
+            for ino in &due {
+                table.made.remove(ino);
+            }
+            due.into_iter().filter_map(|ino| table.get(ino)).collect()
+        };
+        for directory in due {
+            let Ok(dir) = directory.directory() else { continue };
+            if directory.state.lock().unlinked || !self.indexing.lock().insert(dir) {
+                continue;
+            }
+            if let Err(error) = self.index_known(&directory, dir).await {
+                tracing::debug!(%dir, "index of a directory not written: {error}");
+            }
+            self.indexing.lock().remove(&dir);
+        }
+    }
+
+    /// Writes what is known here and what the index knew already; nothing is fetched for it.
+    async fn index_known(&self, directory: &Inode, dir: DirId) -> Result<(), FsError> {
+        let listed = self.volume.list_directory(dir).await?;
+        if listed.len() < WORTH_IT {
+            return Ok(());
+        }
+        let mut index = self.volume.read_index(dir, &listed, |_| true).await;
+        let mut entries = self.known_as_listed(directory, dir, &listed, &HashMap::new());
+        entries.append(&mut index.rows);
+        Ok(self.volume.write_index(dir, entries, index).await?)
+    }
+
+    /// The entries of listed names, as far as they are known and as they were listed.
+    fn known_as_listed(
+        &self,
+        directory: &Inode,
+        dir: DirId,
+        listed: &[Listed],
+        fetched: &HashMap<&Place, &Stored>,
+    ) -> Vec<Stored> {
+        let known = |entry: &Listed| {
+            let place = Place::Entry(dir, entry.name.clone());
+            let stored = match fetched.get(&place) {
+                Some(stored) => (*stored).clone(),
+                None => {
+                    let dentry = self.table.lock().name(directory.ino, &entry.name)?;
+                    let home = dentry.child.and_then(|child| child.state.lock().home.clone());
+                    dentry.link.or(home)?
+                }
+            };
+            (stored.etag == entry.etag && stored.place == place).then_some(stored)
+        };
+        listed.iter().filter_map(known).collect()
+    }
+
+    /// Brings a directory's index up to date without anybody waiting for it, once at a time.
+    fn write_index(&self, directory: &Inode, listed: &[Listed], fetched: &[Stored], index: Index) {
+        let Ok(dir) = directory.directory() else { return };
+        if !self.indexing.lock().insert(dir) {
+            return;
+        }
+        let fetched: HashMap<&Place, &Stored> =
+            fetched.iter().map(|entry| (&entry.place, entry)).collect();
+        let entries = self.known_as_listed(directory, dir, listed, &fetched);
+        let (volume, indexing) = (self.volume.clone(), self.indexing.clone());
+        self.runtime.spawn(async move {
+            match volume.write_index(dir, entries, index).await {
+                Ok(()) => tracing::debug!(%dir, "index of a directory written"),
+                Err(error) => tracing::debug!(%dir, "index of a directory not written: {error}"),
+            }
+            indexing.lock().remove(&dir);
+        });
     }
 }

@@ -4,6 +4,7 @@
 //! through renames, by whichever node, and across mounts. Names map to inodes; a name may also be known
 //! to be absent.
 
+use super::absent::Listings;
 use super::dirty::DirtyMap;
 use super::errno::FsError;
 use super::types::{Attr, Ino, Kind};
@@ -65,6 +66,8 @@ pub(super) struct State {
     pub(super) lookups: u64,
     pub(super) handles: u32,
     pub(super) writers: u32,
+    /// Operations under way that need the content as it is in memory.
+    pub(super) pins: u32,
     /// The record in the store; `None` until the first publish.
     pub(super) home: Option<Stored>,
     /// Where the first publish goes.
@@ -117,8 +120,9 @@ pub(super) struct FileBody {
 
 impl FileBody {
     pub(super) fn new(content: FileContent) -> Self {
-        // A file without pages needs nothing fetched to know its map.
-        let map = content.pages.is_empty().then(|| ExtentMap::new(&content, Vec::new()));
+        // A file without pages whose record is here whole needs nothing fetched to know its map.
+        let complete = content.pages.is_empty() && content.is_whole();
+        let map = complete.then(|| ExtentMap::new(&content, Vec::new()));
         Self {
             size: content.size,
             settled_size: content.size,
@@ -186,6 +190,21 @@ impl Inode {
     pub(super) fn attr(&self) -> Attr {
         self.state.lock().attr(self.ino)
     }
+
+    /// Keeps the content in memory from being replaced by what has no data.
+    pub(super) fn pin(&self) -> Pin<'_> {
+        self.state.lock().pins += 1;
+        Pin(self)
+    }
+}
+
+/// See [`Inode::pin`].
+pub(super) struct Pin<'a>(&'a Inode);
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().pins -= 1;
+    }
 }
 
 impl State {
@@ -196,6 +215,7 @@ impl State {
             lookups: 0,
             handles: 0,
             writers: 0,
+            pins: 0,
             modified: u64::from(home.is_none()),
             published: 0,
             home,
@@ -213,10 +233,23 @@ impl State {
         }
     }
 
-    /// Takes over what the store says now. Only for inodes without changes of their own.
+    /// Takes over what the store says now. Only for inodes without changes of their own. A record
+    /// without its data says nothing new where the whole one is known, and does not take the place of
+    /// content that is in use.
     pub(super) fn refresh(&mut self, home: Stored) {
         let same = self.home.as_ref().is_some_and(|known| known.etag == home.etag);
-        if !same {
+        if !home.record.is_whole() && (same || self.handles > 0 || self.pins > 0) {
+            return;
+        }
+        if same {
+            if let (Body::File(body), Content::File(content)) =
+                (&mut self.content, &home.record.content)
+                && body.map.is_none()
+                && !body.stored.is_whole()
+            {
+                **body = FileBody::new(content.clone());
+            }
+        } else {
             self.attributes = home.record.attributes.clone();
             self.links = home.record.links.max(1);
             self.content = body(&home.record.content);
@@ -322,6 +355,10 @@ pub(super) struct Table {
     by_ino: HashMap<Ino, Arc<Inode>>,
     by_identity: HashMap<Identity, Arc<Inode>>,
     names: HashMap<Ino, HashMap<Vec<u8>, Dentry>>,
+    /// What is known of directories as a whole.
+    pub(super) listings: Listings,
+    /// Names that this mount has made, by directory, and no index knows of yet.
+    pub(super) made: HashMap<Ino, usize>,
 }
 
 impl Table {
@@ -378,6 +415,7 @@ impl Table {
             before.state.lock().names.remove(&key);
         }
         if let Some(child) = child {
+            self.listings.came(parent, name);
             child.state.lock().names.insert(key);
         }
     }
@@ -390,6 +428,7 @@ impl Table {
 
     /// The store is asked before a name is believed again.
     pub(super) fn doubt_name(&mut self, parent: Ino, name: &[u8]) {
+        self.listings.came(parent, name);
         if let Some(dentry) = self.names.get_mut(&parent).and_then(|names| names.get_mut(name)) {
             dentry.checked_at = Duration::ZERO;
         }
@@ -425,6 +464,7 @@ impl Table {
             };
             let needed = state.lookups > 0
                 || state.handles > 0
+                || state.pins > 0
                 || (state.is_changed() && !state.unlinked)
                 || busy;
             if needed || ino == ROOT {
@@ -436,6 +476,8 @@ impl Table {
             self.take_name(parent, &name);
         }
         self.by_ino.remove(&ino);
+        self.listings.forget(ino);
+        self.made.remove(&ino);
         let identity = inode.state.lock().identity(&inode);
         if self.by_identity.get(&identity).is_some_and(|known| Arc::ptr_eq(known, &inode)) {
             self.by_identity.remove(&identity);
@@ -444,6 +486,7 @@ impl Table {
 
     /// Drops knowledge of absent names that is older than `limit`.
     pub(super) fn expire_absent(&mut self, now: Duration, limit: Duration) {
+        self.listings.expire(now);
         self.names.retain(|_, names| {
             names.retain(|_, dentry| {
                 dentry.child.is_some() || now.saturating_sub(dentry.checked_at) < limit

@@ -56,12 +56,13 @@ impl FileSystem {
         if mode.write && self.volume.is_read_only() {
             return Err(FsError::ReadOnly);
         }
+        let _pin = inode.pin();
         self.revalidate(&inode).await?;
         self.load_map(&inode).await?;
         if mode.truncate && mode.write {
             self.set_size(&inode, 0).await?;
         }
-        Ok(self.opened(inode, mode))
+        Ok(self.opened(inode.clone(), mode))
     }
 
     pub(super) fn opened(&self, inode: Arc<Inode>, mode: OpenMode) -> Opened {
@@ -473,12 +474,13 @@ impl FileSystem {
     /// Sets a file's size: what lies beyond is gone, what is new reads as zeros.
     pub(super) async fn set_size(
         self: &Arc<Self>,
-        inode: &Inode,
+        inode: &Arc<Inode>,
         size: u64,
     ) -> Result<(), FsError> {
         if size > SIZE_LIMIT {
             return Err(FsError::TooBig);
         }
+        let _pin = inode.pin();
         self.load_map(inode).await?;
         let now = self.now();
         let mut state = inode.state.lock();
@@ -500,26 +502,6 @@ impl FileSystem {
 
     pub(super) fn file(&self, handle: HandleId) -> Result<Arc<FileHandleState>, FsError> {
         self.files.lock().get(&handle).cloned().ok_or(FsError::BadHandle)
-    }
-
-    /// Makes sure that a file's map is in memory.
-    pub(super) async fn load_map(&self, inode: &Inode) -> Result<(), FsError> {
-        let content = {
-            let state = inode.state.lock();
-            match &state.content {
-                Body::File(body) if body.map.is_none() => body.stored.clone(),
-                _ => return Ok(()),
-            }
-        };
-        let map = self.volume.load_map(&content).await?;
-        let mut state = inode.state.lock();
-        if let Body::File(body) = &mut state.content
-            && body.map.is_none()
-            && body.stored == content
-        {
-            body.map = Some(map);
-        }
-        Ok(())
     }
 
     /// Asks the store whether an inode is still as known, unless that was done just now.

@@ -1,9 +1,11 @@
 //! Rank 3: POSIX semantics over a volume: nodes, handles, dirty bytes in memory and the budget that
 //! bounds them. Only `fuse.rs` and `session.rs` know the kernel's interface; the rest never does.
 
+mod absent;
 pub mod arena;
 mod attributes;
 mod compact;
+mod content;
 pub mod core;
 mod directory;
 pub mod dirty;
@@ -11,6 +13,7 @@ pub mod errno;
 pub mod fuse;
 mod inode;
 mod io;
+mod late;
 mod names;
 mod publish;
 pub mod session;

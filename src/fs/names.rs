@@ -101,6 +101,7 @@ impl FileSystem {
             return Err(FsError::ReadOnly);
         }
         let directory = self.inode(parent)?;
+        self.late.wait_for(parent, name).await;
         if self.find_dentry(parent, name).await?.child.is_some() {
             return Err(FsError::Exists);
         }
@@ -141,11 +142,12 @@ impl FileSystem {
 
     /// Takes a name away from an inode; `false` if the name was changed meanwhile, here or elsewhere.
     async fn take_away(
-        &self,
-        directory: &Inode,
+        self: &Arc<Self>,
+        directory: &Arc<Inode>,
         name: &[u8],
         inode: &Arc<Inode>,
     ) -> Result<bool, FsError> {
+        let permit = self.late.permit().await?;
         let turn = inode.turn.lock().await;
         let dentry = self.table.lock().name(directory.ino, name);
         let Some(dentry) = dentry.filter(|dentry| leads_to(dentry, inode)) else {
@@ -160,7 +162,11 @@ impl FileSystem {
             }
             None => self.stored_in_doubt(inode).await?,
         };
-        if let Some(found) = found {
+        let (mut now, mut late) = (found, None);
+        if may_wait(inode) && !self.volume.is_read_only() {
+            late = now.take_if(|found| found.inode.is_none());
+        }
+        if let Some(found) = now {
             counted = match self.volume.unlink(&found).await {
                 Err(VolumeError::Conflict(_)) => {
                     self.table.lock().forget_name(directory.ino, name);
@@ -180,8 +186,12 @@ impl FileSystem {
             };
         }
         self.name_gone(inode, counted);
-        drop(turn);
         self.absent(directory, name);
+        // Last, so that a failure finds what it has to take back.
+        if let Some(found) = late {
+            self.bury_late(directory, name, inode, found, permit);
+        }
+        drop(turn);
         self.table.lock().drop_if_unused(inode.ino);
         Ok(true)
     }
@@ -212,6 +222,7 @@ impl FileSystem {
             return Err(FsError::Permission);
         }
         let dir = directory.directory()?;
+        self.late.wait_for(parent, name).await;
         if self.find_dentry(parent, name).await?.child.is_some() {
             return Err(FsError::Exists);
         }
@@ -227,7 +238,11 @@ impl FileSystem {
             });
             known.ok_or_else(|| FsError::stale("another node is changing the file's names"))?
         };
-        let (old, new) = self.volume.link(&old, dir, name).await?;
+        let linked = self.volume.link(&old, dir, name).await;
+        if linked.is_err() {
+            self.table.lock().doubt_name(parent, name);
+        }
+        let (old, new) = linked?;
         let checked_at = self.boot_time();
         {
             let mut state = inode.state.lock();
@@ -284,6 +299,7 @@ impl FileSystem {
     ) -> Result<(), RenameError> {
         let (from, to) = (self.inode(parent)?, self.inode(new_parent)?);
         let to_dir = to.directory()?;
+        self.late.wait_for(new_parent, new_name).await;
         let source = self.find_dentry(parent, name).await?;
         let moving = source.child.clone().ok_or(FsError::NotFound)?;
         let target = self.find_dentry(new_parent, new_name).await?;
@@ -328,6 +344,13 @@ impl FileSystem {
                 _ => return Err(RenameError::Again),
             }
         };
+        if mode == RenameMode::Exchange {
+            // Each record is copied to the other's name, with the data in it.
+            self.load_map(&moving).await?;
+            if let Some(other) = &target.child {
+                self.load_map(other).await?;
+            }
+        }
         let source_found = found(&moving, &source).ok_or(RenameError::Again)?;
         let target_found = match &target.child {
             Some(replaced) => {
@@ -359,6 +382,12 @@ impl FileSystem {
             let moved = self.volume.rename(&source_found.entry, to_dir, new_name, expect).await;
             if moved.is_err() {
                 let new_place = Place::Entry(to_dir, new_name.to_vec());
+                if let (Some(replaced), Some(Found { inode: None, .. })) =
+                    (&target.child, &target_found)
+                {
+                    let doomed = (new_parent, new_name.to_vec());
+                    replaced.state.lock().doomed_name = Some(doomed);
+                }
                 self.doubt_places([&source_found.entry.place, &new_place]);
             }
             let moved = moved?;
@@ -406,7 +435,9 @@ impl FileSystem {
             state.home = Some(entry);
         }
         let dentry = Dentry { child: Some(inode.clone()), link, checked_at };
-        self.table.lock().set_name(directory.ino, name, dentry);
+        let mut table = self.table.lock();
+        table.set_name(directory.ino, name, dentry);
+        *table.made.entry(directory.ino).or_default() += 1;
     }
 
     async fn make(
@@ -433,11 +464,13 @@ impl FileSystem {
         check_name(name)?;
         let directory = self.inode(parent)?;
         let dir = directory.directory()?;
+        self.late.wait_for(parent, name).await;
         let own_pending = self.table.lock().name(parent, name).and_then(|dentry| dentry.child);
         if own_pending.is_some_and(|child| child.state.lock().home.is_none()) {
             return Err(FsError::Exists);
         }
         let record = self.new_record(caller, &directory, permissions, content);
+        let asked_at = self.boot_time();
         let former = self.table.lock().name(parent, name).and_then(|dentry| dentry.child);
         let stored = match self.volume.create(dir, name, record).await {
             Err(VolumeError::Exists(_)) => {
@@ -446,14 +479,24 @@ impl FileSystem {
                 self.table.lock().doubt_name(parent, name);
                 return Err(FsError::Exists);
             }
-            other => other?,
+            Err(error) => {
+                // It may be there all the same.
+                self.table.lock().doubt_name(parent, name);
+                return Err(error.into());
+            }
+            Ok(stored) => stored,
         };
         if let Some(former) = former {
             // The name was free: a removal that seemed to fail had happened.
             self.was_removed(&former, parent, name);
         }
         let (record, place) = (stored.record.clone(), stored.place.clone());
-        Ok(self.enter(&directory, name, &record, Some(stored), place))
+        let inode = self.enter(&directory, name, &record, Some(stored), place);
+        if is_directory(&inode) {
+            // Its id is new: nobody has put anything into it before.
+            self.listed_whole(inode.ino, asked_at, &[]);
+        }
+        Ok(inode)
     }
 
     /// A new thing's record: owner, group and mode as a local disk would give them.
@@ -504,6 +547,7 @@ impl FileSystem {
             let inode = table.add(identity, false, state);
             let dentry = Dentry { child: Some(inode.clone()), link: None, checked_at };
             table.set_name(directory.ino, name, dentry);
+            *table.made.entry(directory.ino).or_default() += 1;
             inode
         };
         self.touch(directory);
@@ -560,6 +604,7 @@ impl FileSystem {
 
     async fn require_empty(&self, inode: &Inode) -> Result<(), FsError> {
         let dir = inode.directory()?;
+        self.late.wait_for_all(Some(inode.ino)).await;
         let pending = self.table.lock().children(inode.ino);
         if pending.iter().any(|(_, child)| child.state.lock().home.is_none()) {
             return Err(FsError::NotEmpty);
@@ -590,6 +635,12 @@ impl From<VolumeError> for RenameError {
             other => Self::Failed(other.into()),
         }
     }
+}
+
+/// Whether nothing of an inode would be lost with the memory of a removal that has failed.
+fn may_wait(inode: &Inode) -> bool {
+    let state = inode.state.lock();
+    state.handles == 0 && !state.is_changed() && state.links <= 1 && state.doomed_name.is_none()
 }
 
 fn is_directory(inode: &Inode) -> bool {

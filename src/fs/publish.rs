@@ -70,6 +70,11 @@ impl FileSystem {
                 failed.push((inode.state.lock().place.to_string(), error));
             }
         }
+        self.late.wait_for_all(None).await;
+        failed.extend(self.late.take_failures(None));
+        if failed.is_empty() {
+            self.index_what_was_made().await;
+        }
         if failed.is_empty()
             && let Err(error) = self.volume.session().end(&self.volume).await
         {
@@ -109,6 +114,7 @@ impl FileSystem {
             if let Ok(file) = inode.file()
                 && matches!(inode.state.lock().content, Body::File(_))
             {
+                self.load_map(inode).await?;
                 self.store_data(inode, file).await?;
                 self.store_former_segments_again(inode, file).await?;
                 self.merge_small_segments(inode, file).await;
@@ -491,6 +497,7 @@ pub(super) async fn retry_in_background(fs: Weak<FileSystem>) {
             table.expire_absent(now, Duration::from_secs(60));
             table.all()
         };
+        fs.index_what_was_made().await;
         for inode in inodes {
             let due = {
                 let state = inode.state.lock();

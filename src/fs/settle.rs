@@ -45,11 +45,15 @@ impl FileSystem {
             let current = found.home();
             if Identity::of(&current.record.content) != Some(inode.state.lock().identity(inode)) {
                 // Another thing is there; ours may have been seen elsewhere since.
-                match self.other_place(inode, &place) {
-                    Some(other) => place = other,
-                    None => break,
+                if let Some(other) = self.other_place(inode, &place) {
+                    place = other;
+                    continue;
                 }
-                continue;
+                if home.is_none() && is_empty(&record) && is_file(&current.record) {
+                    self.give_way(inode, modified);
+                    return Ok(());
+                }
+                break;
             }
             let Some(merged) = merge(home, &record, &current.record) else { break };
             let theirs = merged.content == current.record.content;
@@ -73,6 +77,21 @@ impl FileSystem {
         }
         self.keep_beside(inode, &place, record, modified).await?;
         Err(FsError::stale(format!("{place}: another node changed it meanwhile")))
+    }
+
+    /// Another node has made a file of a name where this one has made an empty one, which is nothing that
+    /// could be lost: theirs is what both have opened. Who writes to ours all the same has a conflict.
+    fn give_way(&self, inode: &Inode, modified: u64) {
+        let names = {
+            let mut state = inode.state.lock();
+            state.published = state.published.max(modified);
+            state.checked_at = None;
+            state.names.clone()
+        };
+        let mut table = self.table.lock();
+        for (parent, name) in names {
+            table.forget_name(parent, &name);
+        }
     }
 
     /// Stores a file that lost against another node's under a name and an id of its own. Whoever asks
@@ -200,7 +219,7 @@ impl FileSystem {
     }
 
     /// An inode's record turned out to lie at `i/`: its name's entry is one of several.
-    fn note_link(&self, inode: &Arc<Inode>, found: &Found) {
+    pub(super) fn note_link(&self, inode: &Arc<Inode>, found: &Found) {
         if found.inode.is_none() {
             return;
         }
@@ -307,6 +326,15 @@ impl FileSystem {
     }
 }
 
+fn is_empty(record: &Record) -> bool {
+    let Content::File(file) = &record.content else { return false };
+    file.size == 0 && record.attributes.xattrs.is_empty()
+}
+
+fn is_file(record: &Record) -> bool {
+    matches!(record.content, Content::File(_))
+}
+
 /// Whether an entry says that it came from `place`.
 fn moved_between(entry: &Stored, place: &Place) -> bool {
     match (&entry.record.moved_from, place) {
@@ -365,7 +393,11 @@ fn merge(base: Option<&Stored>, ours: &Record, theirs: &Record) -> Option<Record
 }
 
 /// Ours where we changed them, theirs elsewhere.
-fn merge_attributes(base: &Attributes, ours: &Attributes, theirs: &Attributes) -> Attributes {
+pub(super) fn merge_attributes(
+    base: &Attributes,
+    ours: &Attributes,
+    theirs: &Attributes,
+) -> Attributes {
     fn pick<T: PartialEq + Clone>(base: &T, ours: &T, theirs: &T) -> T {
         if ours == base { theirs.clone() } else { ours.clone() }
     }

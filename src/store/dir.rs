@@ -73,6 +73,18 @@ impl DirStore {
         Ok(store)
     }
 
+    /// Where a key's file is, below the root: for tests of the spelling.
+    #[doc(hidden)]
+    pub fn path_spelled(key: &str) -> PathBuf {
+        path_of(key)
+    }
+
+    /// What a file's name adds to the key, if it is spelled as we spell: for tests of the spelling.
+    #[doc(hidden)]
+    pub fn name_read(name: &str) -> Option<String> {
+        read_name(name).map(|name| name.part)
+    }
+
     /// That the root is still the directory that was opened. Where a share was unmounted, its empty mount
     /// point would say of everything that it is missing, and take writes that nobody finds again.
     fn check_root(&self) -> io::Result<()> {
@@ -343,28 +355,15 @@ fn walk(
         let entry = entry?;
         let name = entry.file_name();
         // What is not spelled as we spell (our own folder, files of others) is no object.
-        let Some(name) = name.to_str().filter(|name| *name != OWN) else { continue };
-        let (spelled, is_directory) = match name.strip_suffix(DIRECTORY) {
-            Some(spelled) => (spelled, true),
-            None => (name, false),
-        };
-        let (spelled, continued) = match spelled.strip_suffix(CONTINUED) {
-            Some(spelled) => (spelled, true),
-            None => (spelled, false),
-        };
-        let Some(component) = decode(spelled) else { continue };
-        if continued && !is_directory {
+        let Some(Name { part, is_directory, continued }) = name.to_str().and_then(read_name) else {
             continue;
-        }
-        let mut key = format!("{base}{component}");
+        };
+        let key = format!("{base}{part}");
         if !is_directory {
             if key.starts_with(prefix) {
                 found.push((key, Some(entry.path())));
             }
             continue;
-        }
-        if !continued {
-            key.push('/');
         }
         let relevant = key.starts_with(prefix) || prefix.starts_with(&key);
         if !relevant {
@@ -392,11 +391,8 @@ fn holds_objects(directory: &Path) -> io::Result<bool> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let holds = match name.strip_suffix(DIRECTORY) {
-            Some(_) => holds_objects(&entry.path())?,
-            None => decode(name).is_some(),
-        };
+        let Some(name) = name.to_str().and_then(read_name) else { continue };
+        let holds = !name.is_directory || holds_objects(&entry.path())?;
         if holds {
             return Ok(true);
         }
@@ -502,6 +498,32 @@ fn sync_directory(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// What a file's name says.
+struct Name {
+    /// What it adds to the key, with the `/` that a directory stands for.
+    part: String,
+    is_directory: bool,
+    /// The next level goes on with the same component.
+    continued: bool,
+}
+
+/// Reads a file's name; `None` for what is not spelled as [`path_of`] does.
+fn read_name(name: &str) -> Option<Name> {
+    let (spelled, is_directory) = match name.strip_suffix(DIRECTORY) {
+        Some(spelled) => (spelled, true),
+        None => (name, false),
+    };
+    let (spelled, continued) = match spelled.strip_suffix(CONTINUED) {
+        Some(spelled) => (spelled, true),
+        None => (spelled, false),
+    };
+    let mut part = decode(spelled).filter(|_| name != OWN && (is_directory || !continued))?;
+    if is_directory && !continued {
+        part.push('/');
+    }
+    Some(Name { part, is_directory, continued })
 }
 
 /// A key's path below the root.

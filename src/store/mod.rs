@@ -22,6 +22,8 @@ mod prefix;
 mod probe;
 mod retry;
 mod s3;
+mod s3_errors;
+mod s3_trust;
 
 pub use dir::DirStore;
 pub use error::{StoreError, StoreErrorKind};
@@ -33,6 +35,7 @@ pub use prefix::Prefixed;
 pub use probe::{Capabilities, probe};
 pub use retry::{Retry, RetryPolicy};
 pub use s3::{S3Config, S3Store};
+pub use s3_errors::NO_CREDENTIALS;
 
 use crate::units::ByteRange;
 use crate::world::Timestamp;

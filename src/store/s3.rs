@@ -4,9 +4,10 @@
 //! signed, since everything is authenticated end to end; checksums are added only where an operation
 //! demands them; no bucket is ever created.
 
+use super::s3_errors::{by_answer, is_of_place, is_tls, remedy, root_cause};
 use super::{
     ETag, Fetched, Key, ListPage, ListRequest, Object, ObjectMeta, PutWhen, Store, StoreError,
-    StoreErrorKind,
+    StoreErrorKind, s3_trust,
 };
 use crate::units::ByteRange;
 use crate::world::Timestamp;
@@ -75,9 +76,7 @@ impl S3Store {
         let mut trust = tls::TrustStore::empty();
         match &ca_bundle {
             Some(path) => {
-                let pem = std::fs::read(path).map_err(|error| {
-                    invalid(format!("cannot read CA bundle {}: {error}", path.display()))
-                })?;
+                let pem = s3_trust::authorities(path).map_err(invalid)?;
                 trust = trust.with_pem_certificate(pem);
             }
             None => trust = trust.with_native_roots(true),
@@ -168,10 +167,7 @@ impl S3Store {
             SdkError::TimeoutError(_) => (StoreErrorKind::Unavailable, true),
             SdkError::DispatchFailure(failure) => {
                 let text = DisplayErrorContext(&error).to_string();
-                if text.contains("invalid peer certificate")
-                    || text.contains("received fatal alert")
-                    || text.contains("InvalidContentType")
-                {
+                if is_tls(&text) {
                     (StoreErrorKind::Tls, false)
                 } else if text.contains("credentials") && !failure.is_io() {
                     (StoreErrorKind::Denied, false)
@@ -187,19 +183,20 @@ impl S3Store {
             SdkError::ResponseError(_) => (StoreErrorKind::Unavailable, true),
             _ => by_answer(code.as_deref(), status.unwrap_or(0)),
         };
-        let why = match (code, message, status) {
+        let why = match (&code, message, status) {
             (Some(code), Some(message), _) => format!("{code}: {message}"),
-            (Some(code), None, _) => code,
+            (Some(code), None, _) => code.clone(),
             (None, _, Some(status)) if kind != StoreErrorKind::NotFound => {
                 format!("HTTP status {status}")
             }
             (None, _, Some(_)) => String::new(),
             _ => root_cause(&error),
         };
-        let object = if kind == StoreErrorKind::NoBucket { &self.place } else { object };
+        let object = if is_of_place(kind) { &self.place } else { object };
         let mut result = StoreError::new(kind, operation, object);
         if !why.is_empty() {
-            result = result.with_source(remedy(kind, why));
+            let plain = self.place.contains(" at http://");
+            result = result.with_source(remedy(kind, code.as_deref(), status, plain, why));
         }
         if unknown && writes { result.with_effect_unknown() } else { result }
     }
@@ -488,82 +485,6 @@ async fn collect(mut body: ByteStream, length: u64) -> Result<Bytes, String> {
         return Err(format!("connection ended after {received} of {length} bytes"));
     }
     Ok(buffer.map_or(first, BytesMut::freeze))
-}
-
-/// What an error answer means, and whether a write may have taken effect all the same.
-fn by_answer(code: Option<&str>, status: u16) -> (StoreErrorKind, bool) {
-    use StoreErrorKind as Kind;
-    match (code.unwrap_or_default(), status) {
-        ("NoSuchBucket", _) => (Kind::NoBucket, false),
-        ("NoSuchKey" | "NotFound", _) => (Kind::NotFound, false),
-        ("PreconditionFailed", _) | (_, 412) => (Kind::PreconditionFailed, false),
-        // Another conditional write to the same key was under way: whether it or this one won is
-        // found out by reading.
-        ("ConditionalRequestConflict" | "OperationAborted", _) => (Kind::PreconditionFailed, true),
-        ("RequestTimeTooSkewed", _) => (Kind::ClockSkew, false),
-        (
-            "AccessDenied"
-            | "InvalidAccessKeyId"
-            | "SignatureDoesNotMatch"
-            | "ExpiredToken"
-            | "InvalidToken"
-            | "AuthorizationHeaderMalformed"
-            | "AllAccessDisabled"
-            | "AccountProblem",
-            _,
-        ) => (Kind::Denied, false),
-        (
-            "QuotaExceeded"
-            | "XMinioStorageFull"
-            | "XMinioAdminBucketQuotaExceeded"
-            | "InsufficientStorage",
-            _,
-        )
-        | (_, 507) => (Kind::Full, false),
-        (
-            "EntityTooLarge"
-            | "KeyTooLongError"
-            | "XMinioInvalidObjectName"
-            | "InvalidURI"
-            | "NotImplemented",
-            _,
-        )
-        | (_, 501) => (Kind::Invalid, false),
-        ("SlowDown" | "RequestTimeout" | "ServiceUnavailable" | "TooManyRequests", _) => {
-            (Kind::Unavailable, true)
-        }
-        (_, 404) => (Kind::NotFound, false),
-        (_, 401 | 403) => (Kind::Denied, false),
-        (_, 400) => (Kind::Invalid, false),
-        (_, 408 | 429 | 500..) => (Kind::Unavailable, true),
-        _ => (Kind::Other, false),
-    }
-}
-
-fn remedy(kind: StoreErrorKind, why: String) -> String {
-    match kind {
-        StoreErrorKind::NoBucket => format!("{why}: create the bucket first, or correct its name"),
-        StoreErrorKind::ClockSkew => format!("{why}: set this machine's clock"),
-        StoreErrorKind::Denied => {
-            format!("{why}: check the access key, its secret and what its policy allows")
-        }
-        StoreErrorKind::Tls => {
-            format!(
-                "{why}: check the endpoint's scheme and name, or give its authority with --ca-bundle"
-            )
-        }
-        StoreErrorKind::Unreachable => format!("{why}: check the endpoint"),
-        _ => why,
-    }
-}
-
-/// The innermost cause, which says most.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 /// Listings are URL-encoded so that every character survives XML; `+` is not a blank there.

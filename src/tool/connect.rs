@@ -52,7 +52,13 @@ pub(super) struct Common {
     #[arg(long, global = true)]
     pub(super) path_style: bool,
     /// Certificate authorities for the endpoint, PEM (else AWS_CA_BUNDLE, else the system's)
-    #[arg(long, global = true, env = "STRONGROOM_CA_BUNDLE", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        visible_alias = "ca-cert",
+        env = "STRONGROOM_CA_BUNDLE",
+        value_name = "FILE"
+    )]
     pub(super) ca_bundle: Option<PathBuf>,
     /// Profile of the AWS files (else AWS_PROFILE)
     #[arg(long, global = true)]
@@ -210,7 +216,7 @@ impl Common {
     }
 
     /// A bucket with everything that requests need around it.
-    async fn bucket(&self, bucket: &str) -> Result<Arc<dyn Store>, Failure> {
+    pub(super) async fn bucket(&self, bucket: &str) -> Result<Arc<dyn Store>, Failure> {
         let mut known = self.clients.0.lock().await;
         match &*known {
             Some((name, store)) if name == bucket => return Ok(store.clone()),
@@ -303,6 +309,12 @@ pub(super) async fn holds_volume(store: &Arc<dyn Store>) -> Result<bool, Failure
     match store.head(&keys::descriptor()).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind == StoreErrorKind::NotFound => Ok(false),
+        // An answer to HEAD has no body, so that a refusal does not say why; a listing's does.
+        Err(error) if error.kind == StoreErrorKind::Denied => {
+            let request = ListRequest { limit: 1, ..ListRequest::default() };
+            store.list(&request).await?;
+            Err(error.into())
+        }
         Err(error) => Err(error.into()),
     }
 }

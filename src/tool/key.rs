@@ -5,17 +5,22 @@ use super::init::KdfChoice;
 use super::output::{self, Failure};
 use crate::config::{PassphraseSource, VolumeUrl};
 use crate::crypto::{Kdf, NewSlot};
+use crate::volume::native::Volume;
+use crate::volume::native::rewrap::{RewrapReport, RewrapSettings};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Add, remove and list passphrases.
+/// Add, remove and list passphrases; change the keys under them.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   strongroom key add s3://backups/prod --passphrase-file old --new-passphrase-file new
   strongroom key list s3://backups/prod
   strongroom key remove s3://backups/prod 1
-  strongroom key rotate s3://backups/prod")]
+  strongroom key rotate s3://backups/prod     then, when the old key may be known:
+  strongroom key rewrap s3://backups/prod --data")]
 pub(super) struct Key {
     #[command(subcommand)]
     command: KeyCommand,
@@ -56,6 +61,18 @@ enum KeyCommand {
     Rotate {
         /// The volume
         url: VolumeUrl,
+    },
+    /// Seal what is there anew, under the newest master key. Cut short, it is just repeated
+    Rewrap {
+        /// The volume
+        url: VolumeUrl,
+        /// The data of files too: everything is read and stored once more. Files that are open
+        /// elsewhere are left
+        #[arg(long)]
+        data: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -107,11 +124,56 @@ impl Key {
                 let (volume, _) = common.open_to_write(url).await?;
                 let number = volume.rotate_master(&source.read()?).await?;
                 output::line(format!(
-                    "{url}: master key {number} added; mounts take it at their next start"
+                    "{url}: master key {number} added; running mounts take it within a minute"
                 ))
+            }
+            KeyCommand::Rewrap { url, data, json } => {
+                let (volume, _) = common.open_to_write(url).await?;
+                rewrap(&volume, url, *data, *json).await
             }
         }
     }
+}
+
+async fn rewrap(
+    volume: &Arc<Volume>,
+    url: &VolumeUrl,
+    data: bool,
+    json: bool,
+) -> Result<(), Failure> {
+    let records = AtomicU64::new(0);
+    let bar = output::progress(None, "sealed anew");
+    let progress = |more: u64, bytes: u64| {
+        let count = records.fetch_add(more, Ordering::Relaxed) + more;
+        bar.set_message(format!("{count} records"));
+        bar.inc(bytes);
+    };
+    let report = volume.rewrap(RewrapSettings { data }, &progress).await;
+    bar.finish_and_clear();
+    let ended = volume.session().end(volume).await;
+    let RewrapReport { records, resealed, files, bytes, left } = report?;
+    ended?;
+    let number = volume.keyring().current_master();
+    if json {
+        let left: Vec<_> =
+            left.iter().map(|(key, why)| json!({"object": key, "why": why})).collect();
+        output::json(&json!({
+            "master": number.0, "records": records, "resealed": resealed, "files": files,
+            "bytes": bytes, "left": left,
+        }))?;
+    } else {
+        for (key, why) in &left {
+            output::line(format!("left: {key}: {why}"))?;
+        }
+        output::line(format!(
+            "{url}: {resealed} of {records} records sealed anew under master key {number}, {bytes} bytes \
+             of data in {files} files"
+        ))?;
+    }
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{url}: {} left as they are: repeat the command later", left.len())))
 }
 
 fn kdf_name(kdf: Kdf) -> String {

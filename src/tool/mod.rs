@@ -61,7 +61,7 @@ enum Command {
     Rmdir(names::Rmdir),
     /// Rename or move
     Mv(names::Mv),
-    /// Add, remove and list passphrases
+    /// Add, remove and list passphrases; change the keys under them
     Key(key::Key),
     /// Check that everything the volume names is there, whole and authentic
     Verify(verify::Verify),
@@ -94,6 +94,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    forbid_core_dumps();
     output::start_log(&cli.common);
     match dispatch(cli) {
         Ok(code) => code,
@@ -102,6 +103,12 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Keys and plaintext are in this process's memory: no core, and no debugger of another user.
+fn forbid_core_dumps() {
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    let _ = nix::sys::prctl::set_dumpable(false);
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {

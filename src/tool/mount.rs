@@ -99,7 +99,6 @@ impl Mount {
     }
 
     fn serve(&self, common: &Common, mut ready: impl FnMut(bool)) -> Result<ExitCode, Failure> {
-        forbid_core_dumps();
         let file = common.file()?;
         let memory = self.memory(&file)?;
         let runtime = connect::runtime()?;
@@ -276,10 +275,4 @@ fn detach() {
         let _ = nix::unistd::dup2_stdin(&null);
         let _ = nix::unistd::dup2_stdout(&null);
     }
-}
-
-/// Keys and plaintext are in this process's memory: no core, and no debugger of another user.
-fn forbid_core_dumps() {
-    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
-    let _ = nix::sys::prctl::set_dumpable(false);
 }

@@ -48,7 +48,10 @@ pub(super) enum LogFormat {
 /// The log goes to standard error.
 pub(super) fn start_log(common: &Common) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_new(&common.log).unwrap_or_else(|_| EnvFilter::new("warn"));
+    // The SDK warns of every place where it finds no credentials; what that means is in our own error.
+    const USUAL: &str = "warn,aws_config=error,aws_smithy_runtime=error";
+    let wanted = if common.log == "warn" { USUAL } else { &common.log };
+    let filter = EnvFilter::try_new(wanted).unwrap_or_else(|_| EnvFilter::new(USUAL));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -3,6 +3,7 @@
 //! EIO for the file it is in, named in the log, and touches no other file.
 
 mod damage;
+mod outage;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -5,6 +5,7 @@ use crate::run::{CALLER, Ended, Handle, Run};
 use rand::RngExt;
 use std::time::Duration;
 use strongroom::fs::core::Durability;
+use strongroom::fs::errno::FsError;
 use strongroom::fs::types::{FallocateMode, OpenMode, RenameMode, SetAttr, XattrMode};
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "a-rather-long-name-with-.-and-\u{e9}"];
@@ -471,6 +472,7 @@ impl Run {
         let fs = self.fs();
         let result =
             self.ino(name.0).and_then(|parent| self.wait(fs.unlink(parent, name.1.as_bytes())));
+        let result = result.and_then(|()| self.removals_stored(name.0));
         self.removed(name, expected, result);
     }
 
@@ -487,7 +489,15 @@ impl Run {
         let fs = self.fs();
         let result =
             self.ino(name.0).and_then(|parent| self.wait(fs.rmdir(parent, name.1.as_bytes())));
+        let result = result.and_then(|()| self.removals_stored(name.0));
         self.removed(name, expected, result);
+    }
+
+    /// What is removed leaves later; a failure is told by fsync of the directory.
+    fn removals_stored(&mut self, dir: NodeId) -> Result<(), FsError> {
+        let fs = self.fs();
+        let ino = self.ino(dir)?;
+        self.wait(fs.fsyncdir(ino))
     }
 
     fn removed(

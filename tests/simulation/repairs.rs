@@ -207,7 +207,7 @@ fn directories_moved_into_each_other_come_to_lost_and_found() {
         let names = node.list_directory(shelter).await.expect("listed");
         assert_eq!(names.len(), 1, "one of the two brings the other along");
         let report = node
-            .verify(strongroom::volume::native::verify::Depth::Content, &|_| {})
+            .verify(strongroom::volume::native::verify::Depth::Content, &|_| {}, &mut |_| Ok(()))
             .await
             .expect("verified");
         assert_eq!((report.directories, report.files, report.bytes), (4, 1, bytes.len() as u64));

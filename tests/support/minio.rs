@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -44,6 +44,11 @@ impl Minio {
 
     /// Starts a server of one's own, for tests that stop it.
     pub(crate) fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same; with a directory of `public.crt` and `private.key` it speaks TLS.
+    pub(crate) fn start_with(certificates: Option<&Path>) -> Self {
         let program = program();
         assert!(program.exists(), "{} is missing: run `make tools`", program.display());
         let data = tempfile::tempdir().expect("a temporary directory");
@@ -66,10 +71,14 @@ impl Minio {
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("a second handle"))
                 .stderr(log);
+            if let Some(certificates) = certificates {
+                command.arg("--certs-dir").arg(certificates);
+            }
             let (mut child, thread) = spawn(command);
             if answers(address, &mut child) {
+                let scheme = if certificates.is_some() { "https" } else { "http" };
                 return Self {
-                    endpoint: format!("http://{address}"),
+                    endpoint: format!("{scheme}://{address}"),
                     access_key,
                     secret_key,
                     data,
@@ -83,6 +92,22 @@ impl Minio {
         }
         let log = std::fs::read_to_string(data.path().join("log")).unwrap_or_default();
         panic!("MinIO does not answer: {log}");
+    }
+
+    /// The server answers nothing from now on, as if the network were gone.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// It answers again, after [`Self::pause`].
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let pid = child.id().try_into().expect("process ids fit");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it is there");
     }
 
     /// Makes an empty bucket. On a single drive every top-level directory is one.
@@ -164,5 +189,6 @@ fn is_ready(address: SocketAddr) -> std::io::Result<bool> {
     connection.read_exact(&mut answer)?;
     // Without a signature it refuses, but only when its store is up: its own health check says yes
     // before that.
-    Ok(&answer == b"HTTP/1.1 403")
+    // Nor does one that speaks TLS answer otherwise: it says so by 400.
+    Ok(matches!(&answer, b"HTTP/1.1 403" | b"HTTP/1.0 400"))
 }

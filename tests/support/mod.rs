@@ -97,6 +97,15 @@ impl Volume {
         Self { temporary, url, encrypted: true, passphrase, minio }
     }
 
+    /// A volume on a server of its own, which may be stopped.
+    pub(crate) fn on(minio: Minio) -> Self {
+        let mut volume = Self::place(Backend::Dir);
+        volume.url = format!("s3://{}/volume", minio.new_bucket());
+        volume.minio = Some(Arc::new(minio));
+        volume.tool(["init", &volume.url, "--kdf", "raw"]).succeeded();
+        volume
+    }
+
     /// The URL of a path in the volume.
     pub(crate) fn at(&self, path: &str) -> String {
         format!("{}//{path}", self.url)

@@ -98,14 +98,32 @@ impl Descriptor {
             .map_err(|_| VolumeError::corrupt(what, format!("unknown suite {:?}", self.suite)))?;
         let keyring = Keyring::open(volume, suite, &self.keyring, passphrase)
             .map_err(|error| passphrase_error(error, what))?;
+        self.authenticate(&keyring, what)?;
+        Ok(keyring)
+    }
+
+    /// The keys of a later descriptor of the same volume, without the passphrase: who has opened a volume
+    /// can open what its other users have changed since.
+    pub fn reopen(&self, former: &Keyring, what: &str) -> Result<Keyring, VolumeError> {
+        let same =
+            self.volume == former.volume().to_string() && self.suite == former.suite().to_string();
+        if !same {
+            return Err(VolumeError::corrupt(what, "it is another volume's now"));
+        }
+        let keyring =
+            former.reopened(&self.keyring).map_err(|error| VolumeError::corrupt(what, error))?;
+        self.authenticate(&keyring, what)?;
+        Ok(keyring)
+    }
+
+    fn authenticate(&self, keyring: &Keyring, what: &str) -> Result<(), VolumeError> {
         if self.chunk_size != crate::crypto::CHUNK {
             return Err(VolumeError::corrupt(what, "unknown chunk size"));
         }
         let mac = HEXLOWER.decode(self.mac.as_bytes()).unwrap_or_default();
         keyring
             .verify_mac(&self.authenticated(), &mac)
-            .map_err(|_| VolumeError::corrupt(what, "its authentication code does not match"))?;
-        Ok(keyring)
+            .map_err(|_| VolumeError::corrupt(what, "its authentication code does not match"))
     }
 
     fn authenticated(&self) -> Vec<u8> {

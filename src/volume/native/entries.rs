@@ -3,6 +3,7 @@
 //! A conditional PUT whose reply is lost is not repeated blindly: the object is read, and if it holds
 //! our salt, or our publish id is among the last eight that it keeps, the PUT succeeded.
 
+use super::namespace::GRACE;
 use super::record::{DecodeError, FORMAT, PUBLISHES_KEPT, Record};
 use super::{Volume, keys};
 use crate::crypto::{CryptoError, Role};
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How often a conditional PUT with an unknown outcome is looked at and sent again.
 const ATTEMPTS: usize = 8;
@@ -141,6 +143,31 @@ impl Unsettled {
     }
 }
 
+/// Tombstones that this process has seen or made not long ago: a name that comes back, as `x.tmp` does, is
+/// put over its own without being refused first.
+#[derive(Default)]
+pub(super) struct Graves(Mutex<HashMap<Place, (ETag, Duration)>>);
+
+impl Graves {
+    /// Notes a tombstone of an age that is far from what gc may delete.
+    fn seen(&self, tombstone: &Stored, now: Duration) {
+        let age = tombstone.seen.0.saturating_sub(tombstone.modified.0);
+        if u128::from(age.unsigned_abs()) >= GRACE.as_nanos() / 4 {
+            return;
+        }
+        let mut graves = self.0.lock();
+        if graves.len() >= UNSETTLED {
+            graves.clear();
+        }
+        graves.insert(tombstone.place.clone(), (tombstone.etag.clone(), now));
+    }
+
+    fn take(&self, place: &Place, now: Duration) -> Option<ETag> {
+        let (etag, noted) = self.0.lock().remove(place)?;
+        (now.saturating_sub(noted) < GRACE / 4).then_some(etag)
+    }
+}
+
 impl Volume {
     /// Reads a record whole. With `known`, an unchanged object is not sent again.
     pub async fn load(&self, place: &Place, known: Option<&ETag>) -> Result<Loaded, VolumeError> {
@@ -151,7 +178,11 @@ impl Volume {
             Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(Loaded::Absent),
             Err(error) => return Err(error.into()),
         };
+        self.learn_master(crate::crypto::record_master(&object.body)).await;
         let (stored, tombstone) = self.open_object(place, object)?;
+        if tombstone {
+            self.graves().seen(&stored, self.world().clock.boot_time());
+        }
         Ok(if tombstone { Loaded::Tombstone(stored) } else { Loaded::Live(stored) })
     }
 
@@ -166,6 +197,12 @@ impl Volume {
         mut record: Record,
         expect: Expect,
     ) -> Result<Stored, VolumeError> {
+        if !record.is_whole() {
+            return Err(VolumeError::corrupt(
+                place,
+                "only its head was read: it is not stored again",
+            ));
+        }
         self.session().begin_change(self).await?;
         let publish_id = u64::from_le_bytes(self.world().entropy.bytes());
         record.publishes.push(publish_id);
@@ -199,7 +236,11 @@ impl Volume {
                 self.unsettled().settled(place);
                 self.session().check_lease(self).await?;
                 let place = place.clone();
-                Ok(Stored { record: Arc::new(record), place, etag, salt, modified, seen })
+                let stored = Stored { record: Arc::new(record), place, etag, salt, modified, seen };
+                if stored.record.buried_at.is_some() {
+                    self.graves().seen(&stored, self.world().clock.boot_time());
+                }
+                Ok(stored)
             }
             Err(error) => {
                 if !in_doubt {
@@ -223,6 +264,12 @@ impl Volume {
     ) -> Result<(ETag, Timestamp, Timestamp), VolumeError> {
         let key = place.key(self);
         let mut when = self.condition(&expect);
+        if let (Expect::Free, Some(etag)) =
+            (&expect, self.graves().take(place, self.world().clock.boot_time()))
+            && self.capabilities().if_match
+        {
+            when = self.condition(&Expect::Exactly(etag));
+        }
         let mut lost = None;
         for _ in 0..ATTEMPTS {
             let error = match self.store().put(&key, sealed.clone(), when.clone()).await {

@@ -32,8 +32,15 @@ impl Volume {
         let mut copy = (*a.record).clone();
         copy.moved_from = moved_from(a);
         copy.exchanged = None;
-        let hidden =
-            self.put_record(&Place::Entry(*a_dir, name.clone()), copy, Expect::Free).await?;
+        let hidden_place = Place::Entry(*a_dir, name.clone());
+        let hidden = match self.put_record(&hidden_place, copy, Expect::Free).await {
+            // An exchange of this very record was cut short after its first step: the copy serves again.
+            Err(VolumeError::Exists(what)) => match self.load(&hidden_place, None).await? {
+                Loaded::Live(hidden) if came_from(&hidden.record, &a.place) => hidden,
+                _ => return Err(VolumeError::Conflict(what)),
+            },
+            other => other?,
+        };
 
         let mut record = (*b.record).clone();
         record.moved_from = moved_from(b);

@@ -364,6 +364,7 @@ fn join(before: &Piece, length: u64, after: &Piece) -> Option<Piece> {
     {
         return Some(before.clone());
     }
+    let together = count.checked_add(b.count)?;
     let continues = alike
         && first.counter + u64::from(*count) == b.first.counter
         && last_length == segment_length
@@ -372,11 +373,7 @@ fn join(before: &Piece, length: u64, after: &Piece) -> Option<Piece> {
         && (b.count == 1 && b.last_length <= *segment_length
             || b.segment_length == *segment_length);
     continues.then(|| {
-        Piece::Segments(SegmentRun {
-            count: count + b.count,
-            last_length: b.last_length,
-            ..a.clone()
-        })
+        Piece::Segments(SegmentRun { count: together, last_length: b.last_length, ..a.clone() })
     })
 }
 
@@ -444,6 +441,16 @@ mod tests {
             map.lookup(ByteRange::new(0, 24)),
             vec![(ByteRange::new(0, 24), Some(Piece::Segments(run(5, 3, 8, 8))))]
         );
+    }
+
+    /// Only a record of another program holds a run of so many segments.
+    #[test]
+    fn a_run_of_as_many_segments_as_can_be_counted_is_not_joined() {
+        let mut map = ExtentMap::default();
+        let most = u64::from(u32::MAX);
+        map.insert(ByteRange::new(0, most), Piece::Segments(run(1, u32::MAX, 1, 1)));
+        map.insert(ByteRange::new(most, 1), Piece::Segments(run(1 + most, 1, 1, 1)));
+        assert_eq!((map.len(), map.lookup(ByteRange::new(0, most + 1)).len()), (2, 2));
     }
 
     #[test]

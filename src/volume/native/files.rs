@@ -215,6 +215,8 @@ impl Volume {
                         return Err(VolumeError::IsDirectory(name.escape_ascii().to_string()));
                     }
                     record.links = home.record.links;
+                    // Whose successor it is: a store that puts the former one back is found out.
+                    record.publishes.clone_from(&home.record.publishes);
                     record.attributes.btime = home.record.attributes.btime;
                     self.replace(home, record).await
                 }

@@ -125,9 +125,21 @@ pub fn descriptor() -> Key {
     known(DESCRIPTOR.to_owned())
 }
 
-/// One shard of a directory's index: the entries whose keys begin at the shard's start.
+/// Where the shards of a directory's index lie.
+pub fn index_prefix(dir: DirId) -> String {
+    format!("x/{dir}/")
+}
+
+/// One shard of a directory's index; see `index` for what the number says.
 pub fn index(dir: DirId, shard: u32) -> Key {
     known(format!("x/{dir}/{shard:08x}"))
+}
+
+/// Reads back the number of a shard.
+pub fn index_shard(dir: DirId, key: &str) -> Option<u32> {
+    let digits = key.strip_prefix(&index_prefix(dir))?;
+    let shard = u32::from_str_radix(digits, 16).ok()?;
+    (index(dir, shard).as_str() == key).then_some(shard)
 }
 
 /// Who collects garbage now.

@@ -7,25 +7,35 @@
 //! | `entries` | one record: load, conditional store, lost replies |
 //! | `namespace` | names: create, rename, link, bury; the crash story of each |
 //! | `exchange` | two names swapped |
-//! | `listing` | a directory's entries |
+//! | `heads` | records read without the data in them |
+//! | `listing`, `parts` | a directory's entries; large ones in parallel |
+//! | `index` | the cache of a directory's heads |
 //! | `extents` | the map of a file in use |
 //! | `segments` | data: upload, fetch, cache |
 //! | `session` | who writes, which segment numbers are used, what is pinned |
+//! | `verify`, `manifest`, `comparison` | is everything there and whole; is it as new as it was |
+//! | `passphrases`, `rewrap` | changing keys, and sealing anew under the newest |
 //! | `gc` | the only thing that deletes segments |
 //! | `volume` | init and open |
 
+pub mod comparison;
 pub mod descriptor;
 pub mod entries;
 mod exchange;
 pub mod extents;
 pub mod files;
 pub mod gc;
+mod heads;
+pub mod index;
 pub mod keys;
 pub mod listing;
+pub mod manifest;
 pub mod namespace;
+mod parts;
 mod passphrases;
 mod proto;
 pub mod record;
+pub mod rewrap;
 pub mod segments;
 pub mod session;
 pub mod verify;

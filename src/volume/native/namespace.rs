@@ -107,7 +107,7 @@ impl Volume {
                 }
             }
         }
-        let mut record = (*entry.record).clone();
+        let mut record = (*self.whole(entry).await?.record).clone();
         record.buried_at = Some(self.world().clock.now());
         record.moved_away = moved_away;
         self.replace(entry, record).await.map(drop)
@@ -144,7 +144,7 @@ impl Volume {
         target: Expect,
     ) -> Result<Stored, VolumeError> {
         let place = Place::Entry(dir, name.to_vec());
-        let mut source = from.clone();
+        let mut source = self.whole(from).await?;
         let mut target = target;
         for _ in 0..ATTEMPTS {
             let mut record = (*source.record).clone();
@@ -152,12 +152,7 @@ impl Volume {
             record.exchanged = None;
             let moved = self.put_record(&place, record, target).await?;
             match self.bury(&source, true).await {
-                Ok(()) => {
-                    // Nothing is left to finish: the next publish need not say where it came from.
-                    let mut moved = moved;
-                    Arc::make_mut(&mut moved.record).moved_from = None;
-                    return Ok(moved);
-                }
+                Ok(()) => return Ok(arrived(moved)),
                 Err(VolumeError::Conflict(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -187,7 +182,7 @@ impl Volume {
             return self.rename(from, *dir, name, Expect::Exactly(to.etag.clone())).await;
         }
         match self.bury(from, true).await {
-            Ok(()) => Ok(to.clone()),
+            Ok(()) => Ok(arrived(to.clone())),
             // Changed, moved or buried since it was read: whoever did that knows better.
             Err(VolumeError::Conflict(_)) => match self.load(&to.place, None).await? {
                 Loaded::Live(to) => Ok(to),
@@ -242,7 +237,7 @@ impl Volume {
             }
             _ => {
                 let id = InodeId(self.world().entropy.bytes());
-                let mut record = (*found.entry.record).clone();
+                let mut record = (*self.whole(&found.entry).await?.record).clone();
                 record.links = 2;
                 record.moved_from = None;
                 let inode = self.put_record(&Place::Inode(id), record, Expect::Free).await?;
@@ -322,6 +317,13 @@ impl Volume {
             }) && file.pages.is_empty()
                 && self.age() < GRACE / 2
     }
+}
+
+/// A moved record whose old name is buried. Nothing is left to finish: the next publish need not say where
+/// it came from.
+fn arrived(mut moved: Stored) -> Stored {
+    Arc::make_mut(&mut moved.record).moved_from = None;
+    moved
 }
 
 /// What a record that is copied from `source` says of it.

@@ -6,7 +6,7 @@
 
 use super::descriptor::{Descriptor, SIZE_LIMIT};
 use super::{Volume, keys};
-use crate::crypto::{Keyring, NewSlot, Passphrase};
+use crate::crypto::{Keyring, MasterNumber, NewSlot, Passphrase, Suite};
 use crate::store::{Fetched, PutWhen, StoreErrorKind};
 use crate::units::ByteRange;
 use crate::volume::VolumeError;
@@ -43,13 +43,67 @@ impl Volume {
     }
 
     /// Adds a master key, under which everything new is sealed; returns its number. Programs that have
-    /// the volume open go on with the former one.
+    /// the volume open learn of it within a minute, or when they meet what is sealed under it.
     pub async fn rotate_master(&self, passphrase: &Passphrase) -> Result<u32, VolumeError> {
         let entropy = self.world().entropy.clone();
         self.change_descriptor(passphrase, |keyring, descriptor| {
             Ok(keyring.add_master(&mut descriptor.keyring, &*entropy)?.0)
         })
         .await
+    }
+
+    /// Reads the descriptor again and takes over the keys that other programs have added to it. What is
+    /// sealed from then on is sealed under the newest one.
+    ///
+    /// # Errors
+    /// `Corrupt` if the descriptor is not authentic; the keys stay what they were.
+    pub async fn refresh_keys(&self) -> Result<(), VolumeError> {
+        if self.suite() == Suite::None {
+            return Ok(());
+        }
+        let _turn = self.key_turn.lock().await;
+        self.read_keys().await
+    }
+
+    /// To be called before something is opened that names this master key: an unknown one is looked for
+    /// in the descriptor, once. The number may come from a hostile store, which gains a request by it.
+    pub(super) async fn learn_master(&self, number: Option<MasterNumber>) {
+        let Some(number) = number.filter(|number| !self.keyring().has_master(*number)) else {
+            return;
+        };
+        let _turn = self.key_turn.lock().await;
+        // Somebody else has looked while this one waited.
+        if self.suite() == Suite::None || self.keyring().has_master(number) {
+            return;
+        }
+        if let Err(error) = self.read_keys().await {
+            tracing::warn!("the descriptor cannot be read for master key {number}: {error}");
+        }
+    }
+
+    async fn read_keys(&self) -> Result<(), VolumeError> {
+        let what = format!("{}: {}", self.store().describe(), keys::DESCRIPTOR);
+        let range = ByteRange::new(0, SIZE_LIMIT);
+        let object = match self.store().get(&keys::descriptor(), Some(range), None).await? {
+            Fetched::Object(object) => object,
+            Fetched::Unchanged => return Ok(()),
+        };
+        let descriptor = Descriptor::parse(&object.body, &what)?;
+        let known = self.descriptor().generation;
+        if descriptor.generation < known {
+            let found = descriptor.generation;
+            tracing::error!(
+                "{what}: generation {found} stands there after {known} was read: the store has rolled it \
+                 back, or somebody has put an old copy there"
+            );
+        }
+        if descriptor.generation <= known {
+            return Ok(());
+        }
+        let keyring = descriptor.reopen(self.keyring(), &what)?;
+        tracing::info!("keys as of generation {} of the descriptor", descriptor.generation);
+        self.set_keys(keyring, descriptor);
+        Ok(())
     }
 
     async fn change_descriptor<T>(

@@ -187,6 +187,12 @@ impl Volume {
         self: &Arc<Self>,
         content: &FileContent,
     ) -> Result<ExtentMap, VolumeError> {
+        if !content.is_whole() {
+            return Err(VolumeError::corrupt(
+                format!("file {}", content.id),
+                "only its head was read",
+            ));
+        }
         let fetches = content.pages.iter().map(|page| async {
             let bytes = self.read_run(content.id, &page.segment, page.segment.last_length).await?;
             let owner = page.segment.owner;
@@ -265,6 +271,7 @@ impl Volume {
         spec: SegmentSpec,
         range: ByteRange,
     ) -> Result<Bytes, VolumeError> {
+        self.learn_master(Some(spec.master)).await;
         let key = keys::segment(spec.file, spec.segment);
         let (first, count) = chunks(&spec, range);
         // All requests first, so that they are under way together.

@@ -134,11 +134,15 @@ impl Session {
     pub async fn keep_alive(&self, volume: &Volume) {
         loop {
             tokio::time::sleep(RENEWAL).await;
-            if self.state.lock().renewed_at.is_none() {
-                continue;
-            }
-            if let Err(error) = self.renew(volume, false).await {
+            let begun = self.state.lock().renewed_at.is_some();
+            if begun && let Err(error) = self.renew(volume, false).await {
                 tracing::warn!(session = %self.id(), "session not renewed: {error}");
+            }
+            // The next renewal does not wait for it.
+            match tokio::time::timeout(RENEWAL / 2, volume.refresh_keys()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("keys not read again: {error}"),
+                Err(_) => tracing::warn!("keys not read again: the store does not answer"),
             }
         }
     }

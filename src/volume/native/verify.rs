@@ -3,19 +3,23 @@
 //! Reads every record, and of every segment either its presence and size (a listing) or all its bytes.
 //! Changes nothing; damage is reported and the walk goes on.
 
-use super::entries::Stored;
 use super::extents::{ExtentMap, Piece};
+use super::manifest::Line;
+use super::namespace::Found;
 use super::record::{Content, FileContent};
 use super::{Volume, keys};
 use crate::store::{ListRequest, list_all};
 use crate::units::{ByteRange, DirId, FileId};
 use crate::volume::VolumeError;
-use futures::StreamExt;
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 
 /// Files checked at the same time.
 const PARALLEL: usize = 8;
+/// Records fetched at the same time.
+const RECORDS: usize = 64;
 /// Bytes read at once.
 const READ: u64 = 8 << 20;
 
@@ -43,24 +47,33 @@ pub struct Report {
     pub damage: Vec<(Vec<u8>, String)>,
 }
 
+/// Hears of every place that is found whole, in the order of the names of each directory.
+pub type Visit<'a> = dyn FnMut(&Line) -> Result<(), VolumeError> + Send + 'a;
+
 impl Volume {
-    /// Verifies the whole tree. `progress` hears of bytes that were checked.
+    /// Verifies the whole tree. `progress` hears of bytes that were checked, `visit` of every place.
+    ///
+    /// Memory: the names of one directory, the directories still to be read, and the ids of files with
+    /// several names.
     pub async fn verify(
         self: &Arc<Self>,
         depth: Depth,
         progress: &(dyn Fn(u64) + Sync),
+        visit: &mut Visit<'_>,
     ) -> Result<Report, VolumeError> {
         let mut report = Report { directories: 1, ..Report::default() };
-        let mut files: Vec<(Vec<u8>, FileContent)> = Vec::new();
         let mut seen: HashSet<FileId> = HashSet::new();
         let mut pending = vec![(self.root_directory(), Vec::new())];
+        let mut checks = FuturesUnordered::new();
+        if let Some(root) = self.root().await? {
+            visit(&Line::of(b"/", &root))?;
+        }
         while let Some((dir, path)) = pending.pop() {
-            for (name, stored) in self.open_all(dir).await? {
-                let mut path: Vec<u8> = path.clone();
-                path.extend_from_slice(b"/");
-                path.extend_from_slice(&name);
-                let record = match stored {
-                    Ok(Some(stored)) => stored.record,
+            let mut entries = pin!(self.open_all(dir).await?);
+            while let Some((name, found)) = entries.next().await {
+                let path = [&path[..], b"/", &name].concat();
+                let found = match found {
+                    Ok(Some(found)) => found,
                     Ok(None) => continue,
                     Err(error) if is_damage(&error) => {
                         report.damage.push((path, error.to_string()));
@@ -68,16 +81,28 @@ impl Volume {
                     }
                     Err(error) => return Err(error),
                 };
-                match &record.content {
+                visit(&Line::of(&path, &found.entry))?;
+                let content = &found.home().record.content;
+                if let (Some(inode), Content::File(file)) = (&found.inode, content) {
+                    if !seen.insert(file.id) {
+                        continue;
+                    }
+                    visit(&Line::of(&path, inode))?;
+                }
+                match content {
                     Content::Directory(dir) => {
                         report.directories += 1;
                         pending.push((*dir, path));
                     }
-                    Content::File(content) => {
-                        if seen.insert(content.id) {
-                            report.files += 1;
-                            report.bytes += content.size;
-                            files.push((path, content.clone()));
+                    Content::File(file) => {
+                        report.files += 1;
+                        report.bytes += file.size;
+                        let file = file.clone();
+                        checks.push(async move {
+                            (path, self.verify_file(&file, depth, progress).await)
+                        });
+                        if checks.len() >= PARALLEL {
+                            report.note(checks.next().await)?;
                         }
                     }
                     Content::Symlink(..) | Content::Special(..) | Content::Link(_) => {
@@ -86,36 +111,27 @@ impl Volume {
                 }
             }
         }
-        let mut checks = futures::stream::iter(files)
-            .map(|(path, content)| async move {
-                (path, self.verify_file(&content, depth, progress).await)
-            })
-            .buffer_unordered(PARALLEL);
-        while let Some((path, result)) = checks.next().await {
-            match result {
-                Ok(()) => {}
-                Err(error) if is_damage(&error) => report.damage.push((path, error.to_string())),
-                Err(error) => return Err(error),
-            }
+        while let Some(checked) = checks.next().await {
+            report.note(Some(checked))?;
         }
         report.damage.sort();
         Ok(report)
     }
 
-    /// Every name of a directory with its resolved record, or why that cannot be opened.
+    /// Every name of a directory, in order, with what is behind it, or why that cannot be opened.
     async fn open_all(
         &self,
         dir: DirId,
-    ) -> Result<Vec<(Vec<u8>, Result<Option<Stored>, VolumeError>)>, VolumeError> {
-        let listed = self.list_directory(dir).await?;
+    ) -> Result<impl Stream<Item = (Vec<u8>, Result<Option<Found>, VolumeError>)>, VolumeError>
+    {
+        let mut listed = self.list_directory(dir).await?;
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(futures::stream::iter(listed)
-            .map(|entry| async move {
+            .map(move |entry| async move {
                 let found = self.lookup(dir, &entry.name).await;
-                (entry.name, found.map(|found| found.map(|found| found.home().clone())))
+                (entry.name, found)
             })
-            .buffer_unordered(64)
-            .collect()
-            .await)
+            .buffered(RECORDS))
     }
 
     async fn verify_file(
@@ -186,6 +202,23 @@ impl Volume {
             }
         }
         Ok(())
+    }
+}
+
+impl Report {
+    /// Enters what the check of a file found.
+    fn note(
+        &mut self,
+        checked: Option<(Vec<u8>, Result<(), VolumeError>)>,
+    ) -> Result<(), VolumeError> {
+        match checked {
+            Some((path, Err(error))) if is_damage(&error) => {
+                self.damage.push((path, error.to_string()));
+                Ok(())
+            }
+            Some((_, result)) => result,
+            None => Ok(()),
+        }
     }
 }
 

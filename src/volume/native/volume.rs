@@ -1,7 +1,7 @@
 //! A volume, initialised or opened.
 
 use super::descriptor::{Descriptor, SIZE_LIMIT};
-use super::entries::{Expect, Loaded, Place, Stored, Unsettled};
+use super::entries::{Expect, Graves, Loaded, Place, Stored, Unsettled};
 use super::keys;
 use super::record::{Attributes, Content, Record};
 use super::segments::SegmentCache;
@@ -41,16 +41,40 @@ pub struct OpenSettings {
 /// An open volume. Shared by all that use it; every method may be called from many tasks.
 pub struct Volume {
     store: Arc<dyn Store>,
-    keyring: Keyring,
-    descriptor: Descriptor,
+    opened: Opened,
+    /// One look at the descriptor at a time.
+    pub(super) key_turn: tokio::sync::Mutex<()>,
     world: World,
     session: Session,
     unsettled: Unsettled,
+    graves: Graves,
     capabilities: OnceLock<Capabilities>,
     cache: SegmentCache,
     read_only: bool,
     opened_at: Duration,
     replaced: AtomicU64,
+}
+
+/// A descriptor and its keys, and those that were read since. Whoever uses the former ones may go on: the
+/// chain only grows, by one for each change of the descriptor.
+struct Opened {
+    keyring: Keyring,
+    descriptor: Descriptor,
+    newer: OnceLock<Box<Opened>>,
+}
+
+impl Opened {
+    fn new(keyring: Keyring, descriptor: Descriptor) -> Self {
+        Self { keyring, descriptor, newer: OnceLock::new() }
+    }
+
+    fn newest(&self) -> &Self {
+        let mut newest = self;
+        while let Some(newer) = newest.newer.get() {
+            newest = newer;
+        }
+        newest
+    }
 }
 
 impl Volume {
@@ -161,11 +185,12 @@ impl Volume {
         let opened_at = world.clock.boot_time();
         Self {
             store,
-            keyring,
-            descriptor,
+            opened: Opened::new(keyring, descriptor),
+            key_turn: tokio::sync::Mutex::default(),
             world,
             session,
             unsettled: Unsettled::default(),
+            graves: Graves::default(),
             capabilities: OnceLock::new(),
             cache: SegmentCache::new(cache_bytes),
             read_only,
@@ -210,17 +235,24 @@ impl Volume {
 
     /// The encryption suite.
     pub fn suite(&self) -> Suite {
-        self.keyring.suite()
+        self.keyring().suite()
     }
 
-    /// The descriptor as it was read.
+    /// The descriptor as it was read last.
     pub fn descriptor(&self) -> &Descriptor {
-        &self.descriptor
+        &self.opened.newest().descriptor
     }
 
-    /// The keys.
+    /// The keys as they were read last.
     pub fn keyring(&self) -> &Keyring {
-        &self.keyring
+        &self.opened.newest().keyring
+    }
+
+    /// Takes a newer descriptor and its keys for true; the caller has authenticated it and holds the turn.
+    pub(super) fn set_keys(&self, keyring: Keyring, descriptor: Descriptor) {
+        let newer = Box::new(Opened::new(keyring, descriptor));
+        // The turn makes this the only one who adds to the chain.
+        let _ = self.opened.newest().newer.set(newer);
     }
 
     /// The store.
@@ -261,6 +293,10 @@ impl Volume {
         &self.unsettled
     }
 
+    pub(super) fn graves(&self) -> &Graves {
+        &self.graves
+    }
+
     pub(super) fn cache(&self) -> &SegmentCache {
         &self.cache
     }
@@ -271,7 +307,7 @@ impl Volume {
     }
 
     fn derived_directory(&self, label: &str) -> DirId {
-        let key = blake3::derive_key(label, self.keyring.volume().as_bytes());
+        let key = blake3::derive_key(label, self.keyring().volume().as_bytes());
         let mut id = [0; 16];
         id.copy_from_slice(&key[..16]);
         DirId(id)

@@ -87,6 +87,7 @@ pub(super) async fn read(volume: &Volume) -> Result<Vec<Seen>, GcError> {
         let damaged = |why: &dyn std::fmt::Display| {
             GcError::Void(format!("session {id} cannot be read: {why}"))
         };
+        volume.learn_master(crate::crypto::record_master(&found.body)).await;
         let opened = volume
             .keyring()
             .open_record(&context(object.key.as_str()), &found.body)

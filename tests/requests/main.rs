@@ -1,0 +1,10 @@
+//! What operations cost in requests to the store, and that saving them loses nothing: the index of
+//! directories, heads read by range, names known to be absent, names removed late.
+
+mod directories;
+mod ground;
+mod names;
+mod removals;
+#[path = "../model/world.rs"]
+#[allow(dead_code, reason = "the model uses more of it")]
+mod world;
