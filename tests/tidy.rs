@@ -51,6 +51,7 @@ const LONG: &[(&str, usize, &str)] = &[
     ("src/fs/publish.rs", 530, "from dirty bytes to the record, one step after the other"),
     ("src/volume/native/extents.rs", 550, "one map, its changes and its layout, with its tests"),
     ("tests/model/operations.rs", 760, "one method for each operation and what it may answer"),
+    ("tests/simulation/node.rs", 600, "one node: what it does, and what it was told of it"),
     ("tests/model/run.rs", 560, "one run: choose, do, compare"),
     ("src/store/conformance.rs", 570, "one suite, a case after the other"),
     ("src/store/dir.rs", 640, "a whole object server, down to the spelling of its files"),

@@ -16,8 +16,8 @@ use std::time::Duration;
   strongroom gc s3://backups/prod --dry-run    what would be deleted
   strongroom gc s3://backups/prod              from cron, every few hours
 
-A run deletes what an earlier one, at least the grace period ago, has found to be garbage too. Mounts do not
-collect garbage by themselves: run this regularly.")]
+A run deletes what an earlier one, at least the grace period ago, has found to be garbage too.
+Mounts collect garbage by themselves unless they are told not to (--no-gc).")]
 pub(super) struct Gc {
     /// The volume
     url: VolumeUrl,
