@@ -23,7 +23,7 @@
 //! 1. Crypto does no I/O. The store never sees plaintext or keys. Plaintext reaches no disk and no log.
 //! 2. One module spells object keys (`volume::native::keys`); one spells each stored form; stored forms are
 //!    versioned and frozen by vectors.
-//! 3. Only garbage collection deletes segments (there is none yet, so nothing does).
+//! 3. Only garbage collection (`volume::native::gc`) deletes segments.
 //! 4. No race, crash or lost reply removes the last name of data that was acknowledged.
 //! 5. What fsync or close acknowledged is readable from a fresh mount after `kill -9` at any point.
 //! 6. Bucket content is hostile: every length is bounded before allocation, authenticated before

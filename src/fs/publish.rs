@@ -39,7 +39,7 @@ impl FileSystem {
         let file = self.file(handle)?;
         if file.mode.write {
             match self.config.durability {
-                Durability::Close => self.store_inode(&file.inode).await?,
+                Durability::Close => return self.store_and_report(&file).await,
                 Durability::Fsync => {
                     let (fs, inode) = (self.clone(), file.inode.clone());
                     self.runtime.spawn(async move { fs.store_inode(&inode).await });
@@ -57,8 +57,17 @@ impl FileSystem {
         _datasync: bool,
     ) -> Result<(), FsError> {
         let file = self.file(handle)?;
-        self.store_inode(&file.inode).await?;
-        self.unreported(&file)
+        self.store_and_report(&file).await
+    }
+
+    /// Stores what this handle's file has; every failure is told to a handle once.
+    async fn store_and_report(
+        self: &Arc<Self>,
+        file: &FileHandleState,
+    ) -> Result<(), FsError> {
+        let stored = self.store_inode(&file.inode).await;
+        let before = self.unreported(file);
+        stored.and(before)
     }
 
     /// Stores everything that is not stored yet, before an unmount. Returns what could not be.
@@ -88,12 +97,18 @@ impl FileSystem {
         let turn = inode.turn.lock().await;
         let result = self.store_locked(inode).await;
         drop(turn);
-        if let Err(error) = &result {
-            let mut state = inode.state.lock();
-            state.failures += 1;
-            state.failure = Some(error.clone());
-            tracing::error!(file = %state.place, "not stored: {error}");
+        let mut state = inode.state.lock();
+        match &result {
+            Err(error) => {
+                state.failures += 1;
+                state.failure = Some(error.clone());
+                tracing::error!(file = %state.place, "not stored: {error}");
+            }
+            // What failed before was kept in memory and is stored now, unless it went to another name.
+            Ok(()) if !matches!(state.failure, Some(FsError::Stale { .. })) => state.failure = None,
+            Ok(()) => {}
         }
+        drop(state);
         self.table.lock().drop_if_unused(inode.ino);
         result
     }

@@ -134,7 +134,11 @@ impl Session {
     pub async fn keep_alive(&self, volume: &Volume) {
         loop {
             tokio::time::sleep(RENEWAL).await;
-            let begun = self.state.lock().renewed_at.is_some();
+            let begun = {
+                let state = self.state.lock();
+                // Also who only reads: another node may remove what is open here.
+                state.renewed_at.is_some() || !state.pins.is_empty() && !volume.is_read_only()
+            };
             if begun && let Err(error) = self.renew(volume, false).await {
                 tracing::warn!(session = %self.id(), "session not renewed: {error}");
             }

@@ -53,8 +53,8 @@ pub type Visit<'a> = dyn FnMut(&Line) -> Result<(), VolumeError> + Send + 'a;
 impl Volume {
     /// Verifies the whole tree. `progress` hears of bytes that were checked, `visit` of every place.
     ///
-    /// Memory: the names of one directory, the directories still to be read, and the ids of files with
-    /// several names.
+    /// Memory: the names of one directory, the ids of directories, and those of files with several names.
+    /// A directory that a move cut short left under two names, maybe one of them below itself, is read once.
     pub async fn verify(
         self: &Arc<Self>,
         depth: Depth,
@@ -63,6 +63,7 @@ impl Volume {
     ) -> Result<Report, VolumeError> {
         let mut report = Report { directories: 1, ..Report::default() };
         let mut seen: HashSet<FileId> = HashSet::new();
+        let mut read = HashSet::from([self.root_directory()]);
         let mut pending = vec![(self.root_directory(), Vec::new())];
         let mut checks = FuturesUnordered::new();
         if let Some(root) = self.root().await? {
@@ -91,8 +92,10 @@ impl Volume {
                 }
                 match content {
                     Content::Directory(dir) => {
-                        report.directories += 1;
-                        pending.push((*dir, path));
+                        if read.insert(*dir) {
+                            report.directories += 1;
+                            pending.push((*dir, path));
+                        }
                     }
                     Content::File(file) => {
                         report.files += 1;

@@ -340,8 +340,9 @@ impl Mark<'_> {
         Ok((Listed { key, place, etag, age }, row))
     }
 
-    /// Whether a living record is a step of a move or an exchange that is not complete. What an exchange
-    /// put under its hidden name counts as referred to here: a listing may have seen it nowhere.
+    /// Whether a living record is to be read again by the next mark: it is a step of a move or an exchange
+    /// that is not complete, or its row has been given what an exchange put under its hidden name. That
+    /// counts as referred to here, as long as it is there: a listing may have seen it nowhere.
     async fn is_step(
         &self,
         place: &Place,
