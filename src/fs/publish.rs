@@ -8,7 +8,7 @@ use super::core::{Durability, FileSystem, map_missing};
 use super::dirty::FrozenBatch;
 use super::errno::FsError;
 use super::inode::{Body, Inode, State};
-use super::io::SEALING_UNIT;
+use super::io::{FileHandleState, SEALING_UNIT};
 use super::types::{HandleId, Ino};
 use crate::units::{ByteRange, FileId};
 use crate::volume::VolumeError;
@@ -61,10 +61,7 @@ impl FileSystem {
     }
 
     /// Stores what this handle's file has; every failure is told to a handle once.
-    async fn store_and_report(
-        self: &Arc<Self>,
-        file: &FileHandleState,
-    ) -> Result<(), FsError> {
+    async fn store_and_report(self: &Arc<Self>, file: &FileHandleState) -> Result<(), FsError> {
         let stored = self.store_inode(&file.inode).await;
         let before = self.unreported(file);
         stored.and(before)

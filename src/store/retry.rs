@@ -3,7 +3,10 @@
 //! A conditional put whose outcome is unknown is not sent again from here: only its caller can tell, by
 //! reading, whether it took effect. One whose effect certainly did not happen is.
 
-use super::{ETag, Fetched, Key, ListPage, ListRequest, ObjectMeta, PutWhen, Store, StoreError};
+use super::{
+    ETag, Fetched, Key, ListPage, ListRequest, ObjectMeta, PutWhen, Store, StoreError,
+    StoreErrorKind,
+};
 use crate::units::ByteRange;
 use crate::world::Entropy;
 use async_trait::async_trait;
@@ -11,12 +14,12 @@ use bytes::Bytes;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
-    /// No attempt begins after this.
+    /// No attempt begins or goes on after this.
     pub deadline: Duration,
     /// The first pause; each following one is up to twice as long.
     pub first_pause: Duration,
@@ -50,23 +53,24 @@ impl Retry {
 
     async fn again<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
-        conditional: bool,
+        request: Request<'_>,
         attempt: impl Fn() -> F,
     ) -> Result<T, StoreError> {
-        let start = Instant::now();
+        let end = Instant::now() + self.policy.deadline;
         let mut pause = self.policy.first_pause;
         loop {
-            let error = match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
+            let error = match timeout_at(end, attempt()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => error,
+                Err(_) => return Err(request.cut_short(self.policy.deadline)),
             };
-            let unsettled = conditional && error.effect_unknown;
+            let unsettled = request.effect == Effect::Conditional && error.effect_unknown;
             if !error.is_transient() || unsettled {
                 return Err(error);
             }
             let fraction = f64::from(u16::from_le_bytes(self.entropy.bytes())) / 65536.0;
             let wait = pause / 2 + (pause / 2).mul_f64(fraction);
-            if start.elapsed() + wait >= self.policy.deadline {
+            if Instant::now() + wait >= end {
                 return Err(error);
             }
             tracing::debug!("{error}: trying again in {} ms", wait.as_millis());
@@ -76,12 +80,45 @@ impl Retry {
     }
 }
 
+/// What a request may have done when its answer is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// Nothing: it reads.
+    None,
+    /// The same as when it is sent once more.
+    Repeatable,
+    /// What only its caller can tell, by reading.
+    Conditional,
+}
+
+struct Request<'a> {
+    operation: &'static str,
+    object: &'a str,
+    effect: Effect,
+}
+
+impl Request<'_> {
+    fn cut_short(&self, deadline: Duration) -> StoreError {
+        let error = StoreError::new(StoreErrorKind::Unavailable, self.operation, self.object)
+            .with_source(format!("no answer within {deadline:?}"));
+        if self.effect == Effect::None { error } else { error.with_effect_unknown() }
+    }
+}
+
+fn reads<'a>(operation: &'static str, object: &'a str) -> Request<'a> {
+    Request { operation, object, effect: Effect::None }
+}
+
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Store for Retry {
     async fn put(&self, key: &Key, body: Bytes, when: PutWhen) -> Result<ETag, StoreError> {
-        let conditional = when != PutWhen::Always;
-        self.again(conditional, || self.inner.put(key, body.clone(), when.clone())).await
+        let effect = match when {
+            PutWhen::Always => Effect::Repeatable,
+            _ => Effect::Conditional,
+        };
+        let request = Request { operation: "put", object: key.as_str(), effect };
+        self.again(request, || self.inner.put(key, body.clone(), when.clone())).await
     }
 
     async fn get(
@@ -90,23 +127,30 @@ impl Store for Retry {
         range: Option<ByteRange>,
         unless: Option<&ETag>,
     ) -> Result<Fetched, StoreError> {
-        self.again(false, || self.inner.get(key, range, unless)).await
+        self.again(reads("get", key.as_str()), || self.inner.get(key, range, unless)).await
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, StoreError> {
-        self.again(false, || self.inner.head(key)).await
+        self.again(reads("head", key.as_str()), || self.inner.head(key)).await
     }
 
     async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<(), StoreError> {
-        self.again(if_match.is_some(), || self.inner.delete(key, if_match)).await
+        let effect = match if_match {
+            Some(_) => Effect::Conditional,
+            None => Effect::Repeatable,
+        };
+        let request = Request { operation: "delete", object: key.as_str(), effect };
+        self.again(request, || self.inner.delete(key, if_match)).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, StoreError)>, StoreError> {
-        self.again(false, || self.inner.delete_many(keys)).await
+        let object = keys.first().map_or("", Key::as_str);
+        let request = Request { operation: "delete", object, effect: Effect::Repeatable };
+        self.again(request, || self.inner.delete_many(keys)).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage, StoreError> {
-        self.again(false, || self.inner.list(request)).await
+        self.again(reads("list", &request.prefix), || self.inner.list(request)).await
     }
 
     fn describe(&self) -> String {

@@ -256,9 +256,10 @@ impl Common {
         };
         let store: Arc<dyn Store> = Arc::new(S3Store::connect(config).await?);
         let store = self.meter.around(store);
-        let store: Arc<dyn Store> = Arc::new(Limit::new(store, REQUESTS));
         let policy = RetryPolicy::within(timeout);
-        Ok(Arc::new(Retry::new(store, policy, config::system_world().entropy)))
+        let store = Arc::new(Retry::new(store, policy, config::system_world().entropy));
+        // Outermost: the time that a request waits for its turn is not the store's.
+        Ok(Arc::new(Limit::new(store, REQUESTS)))
     }
 
     /// The store of the volume that a URL leads into, or of the place where one could be.
