@@ -46,6 +46,7 @@ fn no_command_shows_a_secret_even_in_its_log(backend: Backend) {
         vec!["key", "add", &url, "--kdf", "raw", "--new-passphrase-file", text(&new)],
         vec!["key", "remove", &url, "2"],
         vec!["verify", &url, "--json", "--manifest", text(&manifest)],
+        vec!["gc", &url, "--json"],
         vec!["doctor", &url],
         vec!["version", "--json"],
         vec!["completions", "bash"],

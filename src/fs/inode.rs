@@ -84,6 +84,8 @@ pub(super) struct State {
     /// Counts changes; `published` is the count that the store has.
     pub(super) modified: u64,
     pub(super) published: u64,
+    /// A directory's times are those of entries that came or went since: the store gets them later.
+    pub(super) times_pending: bool,
     /// When the store was last asked about it (boot time); `None`: ask again.
     pub(super) checked_at: Option<Duration>,
     /// A failure that nobody has been told of yet, with a number for each handle to compare.
@@ -218,6 +220,7 @@ impl State {
             pins: 0,
             modified: u64::from(home.is_none()),
             published: 0,
+            times_pending: false,
             home,
             place,
             kept_as: None,
@@ -465,7 +468,7 @@ impl Table {
             let needed = state.lookups > 0
                 || state.handles > 0
                 || state.pins > 0
-                || (state.is_changed() && !state.unlinked)
+                || ((state.is_changed() || state.times_pending) && !state.unlinked)
                 || busy;
             if needed || ino == ROOT {
                 return;

@@ -18,4 +18,5 @@ mod names;
 mod publish;
 pub mod session;
 mod settle;
+mod times;
 pub mod types;

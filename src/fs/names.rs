@@ -594,12 +594,13 @@ impl FileSystem {
     }
 
     /// A directory's entries changed: its times say so. They are kept in memory, and stored with the
-    /// next change of the directory itself.
+    /// next change of the directory itself or when its entries have not changed for a while.
     fn touch(&self, directory: &Inode) {
         let now = self.now();
         let mut state = directory.state.lock();
         state.attributes.mtime = now;
         state.attributes.ctime = now;
+        state.times_pending = true;
     }
 
     async fn require_empty(&self, inode: &Inode) -> Result<(), FsError> {

@@ -79,6 +79,9 @@ impl FileSystem {
         self.late.wait_for_all(None).await;
         failed.extend(self.late.take_failures(None));
         if failed.is_empty() {
+            self.store_all_times().await;
+        }
+        if failed.is_empty() {
             self.index_what_was_made().await;
         }
         if failed.is_empty()
@@ -189,13 +192,16 @@ impl FileSystem {
             body.stored = content.clone();
         }
         state.place = stored.place.clone();
+        if stored.record.attributes == state.attributes {
+            state.times_pending = false;
+        }
         state.home = Some(stored);
         state.published = state.published.max(modified);
         state.checked_at = Some(self.boot_time());
     }
 
     /// The record that says what the inode is now. Bytes that are dirty again already are left out.
-    fn record(&self, inode: &Inode, state: &State) -> Result<Record, FsError> {
+    pub(super) fn record(&self, inode: &Inode, state: &State) -> Result<Record, FsError> {
         let content = match (&state.content, state.home.as_ref().map(|home| &home.record.content)) {
             (Body::File(body), _) => {
                 let layout = body.map.as_ref().ok_or_else(map_missing)?.layout();
@@ -519,6 +525,7 @@ pub(super) async fn retry_in_background(fs: Weak<FileSystem>) {
             if due {
                 let _ = fs.store_inode(&inode).await;
             }
+            fs.store_times(&inode, false).await;
         }
     }
 }

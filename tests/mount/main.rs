@@ -136,15 +136,6 @@ fn a_read_only_mount_refuses_changes(backend: Backend) {
 
 /// What a tree holds, by path: kind and mode, owner, times, link target or checksum.
 fn describe(root: &Path) -> Vec<String> {
-    describe_tree(root, true)
-}
-
-/// A change of its entries stores a directory's times only with the next change of the directory itself.
-fn describe_without_directory_times(root: &Path) -> Vec<String> {
-    describe_tree(root, false)
-}
-
-fn describe_tree(root: &Path, directory_times: bool) -> Vec<String> {
     let mut rows: Vec<String> = walkdir::WalkDir::new(root)
         .into_iter()
         .map(|entry| {
@@ -159,11 +150,7 @@ fn describe_tree(root: &Path, directory_times: bool) -> Vec<String> {
             };
             let size = if data.is_dir() { 0 } else { data.len() };
             let name = path.strip_prefix(root).expect("below the root");
-            let time = if data.is_dir() && !directory_times {
-                String::new()
-            } else {
-                format!("{}.{:09}", data.mtime(), data.mtime_nsec())
-            };
+            let time = format!("{}.{:09}", data.mtime(), data.mtime_nsec());
             let (mode, uid, gid) = (data.mode(), data.uid(), data.gid());
             format!("{name:?} {mode:o} {uid}:{gid} {size} {time} {content}")
         })

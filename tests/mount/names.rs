@@ -1,7 +1,7 @@
 //! Names, links and attributes.
 
 use crate::support::{self, Backend, Volume, on_every_backend, random_bytes};
-use crate::{check_after_remount, describe_without_directory_times, error_of, read_write};
+use crate::{check_after_remount, describe, error_of, read_write};
 use nix::fcntl::{RenameFlags, renameat2};
 use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
@@ -66,10 +66,10 @@ fn a_rename_replaces_moves_and_keeps_open_files(backend: Backend) {
     assert_eq!(error_of(fs::rename(at("two"), at("old"))), libc::ENOTDIR);
     assert_eq!(error_of(fs::rename(at("two"), at("two/inside"))), libc::EINVAL);
     assert_eq!(error_of(fs::rename(at("missing"), at("x"))), libc::ENOENT);
-    let before = describe_without_directory_times(&mount.path);
+    let before = describe(&mount.path);
     mount.unmount();
     let mount = volume.mount();
-    assert_eq!(describe_without_directory_times(&mount.path), before);
+    assert_eq!(describe(&mount.path), before);
     mount.unmount();
 }
 
@@ -96,10 +96,10 @@ fn renames_without_replacement_and_exchanges_are_atomic(backend: Backend) {
     assert_eq!(fs::read(mount.join("c/inner")).expect("read"), b"inner");
     let missing = rename("b", "missing", RenameFlags::RENAME_EXCHANGE);
     assert_eq!(missing, Err(nix::errno::Errno::ENOENT));
-    let before = describe_without_directory_times(&mount.path);
+    let before = describe(&mount.path);
     mount.unmount();
     let mount = volume.mount();
-    assert_eq!(describe_without_directory_times(&mount.path), before);
+    assert_eq!(describe(&mount.path), before);
     mount.unmount();
 }
 
