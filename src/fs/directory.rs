@@ -235,6 +235,7 @@ impl FileSystem {
         let missing: Vec<Listed> =
             listed.iter().filter(|entry| missing.contains(&entry.name)).cloned().collect();
         let incomplete = !missing.is_empty();
+        tracing::debug!(%dir, names = listed.len(), missing = missing.len(), "heads of a directory read");
         entries.extend(self.volume.load_listed(dir, missing).await?);
         if many && incomplete && !self.volume.is_read_only() {
             self.write_index(directory, listed, &entries, index);
@@ -248,16 +249,12 @@ impl FileSystem {
     }
 
     /// Brings the index of directories up to date in which this mount has made many names, for whoever
-    /// lists them first.
-    pub(super) async fn index_what_was_made(&self) {
+    /// lists them first; `many` is the least that counts as that.
+    pub(super) async fn index_what_was_made(&self, many: usize) {
         let due: Vec<Arc<Inode>> = {
             let mut table = self.table.lock();
-            let due: Vec<Ino> = table
-                .made
-                .iter()
-                .filter(|(_, made)| **made >= WORTH_IT)
-                .map(|(ino, _)| *ino)
-                .collect();
+            let due: Vec<Ino> =
+                table.made.iter().filter(|(_, made)| **made >= many).map(|(ino, _)| *ino).collect();
             for ino in &due {
                 table.made.remove(ino);
             }

@@ -20,7 +20,7 @@ const DIRECT_FROM: u64 = 8 << 20;
 /// Reads that are smaller than this are small pieces.
 const SMALL_READ: u64 = 64 << 10;
 /// Prefetches begin and end at multiples of this.
-const PREFETCH_UNIT: u64 = 4 << 20;
+const PREFETCH_UNIT: u64 = 8 << 20;
 /// The largest read-ahead window.
 const PREFETCH_LIMIT: u64 = 32 << 20;
 

@@ -15,6 +15,7 @@ use crate::volume::VolumeError;
 use crate::volume::native::Stored;
 use crate::volume::native::entries::Expect;
 use crate::volume::native::extents::Piece;
+use crate::volume::native::index::{WORTH_IT, WORTH_WRITING};
 use crate::volume::native::record::{Content, FileContent, INLINE_LIMIT, Record, SegmentRun};
 use crate::volume::native::segments::SegmentSource;
 use std::sync::{Arc, Weak};
@@ -82,7 +83,7 @@ impl FileSystem {
             self.store_all_times().await;
         }
         if failed.is_empty() {
-            self.index_what_was_made().await;
+            self.index_what_was_made(WORTH_WRITING).await;
         }
         if failed.is_empty()
             && let Err(error) = self.volume.session().end(&self.volume).await
@@ -515,7 +516,7 @@ pub(super) async fn retry_in_background(fs: Weak<FileSystem>) {
             table.expire_absent(now, Duration::from_secs(60));
             table.all()
         };
-        fs.index_what_was_made().await;
+        fs.index_what_was_made(WORTH_IT).await;
         for inode in inodes {
             let due = {
                 let state = inode.state.lock();

@@ -15,6 +15,7 @@ use clap::Args;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long an operation waits for the store unless the settings say otherwise.
 const IO_TIMEOUT: Duration = Duration::from_secs(300);
@@ -349,19 +350,33 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Returns the number of the first SIGINT, SIGTERM or SIGHUP.
 pub(super) async fn ended_by_signal() -> u8 {
-    use tokio::signal::unix::{SignalKind, signal};
-    async fn wait(kind: SignalKind) {
-        match signal(kind) {
-            Ok(mut stream) => {
-                stream.recv().await;
-            }
-            // Without a handler the default action ends the process.
-            Err(_) => std::future::pending().await,
-        }
+    match EndSignals::register() {
+        Ok(mut signals) => signals.first().await,
+        // Without a handler the default action ends the process.
+        Err(_) => std::future::pending().await,
     }
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => 2,
-        () = wait(SignalKind::terminate()) => 15,
-        () = wait(SignalKind::hangup()) => 1,
+}
+
+/// The signals that end a program, from now on kept until they are asked for.
+pub(super) struct EndSignals([(u8, Signal); 3]);
+
+impl EndSignals {
+    /// For a caller within the runtime.
+    pub(super) fn register() -> std::io::Result<Self> {
+        Ok(Self([
+            (2, signal(SignalKind::interrupt())?),
+            (15, signal(SignalKind::terminate())?),
+            (1, signal(SignalKind::hangup())?),
+        ]))
+    }
+
+    /// The number of the first that came or comes.
+    pub(super) async fn first(&mut self) -> u8 {
+        let Self([interrupt, terminate, hangup]) = self;
+        tokio::select! {
+            _ = interrupt.1.recv() => interrupt.0,
+            _ = terminate.1.recv() => terminate.0,
+            _ = hangup.1.recv() => hangup.0,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `strongroom mount`.
 
-use super::connect::{self, Common};
+use super::connect::{self, Common, EndSignals};
 use super::output::Failure;
 use crate::config::{self, ConfigFile, VolumeUrl};
 use crate::fs::core::{Durability, FileSystem, FsConfig};
@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 const MEMORY_LIMIT: u64 = 256 << 20;
 
@@ -102,7 +103,7 @@ impl Mount {
         let file = common.file()?;
         let memory = self.memory(&file)?;
         let runtime = connect::runtime()?;
-        let (fs, mounted) = runtime.block_on(async {
+        let (fs, mounted, signals) = runtime.block_on(async {
             let settings = OpenSettings {
                 read_only: self.read_only,
                 cache_bytes: memory / 4,
@@ -136,17 +137,20 @@ impl Mount {
                 read_only: self.read_only,
                 threads: 2,
             };
+            // Before anyone can see the mount and send one.
+            let signals = EndSignals::register()?;
+            let reports = signal(SignalKind::user_defined1())?;
+            tokio::spawn(report_on_signal(reports, common.meter.clone()));
             let mounted = mount(fs.clone(), &self.mountpoint, &settings, handle)?;
-            Ok::<_, Failure>((fs, mounted))
+            Ok::<_, Failure>((fs, mounted, signals))
         })?;
         ready(true);
-        runtime.spawn(report_on_signal(common.meter.clone()));
         let volume = fs.volume().clone();
         runtime.block_on(async {
             let collects = !self.read_only && !self.no_gc;
             let gc = collects.then(|| Background::start(&volume, config::host_name()));
             drop(volume);
-            self.until_unmounted(fs, mounted, gc).await
+            self.until_unmounted(fs, mounted, gc, signals).await
         })
     }
 
@@ -156,6 +160,7 @@ impl Mount {
         fs: Arc<FileSystem>,
         mounted: crate::fs::session::Mounted,
         gc: Option<Background>,
+        mut signals: EndSignals,
     ) -> Result<ExitCode, Failure> {
         let mounted = Arc::new(mounted);
         let gone = async {
@@ -165,7 +170,7 @@ impl Mount {
         };
         tokio::select! {
             () = gone => stop(gc).await,
-            _ = connect::ended_by_signal() => {
+            _ = signals.first() => {
                 stop(gc).await;
                 // First what programs have written, while they still see their errors; then the mount.
                 let _ = fs.drain().await;
@@ -243,9 +248,7 @@ async fn stop(gc: Option<Background>) {
 }
 
 /// SIGUSR1: the counts of requests go to the log.
-async fn report_on_signal(meter: connect::MeterSlot) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut signals) = signal(SignalKind::user_defined1()) else { return };
+async fn report_on_signal(mut signals: tokio::signal::unix::Signal, meter: connect::MeterSlot) {
     while signals.recv().await.is_some() {
         tracing::info!("requests: {}", meter.summary());
     }

@@ -26,6 +26,8 @@ use std::sync::Arc;
 
 /// Directories with fewer names have no index: their records are fetched in one round.
 pub const WORTH_IT: usize = 64;
+/// Rows out of date that are no reason to write anything: they are fetched one by one.
+pub const WORTH_WRITING: usize = 16;
 /// The stored form's version.
 const FORMAT: u32 = 1;
 /// Names in a shard, about.
@@ -126,7 +128,7 @@ impl Volume {
         index
     }
 
-    /// Writes the shards that are missing or of which a tenth is out of date. `entries` are all living
+    /// Writes the shards in which rows are missing or out of date, if enough are. `entries` are all living
     /// names of the directory as a listing showed them, `index` what was read for that listing.
     pub async fn write_index(
         &self,
@@ -151,17 +153,18 @@ impl Volume {
         }
         let there: Vec<u32> =
             index.there.iter().filter_map(|key| keys::index_shard(dir, key.as_str())).collect();
-        let due = shards.into_iter().filter(|(shard, rows)| {
-            match index.shards.get(shard) {
-                Some(count) => {
-                    let missing = rows.len().saturating_sub(count.valid);
-                    let stale = missing + (count.rows - count.valid);
-                    stale * 10 > rows.len()
-                }
-                // Not read, because nothing was asked of it, or because it is not there.
-                None => !there.contains(shard) && !rows.is_empty(),
-            }
-        });
+        let stale = |shard: u32, rows: &[proto::IndexRow]| match index.shards.get(&shard) {
+            Some(count) => rows.len().saturating_sub(count.valid) + (count.rows - count.valid),
+            // Not read, because nothing was asked of it, or because it is not there.
+            None if there.contains(&shard) => 0,
+            None => rows.len(),
+        };
+        let all: usize = shards.iter().map(|(shard, rows)| stale(*shard, rows)).sum();
+        if all < WORTH_WRITING {
+            return Ok(());
+        }
+        // What is left out costs those who list the directory a request each.
+        let due = shards.into_iter().filter(|(shard, rows)| stale(*shard, rows) > 1);
         let mut writes = futures::stream::iter(due)
             .map(|(shard, rows)| self.write_shard(dir, shard, rows))
             .buffer_unordered(PARALLEL);

@@ -32,8 +32,8 @@ impl SegmentSource for Vec<Bytes> {
 
 /// Slots of more chunks were fetched for somebody who reads on.
 const LONG_SLOT: u32 = 4;
-/// Chunks that one request of a large read fetches, at most: 4 MiB.
-const FETCH_CHUNKS: u32 = 64;
+/// Chunks that one request of a large read fetches, at most: 8 MiB, the size of most segments.
+const FETCH_CHUNKS: u32 = 128;
 
 type Fetch = Shared<BoxFuture<'static, Result<Bytes, Arc<StoreError>>>>;
 
