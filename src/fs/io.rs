@@ -3,6 +3,7 @@
 use super::core::{FileSystem, map_missing};
 use super::errno::FsError;
 use super::inode::{Body, Inode, State};
+use super::reading::Reading;
 use super::types::{
     Caller, EntryReply, FallocateMode, HandleId, Ino, OpenMode, Opened, SeekWhence,
 };
@@ -17,30 +18,16 @@ use std::sync::Arc;
 pub(super) const SEALING_UNIT: u64 = 1 << 20;
 /// Files of this size are read without the page cache.
 const DIRECT_FROM: u64 = 8 << 20;
-/// Reads that are smaller than this are small pieces.
-const SMALL_READ: u64 = 64 << 10;
-/// Prefetches begin and end at multiples of this.
-const PREFETCH_UNIT: u64 = 8 << 20;
 /// The largest read-ahead window.
-const PREFETCH_LIMIT: u64 = 32 << 20;
+pub(super) const PREFETCH_LIMIT: u64 = 32 << 20;
 
 /// An open file.
 pub(super) struct FileHandleState {
     pub(super) inode: Arc<Inode>,
     pub(super) mode: OpenMode,
-    reading: Mutex<Reading>,
+    pub(super) reading: Mutex<Reading>,
     /// The inode's failures that this handle has reported.
     pub(super) failures_seen: Mutex<u64>,
-}
-
-/// How a handle reads: its read-ahead window grows while it reads on, and closes when it jumps.
-#[derive(Default)]
-struct Reading {
-    next: u64,
-    window: u64,
-    prefetched: u64,
-    small: u32,
-    large: u32,
 }
 
 impl FileSystem {
@@ -154,20 +141,6 @@ impl FileSystem {
         }
         self.table.lock().drop_if_unused(file.inode.ino);
         Ok(())
-    }
-
-    /// Reads up to `size` bytes; fewer only at the end of the file.
-    pub async fn read(
-        self: &Arc<Self>,
-        ino: Ino,
-        handle: HandleId,
-        offset: u64,
-        size: u32,
-    ) -> Result<Bytes, FsError> {
-        let file = self.file(handle)?;
-        self.read_ahead(&file, offset, size.into());
-        let inode = self.inode(ino).unwrap_or_else(|_| file.inode.clone());
-        self.read_inode(&inode, offset, size.into()).await
     }
 
     /// Reads from an inode, dirty data over stored data.
@@ -531,53 +504,6 @@ impl FileSystem {
         }
         drop(state);
         self.room.notify_waiters();
-    }
-
-    /// Prefetches for a handle that reads on.
-    fn read_ahead(self: &Arc<Self>, file: &FileHandleState, offset: u64, size: u64) {
-        let (from, to) = {
-            let mut reading = file.reading.lock();
-            if size < SMALL_READ {
-                reading.small = reading.small.saturating_add(1);
-            } else {
-                reading.large = reading.large.saturating_add(1);
-            }
-            // The kernel's own read-ahead asks for several parts at once, not strictly in order.
-            let near = offset.abs_diff(reading.next) <= PREFETCH_UNIT && (offset > 0 || size > 0);
-            if !near {
-                let Reading { small, large, .. } = *reading;
-                *reading = Reading { next: offset + size, small, large, ..Reading::default() };
-                return;
-            }
-            if offset + size <= reading.next {
-                return;
-            }
-            reading.next = offset + size;
-            reading.window = (reading.window * 2).clamp(PREFETCH_UNIT, PREFETCH_LIMIT);
-            let end = (reading.next + reading.window).next_multiple_of(PREFETCH_UNIT);
-            if end < reading.prefetched + PREFETCH_UNIT {
-                return;
-            }
-            let from = reading.prefetched.max(reading.next);
-            reading.prefetched = end;
-            (from, end)
-        };
-        let Ok(id) = file.inode.file() else { return };
-        let pieces = {
-            let state = file.inode.state.lock();
-            let Ok(body) = state.file() else { return };
-            let Some(map) = &body.map else { return };
-            let range = ByteRange::between(from, to.min(body.size));
-            if range.is_empty() {
-                return;
-            }
-            map.lookup(range)
-        };
-        for (range, piece) in pieces {
-            if let Some(Piece::Segments(run)) = piece {
-                self.volume.prefetch(id, &run, range.length());
-            }
-        }
     }
 
     /// Failures of this inode that this handle has not reported yet.

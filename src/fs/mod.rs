@@ -16,6 +16,7 @@ mod io;
 mod late;
 mod names;
 mod publish;
+mod reading;
 pub mod session;
 mod settle;
 mod times;

@@ -20,6 +20,7 @@ on_every_backend![
     holes_are_found_and_punched,
     memory_maps_see_and_make_changes,
     synchronous_and_direct_writes_are_kept,
+    reads_that_end_within_a_chunk_see_later_changes,
     copy_file_range_copies,
     cfb_and_plain_volumes_work_alike,
 ];
@@ -252,6 +253,45 @@ fn synchronous_and_direct_writes_are_kept(backend: Backend) {
     fs::remove_dir(path).expect("the mount point is empty");
     check_after_remount(&volume, "sync", &model);
     check_after_remount(&volume, "direct", &expected);
+}
+
+/// What was read beyond a request is not what a later one gets if the bytes have changed since.
+fn reads_that_end_within_a_chunk_see_later_changes(backend: Backend) {
+    let volume = Volume::new(backend);
+    let mount = volume.mount();
+    let path = mount.join("file");
+    // Large enough for direct reads.
+    let mut content = random_bytes(31, 9_000_000);
+    fs::write(&path, &content).expect("written");
+    let reader = File::open(&path).expect("opened");
+    let writer = read_write(&path);
+    let check = |content: &[u8], offset: usize, length: usize| {
+        let mut bytes = vec![0; length];
+        let expected = &content[offset..content.len().min(offset + length)];
+        let read = reader.read_at(&mut bytes, offset as u64).expect("read");
+        assert!(bytes[..read] == *expected, "{length} bytes at {offset}");
+    };
+    for (round, at) in [100_000, 1_000_000, 2_345_678, 8_900_000].into_iter().enumerate() {
+        check(&content, at, 70_000);
+        check(&content, at + 70_000, 20);
+        check(&content, at, 70_000);
+        content[at + 70_000] ^= 1 + round as u8;
+        let changed = at + 70_000;
+        writer.write_all_at(&content[changed..=changed], changed as u64).expect("written");
+        check(&content, changed, 20);
+        check(&content, at, 70_000);
+        writer.sync_all().expect("stored");
+        check(&content, changed, 20);
+    }
+    check(&content, 8_900_000, 80_000);
+    content.truncate(8_980_010);
+    writer.set_len(8_980_010).expect("cut");
+    check(&content, 8_980_000, 20);
+    content.resize(9_000_000, 0);
+    writer.set_len(9_000_000).expect("grown");
+    check(&content, 8_980_000, 20);
+    drop((reader, writer));
+    mount.unmount();
 }
 
 fn copy_file_range_copies(backend: Backend) {

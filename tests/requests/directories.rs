@@ -154,7 +154,7 @@ fn a_row_of_the_index_is_believed_only_for_the_record_it_was_made_of() {
             };
             assert_eq!(size, expected, "{name}");
         }
-        // Session, list, list of the index, one shard, eleven records; less than a tenth was stale.
+        // Session, list, list of the index, one shard, eleven records, which are too few to write anything.
         let requests = node.requests();
         assert!(requests <= 14, "{requests} requests");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -154,7 +154,8 @@ impl Volume {
         let there: Vec<u32> =
             index.there.iter().filter_map(|key| keys::index_shard(dir, key.as_str())).collect();
         let stale = |shard: u32, rows: &[proto::IndexRow]| match index.shards.get(&shard) {
-            Some(count) => rows.len().saturating_sub(count.valid) + (count.rows - count.valid),
+            // A row that is out of date is missing too: counted once.
+            Some(count) => rows.len().saturating_sub(count.valid).max(count.rows - count.valid),
             // Not read, because nothing was asked of it, or because it is not there.
             None if there.contains(&shard) => 0,
             None => rows.len(),
