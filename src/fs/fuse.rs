@@ -327,14 +327,6 @@ impl Filesystem for FuseAdapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (node, at_hand) = (Ino(ino.0), HandleId(handle.0));
-        // As in `begin`, a panic must not take the thread along.
-        let tried =
-            catch_unwind(AssertUnwindSafe(|| self.fs.try_read(node, at_hand, offset, size)));
-        let Ok(tried) = tried else { return reply.error(Errno::EIO) };
-        if let Some(bytes) = tried {
-            return reply.data(&bytes);
-        }
         let fs = self.fs.clone();
         self.spawn("read", ino, async move {
             let result = fs.read(Ino(ino.0), HandleId(handle.0), offset, size).await;

@@ -81,8 +81,6 @@ impl FileSystem {
         failed.extend(self.late.take_failures(None));
         if failed.is_empty() {
             self.store_all_times().await;
-        }
-        if failed.is_empty() {
             self.index_what_was_made(WORTH_WRITING).await;
         }
         if failed.is_empty()

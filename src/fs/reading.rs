@@ -1,13 +1,9 @@
-//! How a handle reads: its read-ahead window grows while it reads on, and what was opened beyond a
-//! request is kept for the next one.
+//! Reading by a handle, whose read-ahead window grows while it reads on.
 
 use super::core::FileSystem;
 use super::errno::FsError;
-use super::inode::State;
 use super::io::{FileHandleState, PREFETCH_LIMIT};
 use super::types::{HandleId, Ino};
-use crate::crypto::CHUNK;
-use crate::store::ETag;
 use crate::units::ByteRange;
 use crate::volume::native::extents::Piece;
 use bytes::Bytes;
@@ -26,29 +22,6 @@ pub(super) struct Reading {
     prefetched: u64,
     pub(super) small: u32,
     pub(super) large: u32,
-    rest: Option<Rest>,
-}
-
-/// The rest of a chunk of which a reader wanted the beginning: opened already, and asked for next. The
-/// kernel makes two requests of a large read into a buffer that does not begin at a page.
-struct Rest {
-    offset: u64,
-    bytes: Bytes,
-    version: Version,
-}
-
-/// What an inode's bytes depend on.
-#[derive(PartialEq)]
-struct Version {
-    modified: u64,
-    home: Option<ETag>,
-}
-
-impl Version {
-    fn of(state: &State) -> Self {
-        let home = state.home.as_ref().map(|home| home.etag.clone());
-        Self { modified: state.modified, home }
-    }
 }
 
 impl FileSystem {
@@ -63,36 +36,7 @@ impl FileSystem {
         let file = self.file(handle)?;
         self.read_ahead(&file, offset, size.into());
         let inode = self.inode(ino).unwrap_or_else(|_| file.inode.clone());
-        let size = u64::from(size);
-        let end = offset.saturating_add(size);
-        let whole = end.checked_next_multiple_of(CHUNK).unwrap_or(end);
-        if size < SMALL_READ || whole == end {
-            return self.read_inode(&inode, offset, size).await;
-        }
-        let version = Version::of(&inode.state.lock());
-        let mut bytes = self.read_inode(&inode, offset, whole - offset).await?;
-        let wanted = bytes.len().min(size as usize);
-        let rest = bytes.split_off(wanted);
-        // A copy, so that a few bytes do not keep a megabyte.
-        let rest = (!rest.is_empty()).then(|| Bytes::copy_from_slice(&rest));
-        file.reading.lock().rest = rest.map(|bytes| Rest { offset: end, bytes, version });
-        Ok(bytes)
-    }
-
-    /// Reads what is at hand without waiting or opening anything; `None` if that is nothing.
-    pub fn try_read(&self, ino: Ino, handle: HandleId, offset: u64, size: u32) -> Option<Bytes> {
-        let file = self.file(handle).ok()?;
-        let mut reading = file.reading.lock();
-        let rest = reading
-            .rest
-            .take_if(|rest| rest.offset == offset && rest.bytes.len() >= size as usize)?;
-        let is_current =
-            file.inode.ino == ino && Version::of(&file.inode.state.lock()) == rest.version;
-        if !is_current {
-            return None;
-        }
-        reading.next = reading.next.max(offset + u64::from(size));
-        Some(rest.bytes.slice(..size as usize))
+        self.read_inode(&inode, offset, size.into()).await
     }
 
     /// Prefetches for a handle that reads on.
