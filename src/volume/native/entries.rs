@@ -345,20 +345,25 @@ impl Volume {
         let opened = self
             .with_context(place, |context| self.keyring().open_record(context, &object.body))
             .map_err(|error| self.damage(place, error))?;
-        let record = Record::decode(&opened.head, Some(opened.body.into()))
-            .map_err(|error| self.malformed(place, error))?;
-        if record.buried_at.is_some() != opened.tombstone {
+        let body = Some(opened.body.into());
+        let meaning = self.meaning(place, &opened.head, body, opened.tombstone)?;
+        let stored = stored(place, meaning, opened.salt, object);
+        Ok((stored, opened.tombstone))
+    }
+
+    /// The record that opened bytes at `place` mean; `body` is `None` if it was not fetched.
+    pub(super) fn meaning(
+        &self,
+        place: &Place,
+        head: &[u8],
+        body: Option<Bytes>,
+        tombstone: bool,
+    ) -> Result<Record, VolumeError> {
+        let record = Record::decode(head, body).map_err(|error| self.malformed(place, error))?;
+        if record.buried_at.is_some() != tombstone {
             return Err(VolumeError::corrupt(place, "tombstone mark contradicts the record"));
         }
-        let stored = Stored {
-            record: Arc::new(record),
-            place: place.clone(),
-            etag: object.meta.etag,
-            salt: opened.salt,
-            modified: object.meta.modified,
-            seen: object.date,
-        };
-        Ok((stored, opened.tombstone))
+        Ok(record)
     }
 
     fn salt_of(&self, sealed: &[u8]) -> Option<[u8; 16]> {
@@ -416,5 +421,16 @@ impl Volume {
                 VolumeError::corrupt(format!("{place} ({})", place.key(self)), why)
             }
         }
+    }
+}
+/// A record with what the store said of its object.
+pub(super) fn stored(place: &Place, record: Record, salt: [u8; 16], object: Object) -> Stored {
+    Stored {
+        record: Arc::new(record),
+        place: place.clone(),
+        etag: object.meta.etag,
+        salt,
+        modified: object.meta.modified,
+        seen: object.date,
     }
 }

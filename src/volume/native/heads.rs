@@ -3,14 +3,13 @@
 //! and [`Volume::put_record`] refuses what somebody forgot.
 
 use super::Volume;
-use super::entries::{Loaded, Place, Stored};
+use super::entries::{Loaded, Place, Stored, stored};
 use super::record::{Content, FileContent, Record, Source};
 use crate::crypto::HeadOutcome;
 use crate::store::{Fetched, StoreErrorKind};
 use crate::units::ByteRange;
 use crate::volume::VolumeError;
 use bytes::Bytes;
-use std::sync::Arc;
 
 /// Objects up to this size are fetched whole: the round trip costs more than the bytes.
 const WHOLE: u64 = 16 << 10;
@@ -74,19 +73,8 @@ impl Volume {
                 }
             };
             let body = (opened.body_length == 0).then(Bytes::new);
-            let record =
-                Record::decode(&opened.head, body).map_err(|error| self.malformed(place, error))?;
-            if record.buried_at.is_some() != opened.tombstone {
-                return Err(VolumeError::corrupt(place, "tombstone mark contradicts the record"));
-            }
-            let stored = Stored {
-                record: Arc::new(record),
-                place: place.clone(),
-                etag: object.meta.etag,
-                salt: opened.salt,
-                modified: object.meta.modified,
-                seen: object.date,
-            };
+            let record = self.meaning(place, &opened.head, body, opened.tombstone)?;
+            let stored = stored(place, record, opened.salt, object);
             return Ok(if opened.tombstone {
                 Loaded::Tombstone(stored)
             } else {
