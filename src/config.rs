@@ -3,12 +3,14 @@
 
 mod file;
 mod passphrase;
+mod process;
 mod url;
 mod world;
 
 pub use self::url::{InvalidUrl, StoreBase, VolumeUrl};
 pub use file::{ConfigError, ConfigFile};
 pub use passphrase::{PassphraseError, PassphraseSource};
+pub use process::{is_gone, this_process};
 pub use world::system_world;
 
 /// Parses a size as people write it: `256MiB`, `1G`, `4096`.

@@ -71,7 +71,9 @@ impl Listings {
             listing.misses += 1;
             return Answer::Absent(*at);
         }
-        let worth_it = listing.misses >= listing.pages && listing.pages <= MOST_PAGES;
+        // The only writer asks once for all.
+        let asked = listing.misses >= listing.pages || ttl == Duration::MAX;
+        let worth_it = asked && listing.pages <= MOST_PAGES;
         if worth_it && listing.running == 0 && !ttl.is_zero() { Answer::List } else { Answer::Ask }
     }
 
@@ -197,7 +199,7 @@ impl FileSystem {
         let parent = directory.ino;
         for may_list in [true, false] {
             {
-                let (now, ttl) = (self.boot_time(), self.config.attribute_ttl);
+                let (now, ttl) = (self.boot_time(), self.trust());
                 let mut table = self.table.lock();
                 let current = table.name(parent, name);
                 if let Some(current) = &current

@@ -192,8 +192,18 @@ impl FileSystem {
     pub(super) fn is_fresh(&self, checked_at: Option<Duration>) -> bool {
         checked_at.is_some_and(|at| {
             let age = self.boot_time().saturating_sub(at);
-            !at.is_zero() && age < self.config.attribute_ttl
+            !at.is_zero() && age < self.trust()
         })
+    }
+
+    /// How long what the store said is taken for true: for ever by the only writer.
+    pub(super) fn trust(&self) -> Duration {
+        if self.is_only_writer() { Duration::MAX } else { self.config.attribute_ttl }
+    }
+
+    /// Whether nobody else changes the volume.
+    pub(super) fn is_only_writer(&self) -> bool {
+        self.volume.session().has_volume(self.boot_time())
     }
 
     /// What the kernel is told of an inode; counts one lookup if asked to.
@@ -424,7 +434,13 @@ impl From<VolumeError> for FsError {
             VolumeError::NotDirectory(_) => Self::NotDirectory,
             VolumeError::IsDirectory(_) => Self::IsDirectory,
             VolumeError::NotEmpty(_) => Self::NotEmpty,
-            VolumeError::Conflict(_) | VolumeError::Fenced => Self::stale(error),
+            VolumeError::Conflict(_) | VolumeError::Fenced | VolumeError::TakenOver => {
+                Self::stale(error)
+            }
+            VolumeError::Exclusive(_) => {
+                tracing::error!("{error}");
+                Self::Busy
+            }
             VolumeError::InvalidName(_) => Self::NameTooLong,
             VolumeError::Invalid(_) => Self::Invalid,
             VolumeError::TooBig(_) => Self::TooBig,

@@ -97,7 +97,9 @@ impl FileSystem {
         umask: u32,
         open: OpenMode,
     ) -> Result<(EntryReply, Opened), FsError> {
-        match self.create_file(caller, parent, name, mode & !umask, open.excl).await {
+        // Whether the name is free the only writer knows; its first close or fsync stores the file.
+        let asks_store = open.excl && !self.is_only_writer();
+        match self.create_file(caller, parent, name, mode & !umask, asks_store).await {
             Ok(inode) => {
                 let reply = self.entry_reply(&inode, true);
                 let opened = self.opened(inode, open);

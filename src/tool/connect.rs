@@ -180,6 +180,17 @@ impl Common {
         Ok((volume, inside))
     }
 
+    /// Opens a volume to collect garbage, beside whoever has it for itself too.
+    pub(super) async fn open_to_collect(
+        &self,
+        url: &VolumeUrl,
+    ) -> Result<(Arc<Volume>, String), Failure> {
+        let settings = OpenSettings { collects: true, ..settings(false) };
+        let (volume, inside) = self.open(url, settings).await?;
+        volume.probe().await?;
+        Ok((volume, inside))
+    }
+
     /// Finds the volume's root: the nearest prefix from the left that holds a descriptor.
     pub(super) async fn locate(&self, url: &VolumeUrl) -> Result<Location, Failure> {
         for root in url.candidates() {
@@ -340,6 +351,7 @@ fn settings(read_only: bool) -> OpenSettings {
         cache_bytes: 64 << 20,
         host: config::host_name(),
         program: concat!("strongroom ", env!("CARGO_PKG_VERSION")).to_owned(),
+        collects: false,
     }
 }
 

@@ -246,6 +246,7 @@ impl Doctor {
             cache_bytes: 0,
             host: config::host_name(),
             program: "strongroom doctor".to_owned(),
+            collects: false,
         };
         let volume: Arc<Volume> = match common.open(&self.url, settings).await {
             Ok((volume, _)) => volume,

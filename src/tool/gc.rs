@@ -51,7 +51,7 @@ impl Gc {
         let opened = if self.dry_run {
             common.open_to_read(&self.url).await?
         } else {
-            common.open_to_write(&self.url).await?
+            common.open_to_collect(&self.url).await?
         };
         let (volume, inside) = opened;
         if !inside.is_empty() {

@@ -6,6 +6,7 @@ use crate::config::{self, ConfigFile, VolumeUrl};
 use crate::fs::core::{Durability, FileSystem, FsConfig};
 use crate::fs::session::{MountSettings, mount};
 use crate::volume::native::OpenSettings;
+use crate::volume::native::exclusive::Claim;
 use crate::volume::native::gc::Background;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::{Signal, kill};
@@ -34,6 +35,7 @@ pub(super) enum DurabilityChoice {
 #[command(after_help = "Examples:
   strongroom mount s3://backups/prod /mnt/backups --background --passphrase-file key
   strongroom mount file:///srv/backups /mnt --read-only
+  strongroom mount s3://backups/prod /mnt/backups --exclusive   fewer requests for the only writer
   umount /mnt/backups
   kill -USR1 PID                  writes the counts of requests to the log (--log info)")]
 pub(super) struct Mount {
@@ -65,6 +67,12 @@ pub(super) struct Mount {
     /// Show everything as owned by this group
     #[arg(long)]
     gid: Option<u32>,
+    /// Have the volume for this mount alone: names and attributes are decided here instead of asked for
+    #[arg(long, env = "STRONGROOM_EXCLUSIVE", conflicts_with = "read_only")]
+    exclusive: bool,
+    /// Take the volume from the mount that has it; that one gets ESTALE for what it still writes
+    #[arg(long, requires = "exclusive")]
+    steal: bool,
     /// Do not collect garbage in the background: `strongroom gc` is run elsewhere
     #[arg(long)]
     no_gc: bool,
@@ -109,6 +117,7 @@ impl Mount {
                 cache_bytes: memory / 4,
                 host: config::host_name(),
                 program: concat!("strongroom mount ", env!("CARGO_PKG_VERSION")).to_owned(),
+                collects: false,
             };
             let (volume, inside) = common.open(&self.url, settings).await?;
             if !inside.is_empty() {
@@ -119,6 +128,13 @@ impl Mount {
             }
             if !self.read_only {
                 volume.probe().await?;
+            }
+            if self.exclusive {
+                let (process, is_gone) =
+                    (config::this_process(), config::is_gone as fn(&str) -> bool);
+                volume.take_exclusively(&Claim { process, is_gone, steal: self.steal }).await?;
+            } else if !self.read_only {
+                volume.check_not_exclusive().await?;
             }
             let config = FsConfig {
                 dirty_bytes: memory / 2,

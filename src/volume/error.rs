@@ -65,6 +65,18 @@ pub enum VolumeError {
     /// The session was declared dead by another node; what was stored under it may be swept.
     #[error("declared dead by another node after a long silence: nothing was changed, try again")]
     Fenced,
+    /// Another session has the volume for itself, or writes to it where this one wanted to be alone.
+    #[error(
+        "in use: {0}: unmount it there, or read only (`mount --read-only`, `ls`, `pull`); if that machine \
+         will not come back, `mount --exclusive --steal` takes the volume over"
+    )]
+    Exclusive(String),
+    /// Another mount took over the volume that this one had for itself.
+    #[error(
+        "another mount has taken over this volume: nothing is changed from here any more; unmount, and \
+         copy what could not be stored while it can still be read here"
+    )]
+    TakenOver,
     /// The volume is read-only here.
     #[error("volume is read-only here")]
     ReadOnly,

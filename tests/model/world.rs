@@ -87,6 +87,7 @@ pub(crate) async fn open(
         cache_bytes: 4 << 20,
         host: "node".to_owned(),
         program: "test".to_owned(),
+        collects: false,
     };
     let passphrase = (suite != Suite::None).then(passphrase);
     let volume = Volume::open(store, world.clone(), passphrase.as_ref(), settings).await?;

@@ -11,6 +11,8 @@ use strongroom::fs::types::{Attr, Caller, Ino, OpenMode, RenameMode, SetAttr};
 use strongroom::store::{Fault, MemoryStore, Meter, Store};
 use strongroom::units::DirId;
 use strongroom::volume::native::record::{Attributes, Content, Record};
+use strongroom::volume::VolumeError;
+use strongroom::volume::native::exclusive::Claim;
 use strongroom::volume::native::{OpenSettings, Volume};
 use strongroom::world::World;
 
@@ -57,7 +59,23 @@ impl Ground {
         self.node_with(Durability::Close, false).await
     }
 
+    /// A node that has the volume for itself, if nobody else has.
+    pub(crate) async fn only_writer(&self, steal: bool) -> Result<Node, VolumeError> {
+        let node = self.serve(Durability::Close, false, Some(steal)).await?;
+        node.requests();
+        Ok(node)
+    }
+
     pub(crate) async fn node_with(&self, durability: Durability, read_only: bool) -> Node {
+        self.serve(durability, read_only, None).await.expect("mounted")
+    }
+
+    async fn serve(
+        &self,
+        durability: Durability,
+        read_only: bool,
+        exclusive: Option<bool>,
+    ) -> Result<Node, VolumeError> {
         let fault = Arc::new(Fault::new(self.store.clone(), 1));
         let meter = Arc::new(Meter::new(fault.clone()));
         let settings = OpenSettings {
@@ -65,6 +83,7 @@ impl Ground {
             cache_bytes: 4 << 20,
             host: "node".to_owned(),
             program: "test".to_owned(),
+            collects: false,
         };
         let passphrase = Passphrase::new(vec![7; 32]);
         let passphrase = (self.suite != Suite::None).then_some(&passphrase);
@@ -72,6 +91,10 @@ impl Ground {
         let volume = volume.expect("opened");
         if !read_only {
             volume.probe().await.expect("probed");
+        }
+        if let Some(steal) = exclusive {
+            let claim = Claim { process: "1 test".to_owned(), is_gone: |_| false, steal };
+            volume.take_exclusively(&claim).await?;
         }
         let config = FsConfig {
             dirty_bytes: 16 << 20,
@@ -85,7 +108,7 @@ impl Ground {
         let fs = FileSystem::start(volume, config, runtime).await.expect("mounted");
         let node = Node { fs, fault, meter, counted: std::sync::Mutex::new(0) };
         node.requests();
-        node
+        Ok(node)
     }
 
     /// What was found out before is too old to be believed.

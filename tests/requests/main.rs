@@ -2,6 +2,7 @@
 //! directories, heads read by range, names known to be absent, names removed late.
 
 mod directories;
+mod exclusive;
 mod ground;
 mod names;
 mod removals;

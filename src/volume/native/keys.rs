@@ -147,6 +147,11 @@ pub fn gc_lease() -> Key {
     known("g/lease".to_owned())
 }
 
+/// Who has the volume for itself.
+pub fn exclusive_lease() -> Key {
+    known("g/exclusive".to_owned())
+}
+
 /// What the last complete mark of the garbage collection says of itself.
 pub fn gc_mark() -> Key {
     known("g/mark".to_owned())

@@ -13,6 +13,7 @@
 //! | `extents` | the map of a file in use |
 //! | `segments` | data: upload, fetch, cache |
 //! | `session` | who writes, which segment numbers are used, what is pinned |
+//! | `exclusive` | the lease of who wants to be the only writer |
 //! | `verify`, `manifest`, `comparison` | is everything there and whole; is it as new as it was |
 //! | `passphrases`, `rewrap` | changing keys, and sealing anew under the newest |
 //! | `gc` | the only thing that deletes segments |
@@ -22,6 +23,7 @@ pub mod comparison;
 pub mod descriptor;
 pub mod entries;
 mod exchange;
+pub mod exclusive;
 pub mod extents;
 pub mod files;
 pub mod gc;

@@ -36,13 +36,29 @@ const FORMAT: u32 = 1;
 pub struct Session {
     host: String,
     program: String,
+    /// It only collects garbage.
+    collects: bool,
     state: Mutex<State>,
     /// One renewal at a time: each is based on the former one's ETag.
     turn: tokio::sync::Mutex<()>,
+    /// One look at who has the volume for itself at a time.
+    admission: tokio::sync::Mutex<()>,
+}
+
+/// Who may write beside this session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writers {
+    /// Others too. `admitted`: nobody had the volume for itself after this session was stored.
+    Many { admitted: bool },
+    /// This one alone.
+    One,
+    /// This one alone, until another one took over: it changes nothing any more.
+    Others,
 }
 
 struct State {
     id: SessionId,
+    writers: Writers,
     next_segment: u64,
     /// Ids that were declared dead.
     former: Vec<SessionId>,
@@ -55,9 +71,10 @@ struct State {
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, host: String, program: String) -> Self {
+    pub(super) fn new(id: SessionId, host: String, program: String, collects: bool) -> Self {
         let state = State {
             id,
+            writers: Writers::Many { admitted: false },
             next_segment: 1,
             former: Vec::new(),
             etag: None,
@@ -66,7 +83,14 @@ impl Session {
             pins: HashMap::new(),
             unsettled: Vec::new(),
         };
-        Self { host, program, state: Mutex::new(state), turn: tokio::sync::Mutex::default() }
+        Self {
+            host,
+            program,
+            collects,
+            state: Mutex::new(state),
+            turn: tokio::sync::Mutex::default(),
+            admission: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The session's id, until it is declared dead.
@@ -116,7 +140,45 @@ impl Session {
             return Err(VolumeError::ReadOnly);
         }
         let begun = self.state.lock().renewed_at.is_some();
-        if begun { self.check_lease(volume).await } else { self.renew(volume, true).await }
+        if !begun {
+            self.renew(volume, true).await?;
+        }
+        self.check_lease(volume).await
+    }
+
+    /// Begins as the only writer; [`Volume::take_exclusively`] sees to it that this is true.
+    pub(super) async fn begin_exclusive(&self, volume: &Volume) -> Result<(), VolumeError> {
+        if volume.is_read_only() {
+            return Err(VolumeError::ReadOnly);
+        }
+        self.state.lock().writers = Writers::One;
+        self.renew(volume, true).await
+    }
+
+    /// Whether this session is the only writer, and was not silent for so long that another one may be.
+    pub fn has_volume(&self, now: Duration) -> bool {
+        let state = self.state.lock();
+        state.writers == Writers::One
+            && state.renewed_at.is_some_and(|at| now.saturating_sub(at) < LEASE)
+    }
+
+    /// A session that stands in the store now looks whether another one has the volume for itself.
+    async fn admit(&self, volume: &Volume) -> Result<(), VolumeError> {
+        let _one = self.admission.lock().await;
+        if self.collects || self.state.lock().writers != (Writers::Many { admitted: false }) {
+            return Ok(());
+        }
+        let id = self.id();
+        if let Err(error) = volume.check_not_exclusive().await {
+            // Nobody shall wait for a session that cannot write.
+            self.end(volume).await?;
+            return Err(error);
+        }
+        let mut state = self.state.lock();
+        if state.id == id && state.writers == (Writers::Many { admitted: false }) {
+            state.writers = Writers::Many { admitted: true };
+        }
+        Ok(())
     }
 
     /// To be called before a change is acknowledged: the lease held when the store answered. If it did
@@ -124,9 +186,14 @@ impl Session {
     pub async fn check_lease(&self, volume: &Volume) -> Result<(), VolumeError> {
         let renewed_at = self.state.lock().renewed_at;
         let now = volume.world().clock.boot_time();
-        match renewed_at {
-            Some(at) if now.saturating_sub(at) < LEASE => Ok(()),
-            _ => self.renew(volume, false).await,
+        if renewed_at.is_none_or(|at| now.saturating_sub(at) >= LEASE) {
+            self.renew(volume, false).await?;
+        }
+        let writers = self.state.lock().writers;
+        match writers {
+            Writers::Many { admitted: true } | Writers::One => Ok(()),
+            Writers::Many { admitted: false } => self.admit(volume).await,
+            Writers::Others => Err(VolumeError::TakenOver),
         }
     }
 
@@ -170,9 +237,20 @@ impl Session {
         if only_begin && self.state.lock().renewed_at.is_some() {
             return Ok(());
         }
+        if self.state.lock().writers == Writers::Others {
+            return Err(VolumeError::TakenOver);
+        }
         match self.renew_once(volume).await {
             Err(VolumeError::Fenced) => {}
             other => return other,
+        }
+        {
+            let mut state = self.state.lock();
+            if state.writers == Writers::One {
+                // What it decided without asking the store may be wrong by now.
+                state.writers = Writers::Others;
+                return Err(VolumeError::TakenOver);
+            }
         }
         let id = SessionId(volume.world().entropy.bytes());
         let former = {
@@ -204,6 +282,7 @@ impl Session {
             program: self.program.clone(),
             started_at: volume.world().clock.now().0,
             renewals: renewals + 1,
+            collects: self.collects,
             pinned_files: pins.iter().map(|file| file.0.to_vec()).collect(),
             ..proto::Session::default()
         };
@@ -303,6 +382,10 @@ impl Session {
 impl State {
     /// As before the first change; pins and numbers stay.
     fn not_begun(&mut self) {
+        self.writers = match self.writers {
+            Writers::Others => Writers::Others,
+            Writers::Many { .. } | Writers::One => Writers::Many { admitted: false },
+        };
         self.etag = None;
         self.renewals = 0;
         self.renewed_at = None;

@@ -36,6 +36,8 @@ pub struct OpenSettings {
     pub host: String,
     /// This program's name and version, for the session.
     pub program: String,
+    /// The session only collects garbage, which goes on where another session has the volume for itself.
+    pub collects: bool,
 }
 
 /// An open volume. Shared by all that use it; every method may be called from many tasks.
@@ -136,6 +138,7 @@ impl Volume {
             cache_bytes: 0,
             host: String::new(),
             program: "init".to_owned(),
+            collects: false,
         };
         let volume = Self::assemble(store.clone(), keyring, descriptor, world.clone(), settings);
         let _ = volume.capabilities.set(capabilities);
@@ -180,8 +183,8 @@ impl Volume {
         world: World,
         settings: OpenSettings,
     ) -> Self {
-        let OpenSettings { read_only, cache_bytes, host, program } = settings;
-        let session = Session::new(SessionId(world.entropy.bytes()), host, program);
+        let OpenSettings { read_only, cache_bytes, host, program, collects } = settings;
+        let session = Session::new(SessionId(world.entropy.bytes()), host, program, collects);
         let opened_at = world.clock.boot_time();
         Self {
             store,

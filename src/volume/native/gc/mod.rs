@@ -38,9 +38,9 @@ mod lease;
 mod mark;
 mod mend;
 mod report;
-mod sessions;
+pub(super) mod sessions;
 mod sweep;
-mod tables;
+pub(super) mod tables;
 mod ways;
 
 pub use background::Background;

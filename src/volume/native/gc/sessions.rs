@@ -23,8 +23,8 @@ const FORMAT: u32 = 1;
 
 /// A session in the store.
 #[derive(Clone)]
-pub(super) struct Seen {
-    pub(super) id: SessionId,
+pub(in crate::volume::native) struct Seen {
+    pub(in crate::volume::native) id: SessionId,
     stored: proto::Session,
     etag: ETag,
     age: Option<Duration>,
@@ -40,8 +40,18 @@ impl Seen {
         self.is_fenced() && self.age.is_some_and(|age| age >= since)
     }
 
+    /// How long it has given no sign of life; `None`: the store did not tell.
+    pub(in crate::volume::native) fn age(&self) -> Option<Duration> {
+        self.age
+    }
+
+    /// Whether it only collects garbage.
+    pub(in crate::volume::native) fn collects(&self) -> bool {
+        self.stored.collects
+    }
+
     /// For messages.
-    pub(super) fn shown(&self) -> String {
+    pub(in crate::volume::native) fn shown(&self) -> String {
         format!("{} on {:?}", self.stored.program.escape_debug(), self.stored.host)
     }
 }
@@ -71,7 +81,7 @@ impl Living {
 }
 
 /// Reads all sessions.
-pub(super) async fn read(volume: &Volume) -> Result<Vec<Seen>, GcError> {
+pub(in crate::volume::native) async fn read(volume: &Volume) -> Result<Vec<Seen>, GcError> {
     let request = ListRequest { prefix: "s/".to_owned(), ..ListRequest::default() };
     let (objects, _) = list_all(&**volume.store(), request).await?;
     let reads = objects.into_iter().map(|object| async move {
@@ -108,7 +118,7 @@ pub(super) async fn read(volume: &Volume) -> Result<Vec<Seen>, GcError> {
 }
 
 /// Sessions other than ours that live.
-pub(super) fn others<'a>(volume: &Volume, seen: &'a [Seen]) -> Vec<&'a Seen> {
+pub(in crate::volume::native) fn others<'a>(volume: &Volume, seen: &'a [Seen]) -> Vec<&'a Seen> {
     let own = volume.session().id();
     seen.iter().filter(|session| session.id != own && !session.is_fenced()).collect()
 }
@@ -121,7 +131,10 @@ pub(super) fn silent(volume: &Volume, seen: &[Seen], silence: Duration) -> Vec<S
 }
 
 /// Declares a session dead. Says whether it was still as it was read.
-pub(super) async fn declare_dead(volume: &Volume, seen: &Seen) -> Result<bool, GcError> {
+pub(in crate::volume::native) async fn declare_dead(
+    volume: &Volume,
+    seen: &Seen,
+) -> Result<bool, GcError> {
     let fenced_by = volume.session().id().0.to_vec();
     let stored = proto::Session { fenced_by, ..seen.stored.clone() };
     let key = keys::session(seen.id);

@@ -103,7 +103,11 @@ pub(super) fn seal(volume: &Volume, key: &Key, bytes: &[u8]) -> Result<Vec<u8>, 
 }
 
 /// Opens it.
-pub(super) fn open(volume: &Volume, key: &Key, object: &[u8]) -> Result<Vec<u8>, GcError> {
+pub(in crate::volume::native) fn open(
+    volume: &Volume,
+    key: &Key,
+    object: &[u8],
+) -> Result<Vec<u8>, GcError> {
     let opened = volume.keyring().open_record(&context(key), object);
     Ok(opened.map_err(|error| VolumeError::corrupt(key, error))?.head)
 }
@@ -113,7 +117,7 @@ pub(super) fn open(volume: &Volume, key: &Key, object: &[u8]) -> Result<Vec<u8>,
 ///
 /// # Errors
 /// [`GcError::LeaseLost`] if somebody else has changed it.
-pub(super) async fn replace(
+pub(in crate::volume::native) async fn replace(
     volume: &Volume,
     key: &Key,
     bytes: &[u8],
