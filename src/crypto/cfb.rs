@@ -52,6 +52,11 @@ impl Cipher {
         state
     }
 
+    /// Deciphers a stream `IV, ciphertext` and appends its plaintext.
+    pub(super) fn decrypt_onto(&self, stream: &[u8], out: &mut Vec<u8>) {
+        self.with_backend(DecryptOnto { stream, out });
+    }
+
     /// The keystream block after this ciphertext block.
     pub(super) fn keystream(&self, block: &[u8; 16]) -> [u8; 16] {
         let mut keystream = [0; 16];
@@ -150,6 +155,47 @@ impl BlockCipherEncClosure for Decrypt<'_> {
             let mut key = Array(previous);
             backend.encrypt_block_inplace(&mut key);
             tail.iter_mut().zip(key.0).for_each(|(byte, key)| *byte ^= key);
+        }
+    }
+}
+
+/// From buffer to buffer. The cipher's input is the stream itself: each block, the IV first, gives the
+/// keystream for the block that follows it.
+struct DecryptOnto<'a> {
+    stream: &'a [u8],
+    out: &'a mut Vec<u8>,
+}
+
+impl BlockSizeUser for DecryptOnto<'_> {
+    type BlockSize = U16;
+}
+
+impl BlockCipherEncClosure for DecryptOnto<'_> {
+    #[inline(always)]
+    fn call<B: BlockCipherEncBackend<BlockSize = U16>>(self, backend: &B) {
+        let Some(content) = self.stream.get(16..) else { return };
+        let (content, tail) = content.as_chunks::<16>();
+        let (inputs, _) = self.stream.as_chunks::<16>();
+        let inputs = Array::cast_slice_from_core(inputs);
+        let (groups, _) = ParBlocks::<B>::slice_as_chunks(&inputs[..content.len()]);
+        let mut keystream = ParBlocks::<B>::default();
+        let (grouped, single) = content.split_at(groups.len() * B::ParBlocksSize::USIZE);
+        for (input, group) in groups.iter().zip(grouped.chunks_exact(keystream.len())) {
+            backend.encrypt_par_blocks((input, &mut keystream).into());
+            for (key, block) in keystream.iter_mut().zip(group) {
+                key.0 = xor(block, &key.0);
+            }
+            self.out.extend_from_slice(Array::cast_slice_to_core(&keystream).as_flattened());
+        }
+        for (input, block) in inputs[grouped.len()..].iter().zip(single) {
+            let mut key = *input;
+            backend.encrypt_block_inplace(&mut key);
+            self.out.extend_from_slice(&xor(block, &key.0));
+        }
+        if !tail.is_empty() {
+            let mut key = inputs[content.len()];
+            backend.encrypt_block_inplace(&mut key);
+            self.out.extend(tail.iter().zip(key.0).map(|(byte, key)| byte ^ key));
         }
     }
 }

@@ -148,12 +148,13 @@ impl FrameKey {
                 })
             }
             Self::Cfb { cipher, mac } => {
-                let (iv, content) = body.split_first_chunk::<16>().ok_or(damaged)?;
+                if body.len() < 16 {
+                    return Err(damaged);
+                }
                 let joined = join(aad, body);
                 mac.open_separate_gather(unique, Aad::from(&*joined), &[], tag, &mut [])
                     .map_err(|_| damaged)?;
-                out.extend_from_slice(content);
-                cipher.decrypt(iv, &mut out[start..]);
+                cipher.decrypt_onto(body, out);
                 Ok(())
             }
             Self::Checksum(key) => {

@@ -129,22 +129,17 @@ impl Keyring {
         sealed: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
-        let key = self.segment_key(spec)?;
-        let overhead = self.suite().overhead();
+        let opener = self.segment_opener(spec)?;
         let start = out.len();
         out.reserve(sealed.len());
         let mut rest = sealed;
         let mut index = first_chunk;
         while !rest.is_empty() {
-            let opened = if index < chunk_count(spec.length) {
-                let size = chunk_length(spec.length, index) + overhead;
-                rest.split_at_checked(size).ok_or(DAMAGED).and_then(|(frame, after)| {
-                    rest = after;
-                    key.open(nonce(index, spec.length), &[], frame, out, "segment")
-                })
-            } else {
-                Err(DAMAGED)
-            };
+            let frame = opener.sealed_chunk(index).and_then(|size| rest.split_at_checked(size));
+            let opened = frame.ok_or(DAMAGED).and_then(|(frame, after)| {
+                rest = after;
+                opener.open(index, frame, out)
+            });
             if let Err(error) = opened {
                 // What verified before stays correct, but the caller is promised all or nothing.
                 zeroize::Zeroize::zeroize(&mut out[start..]);
@@ -154,6 +149,15 @@ impl Keyring {
             index += 1;
         }
         Ok(())
+    }
+
+    /// Opens chunks one by one, the segment's key derived once.
+    ///
+    /// # Errors
+    /// `UnknownMaster`, `Limit` and `Invalid` for a description that no segment of this volume has.
+    pub fn segment_opener(&self, spec: &SegmentSpec) -> Result<SegmentOpener, CryptoError> {
+        let key = self.segment_key(spec)?;
+        Ok(SegmentOpener { key, length: spec.length, overhead: self.suite().overhead() })
     }
 
     /// Opens a whole object, its header and length included.
@@ -199,6 +203,31 @@ impl Keyring {
         let header = self.segment_header(master);
         let info: [&[u8]; 3] = [derive::SEGMENT, &self.volume().0, &header];
         FrameKey::derive(self.suite(), self.master(master)?, &salt, &info)
+    }
+}
+
+/// Opens the chunks of one segment.
+pub struct SegmentOpener {
+    key: FrameKey,
+    length: u64,
+    overhead: usize,
+}
+
+impl SegmentOpener {
+    /// Sealed bytes of a chunk; `None` behind the segment's end.
+    pub fn sealed_chunk(&self, index: u32) -> Option<usize> {
+        (index < chunk_count(self.length)).then(|| chunk_length(self.length, index) + self.overhead)
+    }
+
+    /// Opens one whole chunk and appends its plaintext.
+    ///
+    /// # Errors
+    /// `Damaged` if it does not verify as this chunk; `out` is then as it was.
+    pub fn open(&self, index: u32, sealed: &[u8], out: &mut Vec<u8>) -> Result<(), CryptoError> {
+        if self.sealed_chunk(index) != Some(sealed.len()) {
+            return Err(DAMAGED);
+        }
+        self.key.open(nonce(index, self.length), &[], sealed, out, "segment")
     }
 }
 

@@ -183,7 +183,7 @@ async fn keys(store: &dyn Store, options: &Options) -> Result<(), Violation> {
     }
     for key in &keys {
         let object = get(store, key).await?;
-        equal(&object.body, &body(key), &format!("body of {key:?}"))?;
+        equal(&object.body.bytes(), &body(key), &format!("body of {key:?}"))?;
         equal(&object.meta.key, key, "key of an object")?;
         equal(&store.head(key).await?.etag, &object.meta.etag, &format!("ETag of {key:?}"))?;
     }
@@ -340,7 +340,7 @@ async fn bodies(store: &dyn Store) -> Result<(), Violation> {
             let to = offset.saturating_add(length).min(body.len() as u64) as usize;
             match store.get(key, range, None).await? {
                 Fetched::Object(object) => {
-                    ensure(object.body == body[from..to.max(from)], || {
+                    ensure(object.body.bytes() == body[from..to.max(from)], || {
                         format!("{what}: {} bytes came", object.body.len())
                     })?;
                     equal(&object.meta.size, &(body.len() as u64), &what)?;
@@ -370,7 +370,7 @@ async fn overwriting(store: &dyn Store) -> Result<(), Violation> {
         let body = Bytes::from(vec![round; 10 + usize::from(round == 10)]);
         let etag = store.put(&key, body.clone(), PutWhen::Always).await?;
         let object = get(store, &key).await?;
-        equal(&object.body, &body, "body after an overwrite")?;
+        equal(&object.body.bytes(), &body, "body after an overwrite")?;
         equal(&object.meta.etag, &etag, "ETag that put returned")?;
         ensure(etags.insert(etag.0.clone()), || format!("{etag:?} stands for two contents"))?;
         match store.get(&key, None, Some(&etag)).await? {
@@ -404,10 +404,11 @@ async fn whole_objects(store: &Arc<dyn Store>) -> Result<(), Violation> {
     while last < 39 {
         let done = writing.is_finished();
         let object = get(&**store, &key).await?;
-        let round = usize::from(object.body.first().copied().unwrap_or(u8::MAX));
-        ensure(object.body == body(round) && object.meta.size as usize == SIZE + round, || {
-            format!("{} bytes of round {round}: not one object", object.body.len())
-        })?;
+        let round = usize::from(object.body.bytes().first().copied().unwrap_or(u8::MAX));
+        ensure(
+            object.body.bytes() == body(round) && object.meta.size as usize == SIZE + round,
+            || format!("{} bytes of round {round}: not one object", object.body.len()),
+        )?;
         ensure(round >= last, || format!("round {round} after round {last}"))?;
         ensure(!done || round == 39, || format!("round {round} after the last put"))?;
         last = round;
@@ -425,7 +426,7 @@ async fn conditions(store: &dyn Store, expect: Capabilities) -> Result<(), Viola
     if if_absent {
         store.put(&key, body(b"1"), PutWhen::IfAbsent).await?;
         refused(store.put(&key, body(b"2"), PutWhen::IfAbsent).await, failed, "a second creation")?;
-        equal(&get(store, &key).await?.body, &body(b"1"), "body after a refused creation")?;
+        equal(&get(store, &key).await?.body.bytes(), &body(b"1"), "body after a refused creation")?;
         store.delete(&key, None).await?;
         store.put(&key, body(b"3"), PutWhen::IfAbsent).await?;
         store.delete(&key, None).await?;
@@ -436,7 +437,7 @@ async fn conditions(store: &dyn Store, expect: Capabilities) -> Result<(), Viola
         ensure(first != second, || "one ETag for two contents".to_owned())?;
         let stale = store.put(&key, body(b"6"), PutWhen::IfMatch(first.clone())).await;
         refused(stale, failed, "a put based on a former object")?;
-        equal(&get(store, &key).await?.body, &body(b"5"), "body after a refused put")?;
+        equal(&get(store, &key).await?.body.bytes(), &body(b"5"), "body after a refused put")?;
         store.delete(&key, None).await?;
         let gone = store.put(&key, body(b"7"), PutWhen::IfMatch(second)).await;
         let kinds = &[StoreErrorKind::PreconditionFailed, StoreErrorKind::NotFound];
@@ -450,7 +451,7 @@ async fn conditions(store: &dyn Store, expect: Capabilities) -> Result<(), Viola
     let current = store.put(&key, body(b"10"), PutWhen::Always).await?;
     if delete_if_match {
         refused(store.delete(&key, Some(&first)).await, failed, "a delete of a former object")?;
-        equal(&get(store, &key).await?.body, &body(b"10"), "body after a refused delete")?;
+        equal(&get(store, &key).await?.body.bytes(), &body(b"10"), "body after a refused delete")?;
     }
     store.delete(&key, Some(&current)).await?;
     refused(store.head(&key).await, &[StoreErrorKind::NotFound], "the deleted object")
@@ -479,7 +480,7 @@ async fn races(store: &Arc<dyn Store>, expect: Capabilities) -> Result<(), Viola
                     }
                 }
             }
-            let body = get(&**store, &key).await?.body;
+            let body = get(&**store, &key).await?.body.bytes();
             equal(&winner.map(|racer| racer as u8), &body.first().copied(), "winner and body")?;
             // Takes the directory away under the next round's creations where there is one.
             store.delete(&key, None).await?;
@@ -502,7 +503,7 @@ async fn races(store: &Arc<dyn Store>, expect: Capabilities) -> Result<(), Viola
             counted.map_err(|error| Violation(error.to_string()))??;
         }
         let wanted = Bytes::from((RACERS as u64 * STEPS).to_string());
-        equal(&get(&**store, &key).await?.body, &wanted, "a counter counted by many")?;
+        equal(&get(&**store, &key).await?.body.bytes(), &wanted, "a counter counted by many")?;
     }
     Ok(())
 }
@@ -510,7 +511,7 @@ async fn races(store: &Arc<dyn Store>, expect: Capabilities) -> Result<(), Viola
 async fn increment(store: &dyn Store, key: &Key) -> Result<(), Violation> {
     loop {
         let object = get(store, key).await?;
-        let text = String::from_utf8_lossy(&object.body).into_owned();
+        let text = String::from_utf8_lossy(&object.body.bytes()).into_owned();
         let count: u64 = text.parse().map_err(|_| Violation(format!("counter holds {text:?}")))?;
         let body = Bytes::from((count + 1).to_string());
         match store.put(key, body, PutWhen::IfMatch(object.meta.etag)).await {

@@ -188,7 +188,7 @@ impl DirStore {
         file.seek(SeekFrom::Start(range.offset())).map_err(fail)?;
         file.read_exact(&mut body).map_err(fail)?;
         let meta = ObjectMeta { key: key.clone(), size, etag, modified };
-        Ok(Fetched::Object(Object { meta, body: body.into(), date: now() }))
+        Ok(Fetched::Object(Object { meta, body: Bytes::from(body).into(), date: now() }))
     }
 
     fn delete_blocking(&self, key: &Key, if_match: Option<&ETag>) -> Result<(), StoreError> {

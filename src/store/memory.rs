@@ -134,7 +134,11 @@ impl Store for MemoryStore {
             .body
             .slice(part.offset().min(whole.end()) as usize..)
             .slice(..part.length() as usize);
-        Ok(Fetched::Object(Object { meta: entry.meta(key), body, date: self.clock.now() }))
+        Ok(Fetched::Object(Object {
+            meta: entry.meta(key),
+            body: body.into(),
+            date: self.clock.now(),
+        }))
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, StoreError> {

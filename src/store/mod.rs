@@ -11,6 +11,7 @@
 //! - An error says whether the effect may have happened all the same ([`StoreError::effect_unknown`]).
 //! - Dropping the future of a verb may leave its effect undone or done, never half done.
 
+mod body;
 pub mod conformance;
 mod dir;
 mod error;
@@ -25,6 +26,7 @@ mod s3;
 mod s3_errors;
 mod s3_trust;
 
+pub use body::Body;
 pub use dir::DirStore;
 pub use error::{StoreError, StoreErrorKind};
 pub use fault::Fault;
@@ -109,7 +111,7 @@ pub struct Object {
     /// The whole object's meta data.
     pub meta: ObjectMeta,
     /// The bytes: shorter than asked for only where the object ends.
-    pub body: Bytes,
+    pub body: Body,
     /// The store's clock at its answer.
     pub date: Timestamp,
 }

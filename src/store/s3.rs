@@ -6,8 +6,8 @@
 
 use super::s3_errors::{by_answer, is_of_place, is_tls, remedy, root_cause};
 use super::{
-    ETag, Fetched, Key, ListPage, ListRequest, Object, ObjectMeta, PutWhen, Store, StoreError,
-    StoreErrorKind, s3_trust,
+    Body, ETag, Fetched, Key, ListPage, ListRequest, Object, ObjectMeta, PutWhen, Store,
+    StoreError, StoreErrorKind, s3_trust,
 };
 use crate::units::ByteRange;
 use crate::world::Timestamp;
@@ -27,7 +27,7 @@ use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -238,7 +238,7 @@ impl Store for S3Store {
         {
             let meta = self.head(key).await?;
             let date = meta.modified;
-            return Ok(Fetched::Object(Object { meta, body: Bytes::new(), date }));
+            return Ok(Fetched::Object(Object { meta, body: Body::default(), date }));
         }
         let mut request = self.client.get_object().bucket(&self.bucket).key(key.as_str());
         if let Some(range) = range {
@@ -263,7 +263,7 @@ impl Store for S3Store {
                         Some(416) => {
                             let meta = self.head(key).await?;
                             let date = meta.modified;
-                            Ok(Fetched::Object(Object { meta, body: Bytes::new(), date }))
+                            Ok(Fetched::Object(Object { meta, body: Body::default(), date }))
                         }
                         _ => Err(self.classify("get", key.as_str(), false, error)),
                     };
@@ -446,45 +446,22 @@ impl aws_sdk_s3::config::Intercept for DateOf {
     }
 }
 
-/// Collects a body of known length into one buffer.
-async fn collect(mut body: ByteStream, length: u64) -> Result<Bytes, String> {
-    let mut buffer: Option<BytesMut> = None;
-    let mut first = Bytes::new();
+/// Collects a body of known length, each part in the buffer that it came in.
+async fn collect(mut body: ByteStream, length: u64) -> Result<Body, String> {
+    let mut parts = Vec::new();
     let mut received = 0_u64;
-    loop {
-        let part = match body.next().await {
-            None => break,
-            Some(Err(error)) => return Err(root_cause(&error)),
-            Some(Ok(part)) => part,
-        };
+    while let Some(part) = body.next().await {
+        let part = part.map_err(|error| root_cause(&error))?;
         received += part.len() as u64;
         if received > length {
             return Err("more bytes than announced".to_owned());
         }
-        if received == length && buffer.is_none() && first.is_empty() {
-            // It came in one piece.
-            return Ok(part);
-        }
-        match &mut buffer {
-            Some(buffer) => buffer.extend_from_slice(&part),
-            None if first.is_empty() => {
-                first = part;
-                continue;
-            }
-            None => {
-                // Bounded by what was asked for, or by what a descriptor or record may be.
-                let mut whole =
-                    BytesMut::with_capacity(usize::try_from(length.min(128 << 20)).unwrap_or(0));
-                whole.extend_from_slice(&first);
-                whole.extend_from_slice(&part);
-                buffer = Some(whole);
-            }
-        }
+        parts.push(part);
     }
     if received < length {
         return Err(format!("connection ended after {received} of {length} bytes"));
     }
-    Ok(buffer.map_or(first, BytesMut::freeze))
+    Ok(parts.into_iter().collect())
 }
 
 /// Listings are URL-encoded so that every character survives XML; `+` is not a blank there.

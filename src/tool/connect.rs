@@ -327,7 +327,7 @@ async fn needs_passphrase(store: &Arc<dyn Store>) -> Result<bool, Failure> {
     match store.get(&key, Some(range), None).await? {
         crate::store::Fetched::Object(object) => {
             let what = format!("{}: {}", store.describe(), keys::DESCRIPTOR);
-            let descriptor = Descriptor::parse(&object.body, &what)?;
+            let descriptor = Descriptor::parse(&object.body.bytes(), &what)?;
             Ok(descriptor.suite.parse::<Suite>().is_ok_and(|suite| suite != Suite::None))
         }
         crate::store::Fetched::Unchanged => Ok(true),

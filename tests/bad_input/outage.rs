@@ -1,4 +1,4 @@
-//! Stores that are there again after a while: a server that was gone, a disk that was full. What was
+//! Stores that are there again after a while: a server that was killed or silent, a disk that was full. What was
 //! acknowledged is there, what was not is either stored in the end or reported.
 
 use crate::support::{Backend, Volume, minio::Minio, random_bytes, wait_for};
@@ -11,18 +11,19 @@ use std::time::{Duration, Instant};
 fn a_server_gone_for_a_minute_costs_a_minute_and_nothing_else() {
     let volume = Volume::on(Minio::start());
     let minio = volume.minio.clone().expect("a server");
+    let understudy = minio.understudy();
     let mount = volume.mount();
     fs::write(mount.join("before"), "stored before").expect("written");
     let content = random_bytes(7, 40_000_000);
     let mut file = File::create(mount.join("during")).expect("created");
     file.write_all(&content[..10_000_000]).expect("written");
-    minio.pause();
+    minio.kill();
     let gone_at = Instant::now();
     let again = {
         let minio = minio.clone();
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_secs(60));
-            minio.resume();
+            minio.start_again(understudy);
         })
     };
     // Writes go on into memory, and fsync waits for the server.

@@ -189,7 +189,7 @@ fn a_damaged_index_costs_requests_and_nothing_else() {
         let ground = with_index(Suite::Aes256Gcm, &names).await;
         let shard = Key::new(ground.keys("x/")[0].clone()).expect("a key");
         let good = match ground.store.get(&shard, None, None).await.expect("there") {
-            Fetched::Object(object) => object.body,
+            Fetched::Object(object) => object.body.bytes(),
             Fetched::Unchanged => unreachable!("no condition was given"),
         };
         let flipped = |at: usize| {

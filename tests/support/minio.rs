@@ -22,10 +22,11 @@ pub(crate) struct Minio {
     pub(crate) access_key: String,
     /// The access key's secret.
     pub(crate) secret_key: String,
+    address: SocketAddr,
+    certificates: Option<PathBuf>,
     data: TempDir,
-    child: Mutex<Child>,
-    /// Keeps the thread that started the server.
-    _thread: Sender<()>,
+    /// The server, and what keeps the thread that started it.
+    running: Mutex<(Child, Sender<()>)>,
     buckets: AtomicU32,
 }
 
@@ -56,34 +57,21 @@ impl Minio {
         let secret_key = super::fresh_hex::<20>();
         // Another process may take a free port between our look and the server's: try again.
         for _ in 0..5 {
-            let (address, console) = (free_address(), free_address());
-            let log = std::fs::File::create(data.path().join("log")).expect("a log");
-            let mut command = Command::new(&program);
-            command
-                .args(["server", "--quiet", "--address", &address.to_string()])
-                .args(["--console-address", &console.to_string()])
-                .arg(data.path().join("data"))
-                .env("MINIO_ROOT_USER", &access_key)
-                .env("MINIO_ROOT_PASSWORD", &secret_key)
-                .env("MINIO_BROWSER", "off")
-                .env("MINIO_UPDATE", "off")
-                .env("HOME", data.path())
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().expect("a second handle"))
-                .stderr(log);
-            if let Some(certificates) = certificates {
-                command.arg("--certs-dir").arg(certificates);
-            }
-            let (mut child, thread) = spawn(command);
+            let address = free_address();
+            let certificates = certificates.map(Path::to_owned);
+            let secrets = (access_key.clone(), secret_key.clone());
+            let (mut child, thread) =
+                spawn(command(&program, data.path(), address, certificates.as_deref(), &secrets));
             if answers(address, &mut child) {
                 let scheme = if certificates.is_some() { "https" } else { "http" };
                 return Self {
                     endpoint: format!("{scheme}://{address}"),
                     access_key,
                     secret_key,
+                    address,
+                    certificates,
                     data,
-                    child: Mutex::new(child),
-                    _thread: thread,
+                    running: Mutex::new((child, thread)),
                     buckets: AtomicU32::new(0),
                 };
             }
@@ -104,9 +92,42 @@ impl Minio {
         self.signal(Signal::SIGCONT);
     }
 
+    /// The server is killed: whoever asks finds nobody at its address.
+    pub(crate) fn kill(&self) {
+        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        running.0.kill().expect("it was there");
+        running.0.wait().expect("it is gone");
+    }
+
+    /// A process that becomes the server, at the same address with the same data, when it is told to by
+    /// [`Self::start_again`]. To be made before files are opened on a mount of this server: a new
+    /// process closes the files that it inherited, and such a close waits for the server.
+    pub(crate) fn understudy(&self) -> Understudy {
+        let secrets = (self.access_key.clone(), self.secret_key.clone());
+        let certificates = self.certificates.as_deref();
+        let server = command(&program(), self.data.path(), self.address, certificates, &secrets);
+        let mut waiting = Command::new("sh");
+        waiting.args(["-c", "read -r told && exec \"$0\" \"$@\" </dev/null"]);
+        waiting.arg(server.get_program()).args(server.get_args());
+        waiting.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        waiting.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let (child, thread) = spawn(waiting);
+        Understudy { child, thread }
+    }
+
+    /// Starts it again after [`Self::kill`].
+    pub(crate) fn start_again(&self, understudy: Understudy) {
+        use std::io::Write;
+        let Understudy { mut child, thread } = understudy;
+        let mut told = child.stdin.take().expect("its input is a pipe");
+        told.write_all(b"go\n").expect("it waits");
+        assert!(answers(self.address, &mut child), "MinIO does not answer at its old address");
+        *self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = (child, thread);
+    }
+
     fn signal(&self, signal: Signal) {
-        let child = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let pid = child.id().try_into().expect("process ids fit");
+        let running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let pid = running.0.id().try_into().expect("process ids fit");
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it is there");
     }
 
@@ -128,12 +149,48 @@ impl Minio {
     }
 }
 
+/// A server to be.
+pub(crate) struct Understudy {
+    child: Child,
+    thread: Sender<()>,
+}
+
 impl Drop for Minio {
     fn drop(&mut self) {
-        let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let running = self.running.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let child = &mut running.0;
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// The server's command line and environment; its log is appended to.
+fn command(
+    program: &Path,
+    data: &Path,
+    address: SocketAddr,
+    certificates: Option<&Path>,
+    (access_key, secret_key): &(String, String),
+) -> Command {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("log"));
+    let log = log.expect("a log");
+    let mut command = Command::new(program);
+    command
+        .args(["server", "--quiet", "--address", &address.to_string()])
+        .args(["--console-address", &free_address().to_string()])
+        .arg(data.join("data"))
+        .env("MINIO_ROOT_USER", access_key)
+        .env("MINIO_ROOT_PASSWORD", secret_key)
+        .env("MINIO_BROWSER", "off")
+        .env("MINIO_UPDATE", "off")
+        .env("HOME", data)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log);
+    if let Some(certificates) = certificates {
+        command.arg("--certs-dir").arg(certificates);
+    }
+    command
 }
 
 /// Starts the server from a thread that lasts as long as the sender: the kernel kills the server when

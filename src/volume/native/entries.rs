@@ -178,7 +178,7 @@ impl Volume {
             Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(Loaded::Absent),
             Err(error) => return Err(error.into()),
         };
-        self.learn_master(crate::crypto::record_master(&object.body)).await;
+        self.learn_master(crate::crypto::record_master(&object.body.bytes())).await;
         let (stored, tombstone) = self.open_object(place, object)?;
         if tombstone {
             self.graves().seen(&stored, self.world().clock.boot_time());
@@ -343,7 +343,9 @@ impl Volume {
         object: Object,
     ) -> Result<(Stored, bool), VolumeError> {
         let opened = self
-            .with_context(place, |context| self.keyring().open_record(context, &object.body))
+            .with_context(place, |context| {
+                self.keyring().open_record(context, &object.body.bytes())
+            })
             .map_err(|error| self.damage(place, error))?;
         let body = Some(opened.body.into());
         let meaning = self.meaning(place, &opened.head, body, opened.tombstone)?;

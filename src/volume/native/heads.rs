@@ -56,10 +56,10 @@ impl Volume {
                 Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(Loaded::Absent),
                 Err(error) => return Err(error.into()),
             };
-            self.learn_master(crate::crypto::record_master(&object.body)).await;
+            self.learn_master(crate::crypto::record_master(&object.body.bytes())).await;
             let outcome = self
                 .with_context(place, |context| {
-                    self.keyring().open_record_head(context, &object.body)
+                    self.keyring().open_record_head(context, &object.body.bytes())
                 })
                 .map_err(|error| self.damage(place, error))?;
             let opened = match outcome {

@@ -191,7 +191,7 @@ impl Volume {
         let key = keys::index(dir, shard);
         let range = Some(ByteRange::new(0, size));
         let body = match self.store().get(&key, range, None).await {
-            Ok(Fetched::Object(object)) => object.body,
+            Ok(Fetched::Object(object)) => object.body.bytes(),
             Ok(Fetched::Unchanged) => return (shard, Vec::new()),
             Err(error) => {
                 tracing::debug!(%key, "shard of an index not read: {error}");

@@ -88,7 +88,7 @@ impl Volume {
             Fetched::Object(object) => object,
             Fetched::Unchanged => return Ok(()),
         };
-        let descriptor = Descriptor::parse(&object.body, &what)?;
+        let descriptor = Descriptor::parse(&object.body.bytes(), &what)?;
         let known = self.descriptor().generation;
         if descriptor.generation < known {
             let found = descriptor.generation;
@@ -120,7 +120,7 @@ impl Volume {
                 Fetched::Object(object) => object,
                 Fetched::Unchanged => continue,
             };
-            let mut descriptor = Descriptor::parse(&object.body, &what)?;
+            let mut descriptor = Descriptor::parse(&object.body.bytes(), &what)?;
             let mut keyring = descriptor.open(Some(passphrase), &what)?;
             let result = change(&mut keyring, &mut descriptor)
                 .map_err(|error| VolumeError::Invalid(error.to_string()))?;
@@ -150,7 +150,7 @@ impl Volume {
                 Err(error) => {
                     // A lost reply is settled by reading; a change by somebody else is the new base.
                     match self.store().get(&key, None, None).await? {
-                        Fetched::Object(now) if now.body == sealed => return Ok(result),
+                        Fetched::Object(now) if now.body.bytes() == sealed => return Ok(result),
                         _ if error.kind == StoreErrorKind::PreconditionFailed => {}
                         _ => return Err(error.into()),
                     }

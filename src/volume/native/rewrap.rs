@@ -131,7 +131,7 @@ impl Volume {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let master = record_master(&object.body);
+            let master = record_master(&object.body.bytes());
             self.learn_master(master).await;
             let newest = self.keyring().current_master();
             let (stored, buried) = match self.open_object(&place, object) {
@@ -276,10 +276,10 @@ impl Volume {
                     Err(error) if error.kind == StoreErrorKind::NotFound => continue,
                     Err(error) => return Err(error.into()),
                 };
-                self.learn_master(record_master(&object.body)).await;
+                self.learn_master(record_master(&object.body.bytes())).await;
                 let opened = self
                     .keyring()
-                    .open_record(&session::context(key.as_str()), &object.body)
+                    .open_record(&session::context(key.as_str()), &object.body.bytes())
                     .map_err(|error| VolumeError::corrupt(&key, error))?;
                 let files = pins(&opened.head).map_err(|why| VolumeError::corrupt(&key, why))?;
                 pinned.extend(files);

@@ -6,8 +6,8 @@
 use super::extents::{ExtentMap, Piece};
 use super::record::{FileContent, PageRef, SegmentRun, decode_page, encode_page};
 use super::{Volume, keys};
-use crate::crypto::{CHUNK, SegmentSpec};
-use crate::store::{Fetched, StoreError, StoreErrorKind};
+use crate::crypto::{CHUNK, CryptoError, SegmentSpec};
+use crate::store::{Body, Fetched, StoreError, StoreErrorKind};
 use crate::units::{ByteRange, FileId, SegmentId};
 use crate::volume::VolumeError;
 use bytes::Bytes;
@@ -35,7 +35,7 @@ const LONG_SLOT: u32 = 4;
 /// Chunks that one request of a large read fetches, at most: 8 MiB, the size of most segments.
 const FETCH_CHUNKS: u32 = 128;
 
-type Fetch = Shared<BoxFuture<'static, Result<Bytes, Arc<StoreError>>>>;
+type Fetch = Shared<BoxFuture<'static, Result<Body, Arc<StoreError>>>>;
 
 /// Sealed chunks by segment and position.
 pub(super) struct SegmentCache {
@@ -283,6 +283,8 @@ impl Volume {
             slots.push((at, chunk, end, slot));
             chunk = end;
         }
+        let opener = self.keyring().segment_opener(&spec);
+        let opener = opener.map_err(|error| VolumeError::corrupt(&key, error))?;
         let mut plain = Vec::with_capacity(count as usize * CHUNK as usize);
         for (at, from, to, slot) in slots {
             let sealed = match slot.fetch.await {
@@ -293,15 +295,18 @@ impl Volume {
                 }
             };
             // The slot holds whole chunks from `at` on; cut out those asked for.
-            let base = self.sealed_chunks(&spec, at, from);
-            let end = self.sealed_chunks(&spec, at, to);
-            let opened = sealed
-                .get(base..end)
-                .ok_or(crate::crypto::CryptoError::Damaged { what: "segment is truncated" })
-                .and_then(|sealed| self.keyring().open_chunks(&spec, from, sealed, &mut plain));
-            if let Err(error) = opened {
-                self.cache().remove(spec.segment, at);
-                return Err(VolumeError::corrupt(&key, error));
+            let mut place = self.sealed_chunks(&spec, at, from);
+            for chunk in from..to {
+                let end = place + opener.sealed_chunk(chunk).unwrap_or(0);
+                let opened = sealed
+                    .range(place..end)
+                    .ok_or(CryptoError::Damaged { what: "segment is truncated" })
+                    .and_then(|frame| opener.open(chunk, &frame, &mut plain));
+                if let Err(error) = opened {
+                    self.cache().remove(spec.segment, at);
+                    return Err(VolumeError::corrupt(&key, error));
+                }
+                place = end;
             }
             if to == at + slot.chunks {
                 self.cache().read_to_end(spec.segment, at, slot.chunks);

@@ -276,7 +276,7 @@ impl Session {
                 Err(unread) if refused => return Err(unread.into()),
                 _ => return Err(error.into()),
             };
-            let found = crate::crypto::record_salt(&object.body);
+            let found = crate::crypto::record_salt(&object.body.bytes());
             if found == Some(salt) {
                 return Ok(object.meta.etag);
             }

@@ -123,7 +123,7 @@ impl Volume {
             });
         }
         match store.get(&key, None, None).await? {
-            Fetched::Object(object) if object.body == sealed => {}
+            Fetched::Object(object) if object.body.bytes() == sealed => {}
             _ => {
                 return Err(VolumeError::NotAVolume(format!(
                     "{what}: another volume was initialised here at the same time"
@@ -157,7 +157,7 @@ impl Volume {
         let what = store.describe();
         let range = ByteRange::new(0, SIZE_LIMIT);
         let bytes = match store.get(&keys::descriptor(), Some(range), None).await {
-            Ok(Fetched::Object(object)) => object.body,
+            Ok(Fetched::Object(object)) => object.body.bytes(),
             Ok(Fetched::Unchanged) => bytes::Bytes::new(),
             Err(error) if error.kind == StoreErrorKind::NotFound => {
                 return Err(VolumeError::NotAVolume(format!(

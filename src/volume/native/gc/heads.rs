@@ -35,6 +35,7 @@ pub(super) async fn load(volume: &Volume, place: &Place) -> Result<Option<Head>,
             Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        let body = body.bytes();
         volume.learn_master(crate::crypto::record_master(&body)).await;
         let outcome =
             volume.with_context(place, |context| volume.keyring().open_record_head(context, &body));

@@ -164,7 +164,7 @@ async fn read(volume: &Volume) -> Result<Option<Seen>, GcError> {
         Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let bytes = tables::open(volume, &key, &object.body)?;
+    let bytes = tables::open(volume, &key, &object.body.bytes())?;
     let stored = proto::GcLease::decode(&bytes[..])
         .map_err(|_| VolumeError::corrupt(&key, "not a lease"))?;
     if stored.format != FORMAT {

@@ -255,7 +255,7 @@ impl Volume {
         if forget {
             return Ok(Some((None, object.meta.etag)));
         }
-        let bytes = tables::open(self, &key, &object.body)?;
+        let bytes = tables::open(self, &key, &object.body.bytes())?;
         let mark = proto::GcMark::decode(&bytes[..])
             .map_err(|_| VolumeError::corrupt(&key, "not a mark"))?;
         if mark.format != FORMAT {

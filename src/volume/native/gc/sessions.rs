@@ -87,10 +87,10 @@ pub(super) async fn read(volume: &Volume) -> Result<Vec<Seen>, GcError> {
         let damaged = |why: &dyn std::fmt::Display| {
             GcError::Void(format!("session {id} cannot be read: {why}"))
         };
-        volume.learn_master(crate::crypto::record_master(&found.body)).await;
+        volume.learn_master(crate::crypto::record_master(&found.body.bytes())).await;
         let opened = volume
             .keyring()
-            .open_record(&context(object.key.as_str()), &found.body)
+            .open_record(&context(object.key.as_str()), &found.body.bytes())
             .map_err(|error| damaged(&error))?;
         let stored =
             proto::Session::decode(&opened.head[..]).map_err(|_| damaged(&"not a session"))?;

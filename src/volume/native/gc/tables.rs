@@ -134,7 +134,9 @@ pub(super) async fn replace(
             return Err(error.into());
         }
         match volume.store().get(key, None, None).await {
-            Ok(Fetched::Object(object)) if crate::crypto::record_salt(&object.body) == salt => {
+            Ok(Fetched::Object(object))
+                if crate::crypto::record_salt(&object.body.bytes()) == salt =>
+            {
                 return Ok(object.meta.etag);
             }
             // Sent again on the same condition: if somebody else was faster, it is refused.
@@ -220,7 +222,7 @@ impl<'a, R: Row> Reader<'a, R> {
 
 async fn fetch(volume: &Volume, key: &Key) -> Result<Vec<u8>, GcError> {
     match volume.store().get(key, None, None).await {
-        Ok(Fetched::Object(object)) => open(volume, key, &object.body),
+        Ok(Fetched::Object(object)) => open(volume, key, &object.body.bytes()),
         Ok(Fetched::Unchanged) => Err(VolumeError::corrupt(key, "no answer").into()),
         Err(error) if error.kind == StoreErrorKind::NotFound => {
             Err(VolumeError::corrupt(key, "a part of the former mark is missing").into())
