@@ -75,6 +75,23 @@ impl PassphraseSource {
             || self.config.is_some()
     }
 
+    /// Where the passphrase comes from, for messages.
+    pub fn shown(&self) -> String {
+        if let Some(path) = &self.flag {
+            return path.display().to_string();
+        }
+        if std::env::var_os("STRONGROOM_PASSPHRASE").is_some_and(|text| !text.is_empty()) {
+            return "STRONGROOM_PASSPHRASE".to_owned();
+        }
+        if let Some(path) = super::variable("STRONGROOM_PASSPHRASE_FILE") {
+            return format!("{path} (STRONGROOM_PASSPHRASE_FILE)");
+        }
+        match &self.config {
+            Some(path) => format!("{} (configuration file)", path.display()),
+            None => "the prompt".to_owned(),
+        }
+    }
+
     /// The passphrase that a file holds; `path` is for the message. One line end at its end does not
     /// belong to the passphrase.
     #[doc(hidden)]

@@ -45,6 +45,14 @@ impl FromStr for VolumeUrl {
                 if bucket.is_empty() {
                     return Err(invalid("it names no bucket"));
                 }
+                // Older buckets have capitals, underscores and more than 63 characters.
+                let usual = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+                if !(3..=255).contains(&bucket.len()) || !bucket.bytes().all(usual) {
+                    return Err(invalid(
+                        "a bucket's name has at least 3 characters, all of them letters, digits, dots or \
+                         hyphens; keys and endpoints are settings of their own",
+                    ));
+                }
                 (StoreBase::S3(bucket.to_owned()), path)
             }
             "file" => match rest.strip_prefix('/') {
@@ -143,9 +151,11 @@ mod tests {
         for (url, why) in [
             ("bucket/x", "no scheme"),
             ("s3:///x", "no bucket"),
+            ("s3://b1/x", "at least 3"),
+            ("s3://key:secret@bucket/x", "settings of their own"),
             ("file://x/y", "three slashes"),
             ("gopher://x", "scheme"),
-            ("s3://b/a/../c", "`..`"),
+            ("s3://bucket/a/../c", "`..`"),
         ] {
             let error = url.parse::<VolumeUrl>().expect_err(url).to_string();
             assert!(error.contains(why), "{error}");

@@ -229,16 +229,28 @@ impl FileSystem {
         let _turn = inode.turn.lock().await;
         // A name leads to what is stored: everything that is dirty goes first.
         self.store_locked(&inode).await?;
-        let (old_name, old) = {
-            let names = inode.state.lock().names.clone();
+        let (old_name, home) = {
+            let (names, home) = {
+                let state = inode.state.lock();
+                (state.names.clone(), state.home.clone())
+            };
             let table = self.table.lock();
             let known = names.into_iter().find_map(|(parent, name)| {
                 let dentry = table.name(parent, &name)?;
                 Some(((parent, name), found(&inode, &dentry)?))
             });
-            known.ok_or_else(|| FsError::stale("another node is changing the file's names"))?
+            (known, home)
         };
-        let linked = self.volume.link(&old, dir, name).await;
+        let linked = match (&old_name, &home) {
+            (Some((_, old)), _) => {
+                self.volume.link(old, dir, name).await.map(|(old, new)| (Some(old), new))
+            }
+            // None of its names is known, but where its record is.
+            (None, Some(home)) => {
+                self.volume.link_record(home, dir, name).await.map(|new| (None, new))
+            }
+            _ => return Err(FsError::stale("another node is changing the file's names")),
+        };
         if linked.is_err() {
             self.table.lock().doubt_name(parent, name);
         }
@@ -257,7 +269,9 @@ impl FileSystem {
             |entry: Stored| Dentry { child: Some(inode.clone()), link: Some(entry), checked_at };
         {
             let mut table = self.table.lock();
-            table.set_name(old_name.0, &old_name.1, dentry(old.entry));
+            if let (Some(((parent, name), _)), Some(old)) = (old_name, old) {
+                table.set_name(parent, &name, dentry(old.entry));
+            }
             table.set_name(parent, name, dentry(new.entry));
         }
         self.touch(&directory);

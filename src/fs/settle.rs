@@ -33,7 +33,20 @@ impl FileSystem {
         modified: u64,
     ) -> Result<(), FsError> {
         for _ in 0..ATTEMPTS {
-            let Loaded::Live(entry) = self.volume.load(&place, None).await? else { break };
+            let entry = match self.volume.load(&place, None).await? {
+                Loaded::Live(entry) => entry,
+                Loaded::Tombstone(buried) => match self.moved_to(inode, &buried) {
+                    // It goes on under its new name.
+                    Some(new_place) => {
+                        self.forget_place(inode, &place);
+                        self.doubt_places([&new_place]);
+                        place = new_place;
+                        continue;
+                    }
+                    None => break,
+                },
+                Loaded::Absent | Loaded::Unchanged => break,
+            };
             if let Some(other) = self.exchanged_with(&place, &entry).await? {
                 let ours = inode.state.lock().identity(inode);
                 if Identity::of(&entry.record.content) != Some(ours) {
@@ -77,6 +90,14 @@ impl FileSystem {
         }
         self.keep_beside(inode, &place, record, modified).await?;
         Err(FsError::stale(format!("{place}: another node changed it meanwhile")))
+    }
+
+    /// Where a tombstone says that an inode went, if it is that inode's.
+    fn moved_to(&self, inode: &Inode, tombstone: &Stored) -> Option<Place> {
+        let ours = inode.state.lock().identity(inode);
+        let to = tombstone.record.moved_to.as_ref()?;
+        (Identity::of(&tombstone.record.content) == Some(ours))
+            .then(|| Place::Entry(to.dir, to.name.clone()))
     }
 
     /// Another node has made a file of a name where this one has made an empty one, which is nothing that
@@ -254,12 +275,22 @@ impl FileSystem {
         if !same_thing(&here, &there) {
             return Ok(Some(found));
         }
+        // There and back: this mount knows which record it moved last.
+        let base = inode.state.lock().home.clone();
+        let from_base = |to: &Stored, from: &Stored| {
+            let mut base = base.iter().filter(|base| base.place == from.place);
+            base.any(|base| names(to, base) == Some(Moved::Exactly))
+        };
         let (from, to) = match (names(&here, &there), names(&there, &here)) {
             (Some(a), b) if Some(a) > b => (there, here),
             (a, Some(b)) if Some(b) > a => (here, there),
+            _ if from_base(&here, &there) => (there, here),
+            _ if from_base(&there, &here) => (here, there),
             // Moved neither way, or there and back: which one is the old name cannot be told.
             _ => return Ok(Some(found)),
         };
+        // An earlier change of ours that seemed to fail: what is changed here is based on it.
+        let ours = self.volume.is_unsettled(&from);
         let finished = match self.volume.finish_move(&from, &to).await {
             Ok(finished) => finished,
             Err(error) => {
@@ -275,6 +306,7 @@ impl FileSystem {
             let unchanged =
                 to.record.moved_from.as_ref().map(|moved| moved.salt) == Some(from.salt);
             if based_on.as_ref() == Some(&from.etag)
+                || ours && state.place == from.place
                 || based_on.as_ref() == Some(&to.etag) && unchanged
             {
                 state.place = finished.place.clone();

@@ -633,5 +633,11 @@ fn failure(
         Io::Interrupted | Io::TimedOut => StoreErrorKind::Unavailable,
         _ => StoreErrorKind::Other,
     };
-    StoreError::new(kind, operation, object).with_source(error)
+    let result = StoreError::new(kind, operation, object);
+    if kind == StoreErrorKind::Denied {
+        let user = nix::unistd::geteuid();
+        let remedy = "must be able to read and write the store's directory and all in it";
+        return result.with_source(format!("{error}: the user with the number {user} {remedy}"));
+    }
+    result.with_source(error)
 }

@@ -192,7 +192,9 @@ impl S3Store {
             (None, _, Some(_)) => String::new(),
             _ => root_cause(&error),
         };
-        let object = if is_of_place(kind) { &self.place } else { object };
+        // A listing of everything has no object to name.
+        let of_place = is_of_place(kind) || object.is_empty();
+        let object = if of_place { &self.place } else { object };
         let mut result = StoreError::new(kind, operation, object);
         if !why.is_empty() {
             let plain = self.place.contains(" at http://");

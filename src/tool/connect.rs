@@ -3,12 +3,13 @@
 use super::output::{Failure, LogFormat};
 use crate::config::StoreBase;
 use crate::config::{self, ConfigFile, PassphraseSource, VolumeUrl};
-use crate::crypto::Suite;
+use crate::crypto::{CryptoError, Suite};
 use crate::store::{
     Count, DirStore, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy, S3Config,
     S3Store, Store, StoreErrorKind,
 };
 use crate::units::ByteRange;
+use crate::volume::VolumeError;
 use crate::volume::native::descriptor::{Descriptor, SIZE_LIMIT};
 use crate::volume::native::{OpenSettings, Volume, keys};
 use clap::Args;
@@ -69,6 +70,9 @@ pub(super) struct Common {
     pub(super) io_timeout: Option<Duration>,
     #[arg(skip)]
     pub(super) meter: MeterSlot,
+    /// A key is derived from a passphrase once, however many paths a command names.
+    #[arg(skip)]
+    volumes: Volumes,
     /// One client for a bucket, however often a place in it is looked at.
     #[arg(skip)]
     clients: Clients,
@@ -80,6 +84,22 @@ struct Clients(Arc<tokio::sync::Mutex<Option<Client>>>);
 
 /// A bucket's name and its store.
 type Client = (String, Arc<dyn Store>);
+
+/// The volumes that this run has opened.
+#[derive(Clone, Default)]
+struct Volumes(Arc<tokio::sync::Mutex<Vec<OpenedVolume>>>);
+
+struct OpenedVolume {
+    base: StoreBase,
+    root: String,
+    volume: Arc<Volume>,
+}
+
+impl std::fmt::Debug for Volumes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Volumes")
+    }
+}
 
 impl std::fmt::Debug for Clients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -141,6 +161,15 @@ impl Common {
         url: &VolumeUrl,
         settings: OpenSettings,
     ) -> Result<(Arc<Volume>, String), Failure> {
+        let mut opened = self.volumes.0.lock().await;
+        let known = opened.iter().find(|known| {
+            known.base == url.base
+                && known.volume.is_read_only() == settings.read_only
+                && url.candidates().contains(&known.root.as_str())
+        });
+        if let Some(known) = known {
+            return Ok((known.volume.clone(), url.inside(&known.root).to_owned()));
+        }
         let file = self.file()?;
         let Location { store, inside } = self.locate(url).await?;
         let source = self.passphrase(&file);
@@ -157,9 +186,20 @@ impl Common {
             }
             false => None,
         };
-        let volume =
-            Volume::open(store, config::system_world(), passphrase.as_ref(), settings).await?;
-        Ok((volume, inside))
+        let world = config::system_world();
+        match Volume::open(store, world, passphrase.as_ref(), settings).await {
+            Ok(volume) => {
+                let root = url.path.len() - inside.len();
+                let root = url.path[..root].trim_end_matches('/').to_owned();
+                opened.push(OpenedVolume { base: url.base.clone(), root, volume: volume.clone() });
+                Ok((volume, inside))
+            }
+            Err(VolumeError::Passphrase(CryptoError::WrongPassphrase)) => Err(Failure::new(format!(
+                "{url}: wrong passphrase: no key slot of this volume opens with it: it came from {}",
+                source.shown()
+            ))),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens a volume for a command that changes nothing.
@@ -203,6 +243,26 @@ impl Common {
             // HEAD cannot tell a missing bucket from a missing object; a listing can.
             let request = ListRequest { limit: 1, ..ListRequest::default() };
             self.bucket(bucket).await?.list(&request).await?;
+        }
+        for root in url.candidates() {
+            let copies = keys::descriptor_copies();
+            let copy = match &url.base {
+                StoreBase::File => VolumeUrl::directory(root).join(copies).is_dir(),
+                StoreBase::S3(bucket) => {
+                    let prefix = copies.to_owned();
+                    let request = ListRequest { prefix, limit: 1, ..ListRequest::default() };
+                    let found = under(self.bucket(bucket).await?, root).list(&request).await?;
+                    !found.objects.is_empty()
+                }
+            };
+            if copy {
+                let slash = if root.is_empty() { "" } else { "/" };
+                return Err(Failure::new(format!(
+                    "{url}: the descriptor of the volume is gone: copy the newest object under \
+                     {root}{slash}{copies} to {root}{slash}{}, with any other program",
+                    keys::DESCRIPTOR
+                )));
+            }
         }
         Err(Failure::new(format!(
             "{url}: no volume here: `strongroom init` makes one of an empty prefix"
@@ -251,7 +311,8 @@ impl Common {
                 .or_else(|| config::variable("AWS_ENDPOINT_URL_S3"))
                 .or_else(|| config::variable("AWS_ENDPOINT_URL"))
                 .or(file.endpoint)
-                .map(with_scheme),
+                .map(|endpoint| with_scheme(&endpoint))
+                .transpose()?,
             path_style: self.path_style.then_some(true).or(file.path_style),
             ca_bundle: self
                 .ca_bundle
@@ -308,8 +369,20 @@ impl Common {
 }
 
 /// Endpoints without a scheme are https, as rclone takes them.
-fn with_scheme(endpoint: String) -> String {
-    if endpoint.contains("://") { endpoint } else { format!("https://{endpoint}") }
+fn with_scheme(endpoint: &str) -> Result<String, Failure> {
+    let whole = match endpoint.contains("://") {
+        true => endpoint.to_owned(),
+        false => format!("https://{endpoint}"),
+    };
+    let usable = ::url::Url::parse(&whole)
+        .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if usable { Ok(whole) } else {
+        // Not repeated: it may hold a password.
+        Err(Failure::new(
+            "the endpoint is no http or https URL; examples: https://minio.example:9000, \
+             http://127.0.0.1:9000",
+        ))
+    }
 }
 
 /// A store under a prefix of another one.

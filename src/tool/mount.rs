@@ -2,7 +2,7 @@
 
 use super::connect::{self, Common, EndSignals};
 use super::output::Failure;
-use crate::config::{self, ConfigFile, VolumeUrl};
+use crate::config::{self, ConfigFile, StoreBase, VolumeUrl};
 use crate::fs::core::{Durability, FileSystem, FsConfig};
 use crate::fs::session::{MountSettings, mount};
 use crate::volume::native::OpenSettings;
@@ -107,7 +107,26 @@ impl Mount {
         }
     }
 
+    /// A mount over its own store would wait for itself: the kernel asks us for the directory that we
+    /// ask the kernel for.
+    fn check_places(&self) -> Result<(), Failure> {
+        let StoreBase::File = self.url.base else { return Ok(()) };
+        let store = VolumeUrl::directory(&self.url.path).canonicalize();
+        let (Ok(store), Ok(mountpoint)) = (store, self.mountpoint.canonicalize()) else {
+            return Ok(());
+        };
+        if store.starts_with(&mountpoint) || mountpoint.starts_with(&store) {
+            return Err(Failure::new(format!(
+                "{}: mount point and store must not lie in each other: choose a directory outside of {}",
+                self.mountpoint.display(),
+                store.display()
+            )));
+        }
+        Ok(())
+    }
+
     fn serve(&self, common: &Common, mut ready: impl FnMut(bool)) -> Result<ExitCode, Failure> {
+        self.check_places()?;
         let file = common.file()?;
         let memory = self.memory(&file)?;
         let runtime = connect::runtime()?;

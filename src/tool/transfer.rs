@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 pub(super) struct Push {
     /// The file, or - for standard input
     local: PathBuf,
-    /// The volume and a path in it; with a trailing / the file keeps its name
+    /// The volume and a path in it, whose directories are made; with a trailing / the file keeps its name
     url: String,
 }
 
@@ -101,6 +101,13 @@ impl Push {
 
 impl Pull {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        let local = self.local.to_string_lossy();
+        if local.starts_with("s3://") || local.starts_with("file://") {
+            return Err(Failure::new(format!(
+                "{local}: is a URL, where a local file is needed (- writes to a pipe: \
+                 strongroom pull URL - | strongroom push - URL)"
+            )));
+        }
         let (volume, content, attributes) = find_file(common, &self.url).await?;
         if self.local.as_os_str() == "-" {
             return to_stdout(&volume, &content, &self.url).await;
@@ -109,19 +116,27 @@ impl Pull {
         if target.is_dir() {
             target.push(self.url.path.rsplit('/').next().unwrap_or_default());
         }
+        // Whoever names a symbolic link means the file behind it.
+        if let Ok(real) = target.canonicalize() {
+            target = real;
+        }
+        if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return into_device(&volume, &content, &target, &self.url).await;
+        }
         // Beside the target and renamed over it at the end: a file that is there stays whole until the
         // new one is.
-        let temporary = beside(&target);
-        let result = fetch(&volume, &content, &attributes, &temporary, &self.url).await;
-        let result = match result {
-            Ok(()) => std::fs::rename(&temporary, &target)
-                .map_err(|error| Failure::new(format!("{}: {error}", target.display()))),
-            Err(error) => Err(error),
-        };
-        if result.is_err() {
-            let _ = std::fs::remove_file(&temporary);
-        }
-        result
+        let temporary = Temporary(beside(&target));
+        let local = |error| Failure::new(format!("{}: {error}", target.display()));
+        let file = tokio::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary.0)
+            .await
+            .map_err(local)?;
+        fetch(&volume, &content, &attributes, file, &target, &self.url).await?;
+        std::fs::rename(&temporary.0, &target).map_err(local)
     }
 }
 
@@ -168,22 +183,42 @@ async fn to_stdout(
         .map_err(|error| Failure::new(format!("{url}: {error}")))
 }
 
-async fn fetch(
+/// A file being written, removed with this value: also when a signal ends the program. Once it is renamed
+/// there is nothing left of that name.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A device, a pipe or a socket is written into: replacing it would take it away from everybody.
+async fn into_device(
     volume: &Arc<Volume>,
     content: &FileContent,
-    attributes: &Attributes,
     target: &Path,
     url: &VolumeUrl,
 ) -> Result<(), Failure> {
     let local = |error: std::io::Error| Failure::new(format!("{}: {error}", target.display()));
-    let mut file = tokio::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(target)
+    let mut file =
+        tokio::fs::OpenOptions::new().write(true).open(target).await.map_err(local)?;
+    volume
+        .read_file(content, &mut file, |_| {})
         .await
-        .map_err(local)?;
+        .map_err(|error| Failure::new(format!("{url}: {error}")))?;
+    file.shutdown().await.map_err(local)
+}
+
+async fn fetch(
+    volume: &Arc<Volume>,
+    content: &FileContent,
+    attributes: &Attributes,
+    mut file: tokio::fs::File,
+    target: &Path,
+    url: &VolumeUrl,
+) -> Result<(), Failure> {
+    let local = |error: std::io::Error| Failure::new(format!("{}: {error}", target.display()));
     let bar = output::progress(Some(content.size), &url.path);
     let result = volume.read_file(content, &mut file, |bytes| bar.inc(bytes)).await;
     bar.finish_and_clear();

@@ -26,7 +26,7 @@ const READ: OpenMode = OpenMode {
     direct: false,
     excl: false,
 };
-const WRITE: OpenMode = OpenMode { write: true, ..READ };
+pub(crate) const WRITE: OpenMode = OpenMode { write: true, ..READ };
 
 /// A volume and the world around it.
 pub(crate) struct Ground {

@@ -3,6 +3,7 @@
 //! (`seeds`): whatever was acknowledged stays, and what is garbage goes.
 #![allow(clippy::print_stderr, reason = "the steps of a run that is traced")]
 
+mod directories;
 mod gate;
 mod lab;
 mod node;

@@ -13,7 +13,7 @@ use strongroom::volume::native::gc::{GcError, GcSettings, LOST_AND_FOUND};
 use strongroom::volume::native::namespace::GRACE;
 use strongroom::volume::native::record::{Attributes, Content, Record};
 
-async fn mkdir(volume: &Volume, parent: DirId, name: &[u8]) -> DirId {
+pub(crate) async fn mkdir(volume: &Volume, parent: DirId, name: &[u8]) -> DirId {
     let id = DirId(volume.world().entropy.bytes());
     let record = Record::new(Attributes::default(), Content::Directory(id));
     volume.create(parent, name, record).await.expect("made");

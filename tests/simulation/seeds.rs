@@ -6,7 +6,7 @@ use crate::lab::Lab;
 use crate::node::Node;
 use crate::wire::{Weather, Wire, traces_requests};
 use crate::world;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,12 +170,8 @@ async fn assert_no_garbage(lab: &Lab) {
     let mut referenced = BTreeSet::new();
     let mut inodes = BTreeSet::new();
     let mut pending = vec![volume.root_directory()];
-    let mut directories = BTreeSet::new();
+    let mut directories = BTreeMap::new();
     while let Some(dir) = pending.pop() {
-        // Two nodes that move one directory at the same time leave it under two names (docs/roadmap.md).
-        if !directories.insert(dir) {
-            continue;
-        }
         for listed in volume.list_directory(dir).await.expect("listed") {
             let found = volume.lookup(dir, &listed.name).await.expect("read").expect("there");
             if let Some(inode) = &found.inode {
@@ -184,7 +180,13 @@ async fn assert_no_garbage(lab: &Lab) {
                 inodes.insert((key, links));
             }
             match &found.home().record.content {
-                Content::Directory(dir) => pending.push(*dir),
+                Content::Directory(child) => {
+                    let place = format!("{:?}", found.entry.place);
+                    if let Some(other) = directories.insert(*child, place.clone()) {
+                        panic!("directory {child} has two names: {other} and {place}");
+                    }
+                    pending.push(*child);
+                }
                 Content::File(content) => {
                     let map = volume.load_map(content).await.expect("loaded");
                     for (_, run) in map.runs() {

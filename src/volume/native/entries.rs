@@ -332,7 +332,7 @@ impl Volume {
     }
 
     /// Whether this session put this record and its caller was told that it failed.
-    pub(super) fn is_unsettled(&self, stored: &Stored) -> bool {
+    pub fn is_unsettled(&self, stored: &Stored) -> bool {
         self.unsettled().holds(&stored.place, &stored.record.publishes)
     }
 

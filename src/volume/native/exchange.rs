@@ -27,6 +27,13 @@ impl Volume {
         let Place::Entry(a_dir, _) = &a.place else {
             return Err(VolumeError::Invalid("only names can be exchanged".to_owned()));
         };
+        let Place::Entry(b_dir, _) = &b.place else {
+            return Err(VolumeError::Invalid("only names can be exchanged".to_owned()));
+        };
+        if a.record.directory() == Some(*b_dir) || b.record.directory() == Some(*a_dir) {
+            let why = "a directory cannot be moved into itself";
+            return Err(VolumeError::Invalid(why.to_owned()));
+        }
         let mut name = b"\0exchange-".to_vec();
         name.extend(data_encoding::HEXLOWER.encode(&a.salt).into_bytes());
         let mut copy = (*a.record).clone();

@@ -115,6 +115,11 @@ pub fn session_id(key: &str) -> Option<SessionId> {
     key.strip_prefix("s/")?.parse().ok()
 }
 
+/// Where the copies of descriptors lie.
+pub const fn descriptor_copies() -> &'static str {
+    "k/"
+}
+
 /// The write-once copy of a descriptor.
 pub fn descriptor_copy(generation: u64) -> Key {
     known(format!("k/{generation:016x}"))

@@ -4,8 +4,9 @@
 
 use super::Volume;
 use super::entries::{Expect, Loaded, Place, Stored};
+use super::exchange::same_thing;
 use super::listing::is_hidden;
-use super::record::{Attributes, Content, MovedFrom, Record};
+use super::record::{Attributes, Content, MovedFrom, MovedTo, Record};
 use crate::units::{DirId, InodeId};
 use crate::volume::VolumeError;
 use std::sync::Arc;
@@ -85,6 +86,25 @@ impl Volume {
     /// everything that the record refers to is young: the same safety without debris. What was removed
     /// is always buried, so that it can be given back.
     pub async fn bury(&self, entry: &Stored, moved_away: bool) -> Result<(), VolumeError> {
+        self.bury_as(entry, moved_away, None).await
+    }
+
+    /// Buries the old name of something that has a new one. The tombstone says which: where several nodes
+    /// move one thing, that decides whose move it was.
+    async fn bury_moved(&self, entry: &Stored, to: &Place) -> Result<(), VolumeError> {
+        let moved_to = match to {
+            Place::Entry(dir, name) => Some(MovedTo { dir: *dir, name: name.clone() }),
+            Place::Inode(_) => None,
+        };
+        self.bury_as(entry, true, moved_to).await
+    }
+
+    async fn bury_as(
+        &self,
+        entry: &Stored,
+        moved_away: bool,
+        moved_to: Option<MovedTo>,
+    ) -> Result<(), VolumeError> {
         // The steps of an exchange leave their tombstones as the proof that it had come that far.
         let from = entry.record.moved_from.as_ref();
         let exchanged = entry.place.is_hidden() || from.is_some_and(|from| is_hidden(&from.name));
@@ -110,6 +130,7 @@ impl Volume {
         let mut record = (*self.whole(entry).await?.record).clone();
         record.buried_at = Some(self.world().clock.now());
         record.moved_away = moved_away;
+        record.moved_to = moved_to;
         self.replace(entry, record).await.map(drop)
     }
 
@@ -135,7 +156,9 @@ impl Volume {
     ///
     /// 1. PUT the new entry, which says where it came from. Crash here: both names stand, on the same
     ///    segments, both readable; whoever meets both finishes the move.
-    /// 2. Bury the old entry, only if it is still the record that was copied.
+    /// 2. Bury the old entry, only if it is still the record that was copied; its tombstone says where it
+    ///    went. This decides between nodes that move one directory at the same time: whoever comes second
+    ///    takes the new name back (`Conflict`), so that no directory has two names.
     pub async fn rename(
         &self,
         from: &Stored,
@@ -145,21 +168,33 @@ impl Volume {
     ) -> Result<Stored, VolumeError> {
         let place = Place::Entry(dir, name.to_vec());
         let mut source = self.whole(from).await?;
+        if source.record.directory() == Some(dir) {
+            let why = "a directory cannot be moved into itself";
+            return Err(VolumeError::Invalid(why.to_owned()));
+        }
         let mut target = target;
         for _ in 0..ATTEMPTS {
             let mut record = (*source.record).clone();
             record.moved_from = moved_from(&source);
             record.exchanged = None;
             let moved = self.put_record(&place, record, target).await?;
-            match self.bury(&source, true).await {
+            match self.bury_moved(&source, &place).await {
                 Ok(()) => return Ok(arrived(moved)),
                 Err(VolumeError::Conflict(_)) => {}
                 Err(error) => return Err(error),
             }
-            // Another node changed the old name since: what it wrote moves too. If it buried or moved
-            // the name, both moves stand.
             match self.load(&source.place, None).await? {
-                Loaded::Live(current) => source = current,
+                // Another node changed the thing under its old name since: what it wrote moves too.
+                Loaded::Live(current) if self.is_still(&source, &current).await? => {
+                    source = current;
+                }
+                Loaded::Tombstone(tombstone)
+                    if was_moved_elsewhere(&source, &tombstone, &place) =>
+                {
+                    return self.take_back(moved, &tombstone).await;
+                }
+                // Removed, or another thing came to the name: this one has the new name, which may be its
+                // only one.
                 _ => return Ok(moved),
             }
             target = Expect::Exactly(moved.etag);
@@ -181,7 +216,7 @@ impl Volume {
         if moved.salt != from.salt {
             return self.rename(from, *dir, name, Expect::Exactly(to.etag.clone())).await;
         }
-        match self.bury(from, true).await {
+        match self.bury_moved(from, &to.place).await {
             Ok(()) => Ok(arrived(to.clone())),
             // Changed, moved or buried since it was read: whoever did that knows better.
             Err(VolumeError::Conflict(_)) => match self.load(&to.place, None).await? {
@@ -189,6 +224,56 @@ impl Volume {
                 _ => Err(VolumeError::NotFound(to.place.to_string())),
             },
             Err(error) => Err(error),
+        }
+    }
+
+    /// Makes one name of two that lead to the same directory: the other is buried. Returns what `kept` has
+    /// then. `Conflict` if either was changed since it was read: nothing is lost then.
+    ///
+    /// 1. PUT the entry that stays, which says that it came from the other one. Crash here: both stand, as
+    ///    after the first step of [`Self::rename`], and whoever meets both finishes it the same way.
+    /// 2. Bury the other entry, only if it is still the same record.
+    pub async fn unite(&self, other: &Stored, kept: &Stored) -> Result<Stored, VolumeError> {
+        let dir = kept.record.directory();
+        if dir.is_none() || dir != other.record.directory() || other.place == kept.place {
+            return Err(VolumeError::Invalid("only names of one directory are united".to_owned()));
+        }
+        let mut record = (*kept.record).clone();
+        if other.record.attributes.ctime > record.attributes.ctime {
+            record.attributes = other.record.attributes.clone();
+        }
+        record.moved_from = moved_from(other);
+        record.exchanged = None;
+        let kept = self.replace(kept, record).await?;
+        self.bury_moved(other, &kept.place).await?;
+        Ok(arrived(kept))
+    }
+
+    /// Ends a move of a directory that another node's move was faster than: as if it had come after that,
+    /// and found nothing under the old name.
+    ///
+    /// One step: the new name is buried if nobody has changed it since. Crash before it: the directory has
+    /// two names until gc unites them.
+    async fn take_back(&self, moved: Stored, tombstone: &Stored) -> Result<Stored, VolumeError> {
+        let moved_to = tombstone.record.moved_to.clone();
+        match self.bury_as(&moved, true, moved_to).await {
+            Ok(()) | Err(VolumeError::Conflict(_)) => {
+                Err(VolumeError::Conflict(tombstone.place.to_string()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether what stands at a place is the thing that was read there, perhaps changed: its record may
+    /// have been moved to `i/` since.
+    async fn is_still(&self, source: &Stored, current: &Stored) -> Result<bool, VolumeError> {
+        if same_thing(&source.record, &current.record) {
+            return Ok(true);
+        }
+        let Content::Link(inode) = current.record.content else { return Ok(false) };
+        match self.load(&Place::Inode(inode), None).await? {
+            Loaded::Live(inode) => Ok(same_thing(&source.record, &inode.record)),
+            _ => Ok(false),
         }
     }
 
@@ -231,24 +316,47 @@ impl Volume {
         dir: DirId,
         name: &[u8],
     ) -> Result<(Found, Found), VolumeError> {
-        let (old_entry, inode, id) = match (&found.inode, &found.entry.record.content) {
-            (Some(inode), Content::Link(id)) => {
-                (found.entry.clone(), self.count_links(inode, 1).await?, *id)
-            }
-            _ => {
-                let id = InodeId(self.world().entropy.bytes());
-                let mut record = (*self.whole(&found.entry).await?.record).clone();
-                record.links = 2;
-                record.moved_from = None;
-                let inode = self.put_record(&Place::Inode(id), record, Expect::Free).await?;
-                let reference = Record::new(Attributes::default(), Content::Link(id));
-                (self.replace(&found.entry, reference).await?, inode, id)
-            }
-        };
+        if let Some(inode) = &found.inode {
+            let new = self.link_record(inode, dir, name).await?;
+            return Ok((Found { entry: found.entry.clone(), inode: new.inode.clone() }, new));
+        }
+        let id = InodeId(self.world().entropy.bytes());
+        let mut record = (*self.whole(&found.entry).await?.record).clone();
+        record.links = 2;
+        record.moved_from = None;
+        let inode = self.put_record(&Place::Inode(id), record, Expect::Free).await?;
         let reference = Record::new(Attributes::default(), Content::Link(id));
-        let old = |inode: Stored| Found { entry: old_entry.clone(), inode: Some(inode) };
+        let old_entry = self.replace(&found.entry, reference).await?;
+        let new = self.refer(inode, id, dir, name).await?;
+        Ok((Found { entry: old_entry, inode: new.inode.clone() }, new))
+    }
+
+    /// The same for a file whose record is known, whichever names it has; returns the new one.
+    pub async fn link_record(
+        &self,
+        home: &Stored,
+        dir: DirId,
+        name: &[u8],
+    ) -> Result<Found, VolumeError> {
+        let Place::Inode(id) = home.place else {
+            let only = Found { entry: home.clone(), inode: None };
+            return Ok(Box::pin(self.link(&only, dir, name)).await?.1);
+        };
+        let inode = self.count_links(home, 1).await?;
+        self.refer(inode, id, dir, name).await
+    }
+
+    /// Creates an entry that refers to a shared record which counts it already.
+    async fn refer(
+        &self,
+        inode: Stored,
+        id: InodeId,
+        dir: DirId,
+        name: &[u8],
+    ) -> Result<Found, VolumeError> {
+        let reference = Record::new(Attributes::default(), Content::Link(id));
         match self.create(dir, name, reference).await {
-            Ok(entry) => Ok((old(inode.clone()), Found { entry, inode: Some(inode) })),
+            Ok(entry) => Ok(Found { entry, inode: Some(inode) }),
             Err(error @ (VolumeError::Exists(_) | VolumeError::TooBig(_))) => {
                 self.count_links(&inode, -1).await?;
                 Err(error)
@@ -324,6 +432,15 @@ impl Volume {
 fn arrived(mut moved: Stored) -> Stored {
     Arc::make_mut(&mut moved.record).moved_from = None;
     moved
+}
+
+/// Whether a directory that was read from `source` has been moved from there to another place than `to`.
+fn was_moved_elsewhere(source: &Stored, tombstone: &Stored, to: &Place) -> bool {
+    let dir = source.record.directory();
+    let elsewhere = |moved: &MovedTo| Place::Entry(moved.dir, moved.name.clone()) != *to;
+    dir.is_some()
+        && tombstone.record.directory() == dir
+        && tombstone.record.moved_to.as_ref().is_some_and(elsewhere)
 }
 
 /// What a record that is copied from `source` says of it.

@@ -41,6 +41,8 @@ pub struct Record {
     pub buried_at: Option<Timestamp>,
     /// In a tombstone: the thing lives on under another name.
     pub moved_away: bool,
+    /// In the tombstone of something that was moved: where to.
+    pub moved_to: Option<MovedTo>,
 }
 
 /// What `stat` tells.
@@ -184,6 +186,15 @@ pub struct MovedFrom {
     pub salt: [u8; 16],
 }
 
+/// Where what a tombstone names was renamed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedTo {
+    /// The directory that it went to.
+    pub dir: DirId,
+    /// Its name there.
+    pub name: Vec<u8>,
+}
+
 impl Record {
     /// A new record, one name, never published.
     pub fn new(attributes: Attributes, content: Content) -> Self {
@@ -196,6 +207,7 @@ impl Record {
             publishes: Vec::new(),
             buried_at: None,
             moved_away: false,
+            moved_to: None,
         }
     }
 
@@ -234,6 +246,7 @@ impl Record {
             publishes,
             buried_at,
             moved_away,
+            moved_to,
         } = self;
         let Attributes { mode, uid, gid, atime, mtime, ctime, btime, xattrs } = attributes;
         let mut head = proto::Record {
@@ -259,6 +272,9 @@ impl Record {
                 name: from.name.clone(),
                 salt: from.salt.to_vec(),
             }),
+            moved_to: moved_to
+                .as_ref()
+                .map(|to| proto::MovedTo { directory: to.dir.0.to_vec(), name: to.name.clone() }),
             ..proto::Record::default()
         };
         let mut body = Bytes::new();
@@ -371,6 +387,14 @@ impl Record {
             }),
             None => None,
         };
+        let moved_to = match head.moved_to {
+            Some(to) => Some(MovedTo {
+                dir: DirId::try_from(to.directory.as_slice())
+                    .map_err(|_| DecodeError::Damaged("moved_to names no directory"))?,
+                name: to.name,
+            }),
+            None => None,
+        };
         Ok(Self {
             attributes: Attributes {
                 mode: head.mode & 0o7777,
@@ -389,6 +413,7 @@ impl Record {
             publishes: head.publishes,
             buried_at: (head.buried_at != 0).then_some(Timestamp(head.buried_at)),
             moved_away: head.moved_away,
+            moved_to,
         })
     }
 }

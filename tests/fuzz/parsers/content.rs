@@ -5,8 +5,8 @@ use strongroom::crypto::MasterNumber;
 use strongroom::units::{ByteRange, DirId, FileId, InodeId, SegmentId, SessionId};
 use strongroom::volume::native::extents::{ExtentMap, Piece};
 use strongroom::volume::native::record::{
-    Attributes, Content, Extent, FileContent, MovedFrom, PageRef, Record, SegmentRun, Source,
-    SpecialKind, decode_page, encode_page,
+    Attributes, Content, Extent, FileContent, MovedFrom, MovedTo, PageRef, Record, SegmentRun,
+    Source, SpecialKind, decode_page, encode_page,
 };
 use strongroom::volume::native::rewrap::pins;
 use strongroom::world::Timestamp;
@@ -157,6 +157,8 @@ pub(super) fn record_seeds() -> Vec<Vec<u8>> {
         let from = MovedFrom { dir: DirId([4; 16]), name: b"before".to_vec(), salt: [7; 16] };
         record.moved_from = Some(from);
         record.buried_at = (seeds.len() % 2 == 1).then_some(Timestamp(77));
+        let to = || MovedTo { dir: DirId([8; 16]), name: b"after".to_vec() };
+        record.moved_to = record.buried_at.map(|_| to());
         let (head, body) = record.encode();
         let length = u16::try_from(head.len()).expect("a short record").to_be_bytes();
         seeds.push([&length[..], &head, &body].concat());

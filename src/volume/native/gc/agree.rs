@@ -2,21 +2,24 @@
 //! one 256th of them is in memory; then beside them what the former mark noted.
 
 use super::heads;
-use super::mark::Mark;
+use super::mark::{Mark, Name, Watched};
 use super::tables::{BUCKETS, Fact, Reader};
 use super::ways::Lost;
 use super::{Amount, Found, GcError};
-use crate::units::{FileId, InodeId, SessionId};
+use crate::units::{DirId, FileId, InodeId, SessionId};
 use crate::volume::native::entries::Place;
 use crate::volume::native::proto;
 use crate::world::Timestamp;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 /// What a noted row is about.
 const UNUSED_INODE: u32 = 1;
 const WRONG_COUNT: u32 = 2;
 const HIDDEN: u32 = 3;
 const LOST: u32 = 4;
+const TWICE: u32 = 5;
+/// Directories with several names that one run looks at; what is left waits for the next one.
+const MOST_TWICE: usize = 64;
 
 /// Values of hidden names: seen first; the thing has another name; it has none.
 const FIRST: u64 = 0;
@@ -37,6 +40,16 @@ pub(super) struct Repairs {
     /// Hidden names of things that have no other.
     pub(super) stranded: Vec<(Place, [u8; 16])>,
     pub(super) lost: Vec<Lost>,
+    pub(super) twice: Vec<Twice>,
+}
+
+/// A directory that several living names lead to, as several marks saw them.
+pub(super) struct Twice {
+    pub(super) dir: DirId,
+    /// Names that the root reaches on a way that does not lead through the directory itself.
+    pub(super) good: Vec<Name>,
+    /// Those below itself, or without a way to the root.
+    pub(super) bad: Vec<Name>,
 }
 
 type Noted = BTreeMap<(u32, [u8; 16]), proto::GcNoted>;
@@ -59,6 +72,7 @@ pub(super) async fn conclude(mark: &Mark<'_>, found: &mut Found) -> Result<Repai
     conclusion.facts(found).await?;
     conclusion.hidden();
     conclusion.lost();
+    conclusion.twice();
     let mut writer = mark.tables.writer::<proto::GcNoted>("noted");
     for (_, row) in conclusion.noted {
         writer.push(row).await?;
@@ -67,16 +81,18 @@ pub(super) async fn conclude(mark: &Mark<'_>, found: &mut Found) -> Result<Repai
     Ok(conclusion.repairs)
 }
 
-/// Ids of things with hidden names, by a former mark.
+/// Ids of things of whose names a former mark wants to hear.
 pub(super) async fn watched(
     volume: &crate::volume::native::Volume,
     former: &proto::GcMark,
-) -> Result<HashSet<[u8; 16]>, GcError> {
+) -> Result<Watched, GcError> {
     let mut reader = Reader::<proto::GcNoted>::new(volume, former, "noted");
-    let mut watched = HashSet::new();
+    let mut watched = Watched::default();
     while let Some(row) = reader.next().await? {
-        if row.what == HIDDEN {
-            watched.extend(<[u8; 16]>::try_from(&row.target[..]));
+        match row.what {
+            HIDDEN => watched.hidden.extend(<[u8; 16]>::try_from(&row.target[..])),
+            TWICE => watched.twice.extend(<[u8; 16]>::try_from(&row.id[..])),
+            _ => {}
         }
     }
     Ok(watched)
@@ -268,10 +284,48 @@ impl Conclusion<'_, '_> {
         }
     }
 
-    fn lost(&mut self) {
+    fn roots(&self) -> Vec<DirId> {
         let volume = self.mark.volume;
-        let Place::Entry(above, _) = volume.root_place() else { return };
-        let lost = self.mark.tally.lock().ways.lost(&[volume.root_directory(), above]);
+        match volume.root_place() {
+            Place::Entry(above, _) => vec![volume.root_directory(), above],
+            Place::Inode(_) => vec![volume.root_directory()],
+        }
+    }
+
+    /// Directories that two nodes moved at the same time, or a move that was cut short left behind. The
+    /// first mark sees that there are several names, the next one which they are, and one after that
+    /// whether the same records still stand there: then nobody is at work on them.
+    fn twice(&mut self) {
+        let roots = self.roots();
+        let (twice, mut names_of) = {
+            let mut tally = self.mark.tally.lock();
+            (tally.ways.named_twice(), std::mem::take(&mut tally.names_of))
+        };
+        for dir in twice {
+            let mut names = names_of.remove(&dir).unwrap_or_default();
+            names.sort_unstable_by_key(|name| name.place.key(self.mark.volume));
+            let mut seen = blake3::Hasher::new();
+            for name in &names {
+                seen.update(name.place.key(self.mark.volume).as_str().as_bytes());
+                seen.update(&name.etag);
+            }
+            let seen = seen.finalize();
+            let ripe = self.note(TWICE, dir.0, seen.as_bytes(), names.len() as u64);
+            // One living name and the hidden one of an exchange are nothing to mend here.
+            if !ripe || names.len() < 2 || self.repairs.twice.len() >= MOST_TWICE {
+                continue;
+            }
+            let reached = self.mark.tally.lock().ways.reached_without(dir, &roots);
+            let (good, bad) = names.into_iter().partition(
+                |name| matches!(&name.place, Place::Entry(parent, _) if reached.contains(parent)),
+            );
+            self.repairs.twice.push(Twice { dir, good, bad });
+        }
+    }
+
+    fn lost(&mut self) {
+        let roots = self.roots();
+        let lost = self.mark.tally.lock().ways.lost(&roots);
         for lost in lost {
             let (id, parent) = match lost {
                 Lost::Unnamed(dir) => (dir.0, Vec::new()),

@@ -20,7 +20,7 @@ use crate::world::Timestamp;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use prost::Message;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,11 +38,28 @@ pub(super) struct Mark<'a> {
     pub(super) former: Option<proto::GcMark>,
     pub(super) tables: Tables<'a>,
     pub(super) facts: Facts,
-    /// Ids of things whose hidden names the former mark saw.
-    pub(super) watched: HashSet<[u8; 16]>,
+    /// Ids of things whose names the former mark wants to hear of.
+    pub(super) watched: Watched,
     pub(super) living: Mutex<Living>,
     pub(super) tally: Mutex<Tally>,
     pub(super) progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// What the former mark noted, by the ids of the things.
+#[derive(Default)]
+pub(super) struct Watched {
+    /// They have hidden names.
+    pub(super) hidden: HashSet<[u8; 16]>,
+    /// Directories with several names.
+    pub(super) twice: HashSet<[u8; 16]>,
+}
+
+/// A name and what the store said of the record there.
+#[derive(Clone, Debug)]
+pub(super) struct Name {
+    pub(super) place: Place,
+    /// See [`digest`].
+    pub(super) etag: Vec<u8>,
 }
 
 /// What it found, as far as that is not in the tables.
@@ -61,6 +78,8 @@ pub(super) struct Tally {
     pub(super) ways: Ways,
     pub(super) hidden: Vec<(Place, [u8; 16])>,
     pub(super) named: HashSet<[u8; 16]>,
+    /// Living names of directories that the former mark saw to have several.
+    pub(super) names_of: HashMap<DirId, Vec<Name>>,
     /// Half-done moves, from and to.
     pub(super) moves: Vec<(Place, Place)>,
     pub(super) exchanges: Vec<Place>,
@@ -418,8 +437,14 @@ impl Mark<'_> {
             if listed.age.is_some_and(|age| age >= self.settings.grace) {
                 tally.hidden.push((listed.place.clone(), target));
             }
-        } else if self.watched.contains(&target) {
+            return Ok(());
+        }
+        if self.watched.hidden.contains(&target) {
             tally.named.insert(target);
+        }
+        if row.kind() == proto::Kind::Directory && self.watched.twice.contains(&target) {
+            let name = Name { place: listed.place.clone(), etag: digest(&listed.etag) };
+            tally.names_of.entry(DirId(target)).or_default().push(name);
         }
         Ok(())
     }
@@ -447,6 +472,6 @@ async fn rows_up_to(
 }
 
 /// What a row keeps of an ETag.
-fn digest(etag: &ETag) -> Vec<u8> {
+pub(super) fn digest(etag: &ETag) -> Vec<u8> {
     blake3::hash(etag.0.as_bytes()).as_bytes()[..16].to_vec()
 }

@@ -65,6 +65,9 @@ impl Sweep<'_> {
                 self.count(self.volume.bury(&hidden, true).await)?;
             }
         }
+        for twice in &repairs.twice {
+            self.keep_one_name(twice).await?;
+        }
         self.bring_back(repairs).await
     }
 
@@ -162,7 +165,7 @@ impl Sweep<'_> {
     }
 
     /// What somebody changed meanwhile is left as it is.
-    fn count(&mut self, result: Result<(), VolumeError>) -> Result<(), GcError> {
+    pub(super) fn count(&mut self, result: Result<(), VolumeError>) -> Result<(), GcError> {
         match result {
             Ok(()) => self.done.mended += 1,
             Err(VolumeError::Conflict(_) | VolumeError::Exists(_) | VolumeError::NotFound(_)) => {}
@@ -173,6 +176,6 @@ impl Sweep<'_> {
 }
 
 /// The name of something that has lost its own: its id, which no two things share.
-fn name(id: &[u8; 16]) -> Vec<u8> {
+pub(super) fn name(id: &[u8; 16]) -> Vec<u8> {
     data_encoding::HEXLOWER.encode(id).into_bytes()
 }

@@ -20,6 +20,7 @@
 //! | `report` | what callers say and are told |
 //! | `background` | when a mount collects by itself |
 //! | `mend` | half-done moves, lost directories, counts of names |
+//! | `twice` | directories with two names |
 //!
 //! **Memory**: 33 bytes for each directory, 60 for each session and each thing that waits for a second
 //! look, one page of keys in each of 16 parts, 37 bytes for each segment and each run of segments referred
@@ -41,6 +42,7 @@ mod report;
 pub(super) mod sessions;
 mod sweep;
 pub(super) mod tables;
+mod twice;
 mod ways;
 
 pub use background::Background;
@@ -218,9 +220,10 @@ impl Volume {
         found.reread = reread;
         found.unlisted = unlisted;
         found.old_names = doomed;
-        let Repairs { unused, revived, counts, leftovers, stranded, lost } = &repairs;
+        let Repairs { unused, revived, counts, leftovers, stranded, lost, twice } = &repairs;
         let repaired = unused.len() + revived.len() + counts.len() + leftovers.len();
-        found.repairs = (repaired + moves.len() + exchanges.len()) as u64;
+        let moved = moves.len() + exchanges.len() + twice.len();
+        found.repairs = (repaired + moved) as u64;
         found.lost = (stranded.len() + lost.len()) as u64;
         let former = former_etag;
         let plan = Plan {

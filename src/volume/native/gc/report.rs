@@ -158,8 +158,8 @@ pub struct Found {
     pub waiting: Amount,
     /// Buried names that are old enough to be deleted.
     pub old_names: u64,
-    /// Moves and exchanges to be finished, hidden names to be buried, counts to be corrected, shared
-    /// records without names to be buried.
+    /// Moves and exchanges to be finished, hidden names and second names of directories to be buried,
+    /// counts to be corrected, shared records without names to be buried.
     pub repairs: u64,
     /// Things without a way to the root, which go to `lost+found`.
     pub lost: u64,

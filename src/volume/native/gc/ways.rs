@@ -36,6 +36,27 @@ impl Ways {
         named.chain(self.populated.iter().copied()).collect()
     }
 
+    /// Directories that more than one living entry leads to, hidden ones among them.
+    pub(super) fn named_twice(&self) -> Vec<DirId> {
+        let live = self.ways.iter().filter(|way| way.live);
+        let mut children: Vec<DirId> = live.map(|way| way.child).collect();
+        children.sort_unstable();
+        let groups = children.chunk_by(|one, other| one == other);
+        groups.filter(|group| group.len() > 1).map(|group| group[0]).collect()
+    }
+
+    /// What can be reached from `roots` by living entries without passing through `dir`: the places where
+    /// a name of `dir` is no part of a cycle.
+    pub(super) fn reached_without(&self, dir: DirId, roots: &[DirId]) -> BTreeSet<DirId> {
+        let mut below: BTreeMap<DirId, Vec<DirId>> = BTreeMap::new();
+        for way in self.ways.iter().filter(|way| way.live && way.child != dir) {
+            below.entry(way.parent).or_default().push(way.child);
+        }
+        let mut reached = BTreeSet::new();
+        reach(&below, roots, &mut reached);
+        reached
+    }
+
     /// One directory of every group that cannot be reached from `roots`. Giving each a name in the tree
     /// brings everything back. A directory that a buried entry leads to waits until that is deleted:
     /// it may be given back.
@@ -119,6 +140,16 @@ mod tests {
             [],
             "its own name is buried and may be given back"
         );
+    }
+
+    #[test]
+    fn a_directory_with_two_living_names_is_seen_and_where_it_is_not_below_itself() {
+        let way = |parent, child, live| Way { parent: dir(parent), child: dir(child), live };
+        let ways = vec![way(0, 1, true), way(1, 2, true), way(2, 1, true), way(0, 2, false)];
+        let ways = Ways { ways, ..Ways::default() };
+        assert_eq!(ways.named_twice(), [dir(1)], "a buried name does not count");
+        let reached: Vec<_> = ways.reached_without(dir(1), &[dir(0)]).into_iter().collect();
+        assert_eq!(reached, [dir(0)]);
     }
 
     #[test]
