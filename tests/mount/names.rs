@@ -107,9 +107,13 @@ fn hard_links_share_one_file(backend: Backend) {
     let volume = Volume::new(backend);
     let mount = volume.mount();
     let at = |name: &str| mount.join(name);
+    let changed = |meta: &fs::Metadata| (meta.ctime(), meta.ctime_nsec());
     fs::create_dir(at("dir")).expect("made");
     fs::write(at("first"), "content").expect("written");
+    let unlinked = at("first").metadata().unwrap();
     fs::hard_link(at("first"), at("dir/second")).expect("linked");
+    let linked = at("first").metadata().unwrap();
+    assert!(changed(&linked) > changed(&unlinked), "the second name changes the file");
     fs::hard_link(at("dir/second"), at("third")).expect("linked");
     let (first, second) = (at("first").metadata().unwrap(), at("dir/second").metadata().unwrap());
     assert_eq!((first.nlink(), second.nlink()), (3, 3));
