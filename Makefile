@@ -6,10 +6,10 @@ export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
-.PHONY: help demo test model fuzz bench lint build tools
+.PHONY: help demo test test-posix model fuzz bench lint build tools
 
 help: ## List these commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 build: ## Build the strongroom binary
 	cargo build --release --locked
@@ -20,8 +20,11 @@ demo: build ## Show the product at work: files in through a mount, ciphertext in
 tools: ## Install what tests need (Debian packages, MinIO) into the machine or the cache
 	tests/setup/tools.sh
 
-test: build tools ## Run all tests: unit, stores, real mounts, kills
+test: build tools ## Run all tests: unit, stores, real mounts, kills, the POSIX suites
 	cargo test --release --locked
+
+test-posix: build tools ## Run suites and programs of others on a mount: pjdfstest, fsx, fio, backup clients
+	cargo test --release --locked --test posix
 
 model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
 	STRONGROOM_CASES=20000 cargo test --release --locked --test model

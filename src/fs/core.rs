@@ -211,7 +211,7 @@ impl FileSystem {
         let mut state = inode.state.lock();
         state.lookups += u64::from(count_lookup);
         EntryReply {
-            attr: self.shown(state.attr(inode.ino)),
+            attr: self.shown(inode.attr_of(&state)),
             generation: 0,
             ttl: self.config.attribute_ttl,
         }

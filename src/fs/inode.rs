@@ -16,6 +16,7 @@ use crate::volume::native::{Place, Stored};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// The root's number.
@@ -58,6 +59,8 @@ pub(super) struct Inode {
     pub(super) turn: tokio::sync::Mutex<()>,
     /// Woken when an upload of this inode ends.
     pub(super) uploaded: tokio::sync::Notify,
+    /// Directories that the table knows to be in this one; changed under the table's lock.
+    subdirectories: AtomicU32,
 }
 
 /// What is known of an inode, including what the store does not have yet.
@@ -172,6 +175,7 @@ impl Inode {
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::default(),
             uploaded: tokio::sync::Notify::new(),
+            subdirectories: AtomicU32::new(0),
         }
     }
 
@@ -190,7 +194,17 @@ impl Inode {
     }
 
     pub(super) fn attr(&self) -> Attr {
-        self.state.lock().attr(self.ino)
+        self.attr_of(&self.state.lock())
+    }
+
+    /// The same, by whoever holds the state.
+    pub(super) fn attr_of(&self, state: &State) -> Attr {
+        let mut attr = state.attr(self.ino);
+        if attr.kind == Kind::Directory && attr.nlink > 0 {
+            // Each directory below has a `..` that leads here.
+            attr.nlink += self.subdirectories.load(Ordering::Relaxed);
+        }
+        attr
     }
 
     /// Keeps the content in memory from being replaced by what has no data.
@@ -287,7 +301,7 @@ impl State {
         }
     }
 
-    pub(super) fn attr(&self, ino: Ino) -> Attr {
+    fn attr(&self, ino: Ino) -> Attr {
         let Attributes { mode, uid, gid, atime, mtime, ctime, btime, xattrs: _ } = &self.attributes;
         let (kind, size, rdev) = match &self.content {
             Body::File(file) => (Kind::File, file.size, 0),
@@ -352,6 +366,11 @@ pub(super) struct Dentry {
     pub(super) checked_at: Duration,
 }
 
+fn leads_to_directory(dentry: &Dentry) -> bool {
+    let child = dentry.child.as_ref();
+    child.is_some_and(|child| matches!(child.identity, Identity::Directory(_)))
+}
+
 /// All inodes and names.
 #[derive(Default)]
 pub(super) struct Table {
@@ -387,6 +406,10 @@ impl Table {
             ino = Ino(ino.0.wrapping_add(1).max(2));
         }
         let inode = Arc::new(Inode::new(ino, identity, state));
+        // Names may be known since before the directory was forgotten.
+        let below = self.names.get(&ino).into_iter().flatten();
+        let below = below.filter(|(_, dentry)| leads_to_directory(dentry)).count();
+        inode.subdirectories.store(u32::try_from(below).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.by_ino.insert(ino, inode.clone());
         self.by_identity.insert(identity, inode.clone());
         inode
@@ -410,7 +433,9 @@ impl Table {
 
     pub(super) fn set_name(&mut self, parent: Ino, name: &[u8], dentry: Dentry) {
         let child = dentry.child.clone();
+        let after = leads_to_directory(&dentry);
         let before = self.names.entry(parent).or_default().insert(name.to_vec(), dentry);
+        self.count(parent, before.as_ref().is_some_and(leads_to_directory), after);
         let key = (parent, name.to_vec());
         if let Some(Dentry { child: Some(before), .. }) = before
             && !child.as_ref().is_some_and(|child| Arc::ptr_eq(child, &before))
@@ -453,7 +478,18 @@ impl Table {
         if names.is_empty() {
             self.names.remove(&parent);
         }
+        self.count(parent, taken.as_ref().is_some_and(leads_to_directory), false);
         taken
+    }
+
+    /// A name of a directory led, and leads now, to a directory.
+    fn count(&self, parent: Ino, before: bool, after: bool) {
+        let Some(parent) = self.by_ino.get(&parent).filter(|_| before != after) else { return };
+        if after {
+            parent.subdirectories.fetch_add(1, Ordering::Relaxed);
+        } else {
+            parent.subdirectories.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Drops an inode that neither the kernel nor anything here needs.

@@ -194,10 +194,12 @@ impl Common {
                 opened.push(OpenedVolume { base: url.base.clone(), root, volume: volume.clone() });
                 Ok((volume, inside))
             }
-            Err(VolumeError::Passphrase(CryptoError::WrongPassphrase)) => Err(Failure::new(format!(
-                "{url}: wrong passphrase: no key slot of this volume opens with it: it came from {}",
-                source.shown()
-            ))),
+            Err(VolumeError::Passphrase(CryptoError::WrongPassphrase)) => {
+                Err(Failure::new(format!(
+                    "{url}: wrong passphrase: no key slot of this volume opens with it: it came from {}",
+                    source.shown()
+                )))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -376,7 +378,9 @@ fn with_scheme(endpoint: &str) -> Result<String, Failure> {
     };
     let usable = ::url::Url::parse(&whole)
         .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    if usable { Ok(whole) } else {
+    if usable {
+        Ok(whole)
+    } else {
         // Not repeated: it may hold a password.
         Err(Failure::new(
             "the endpoint is no http or https URL; examples: https://minio.example:9000, \

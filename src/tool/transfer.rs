@@ -201,8 +201,7 @@ async fn into_device(
     url: &VolumeUrl,
 ) -> Result<(), Failure> {
     let local = |error: std::io::Error| Failure::new(format!("{}: {error}", target.display()));
-    let mut file =
-        tokio::fs::OpenOptions::new().write(true).open(target).await.map_err(local)?;
+    let mut file = tokio::fs::OpenOptions::new().write(true).open(target).await.map_err(local)?;
     volume
         .read_file(content, &mut file, |_| {})
         .await

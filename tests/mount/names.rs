@@ -24,6 +24,7 @@ on_every_backend![
     extended_attributes_are_kept,
     every_name_of_up_to_255_bytes_is_kept,
     a_directory_of_2000_names_changes_while_it_is_read,
+    a_directory_counts_the_directories_in_it,
     special_files_are_kept,
 ];
 
@@ -107,9 +108,13 @@ fn hard_links_share_one_file(backend: Backend) {
     let volume = Volume::new(backend);
     let mount = volume.mount();
     let at = |name: &str| mount.join(name);
+    let changed = |meta: &fs::Metadata| (meta.ctime(), meta.ctime_nsec());
     fs::create_dir(at("dir")).expect("made");
     fs::write(at("first"), "content").expect("written");
+    let unlinked = at("first").metadata().unwrap();
     fs::hard_link(at("first"), at("dir/second")).expect("linked");
+    let linked = at("first").metadata().unwrap();
+    assert!(changed(&linked) > changed(&unlinked), "the second name changes the file");
     fs::hard_link(at("dir/second"), at("third")).expect("linked");
     let (first, second) = (at("first").metadata().unwrap(), at("dir/second").metadata().unwrap());
     assert_eq!((first.nlink(), second.nlink()), (3, 3));
@@ -336,6 +341,31 @@ fn a_directory_of_2000_names_changes_while_it_is_read(backend: Backend) {
     assert_eq!(names.iter().filter(|name| name.starts_with("comes")).count(), 500);
     assert_eq!(names.len(), 2500);
     assert_eq!(fs::read(mount.join("dir/stays 1234")).expect("read"), b"1234");
+    mount.unmount();
+}
+
+fn a_directory_counts_the_directories_in_it(backend: Backend) {
+    let volume = Volume::new(backend);
+    let mount = volume.mount();
+    let links = |path: &str| mount.join(path).metadata().expect("there").nlink();
+    for name in ["from", "from/one", "from/two", "to", "to/three"] {
+        fs::create_dir(mount.join(name)).expect("made");
+    }
+    fs::write(mount.join("from/file"), "not a directory").expect("written");
+    assert_eq!((links("from"), links("to"), links("from/one")), (4, 3, 2));
+    fs::rename(mount.join("from/one"), mount.join("to/one")).expect("moved");
+    assert_eq!((links("from"), links("to")), (3, 4));
+    fs::rename(mount.join("to/one"), mount.join("to/three")).expect("replaced");
+    assert_eq!(links("to"), 3);
+    fs::remove_dir(mount.join("to/three")).expect("removed");
+    assert_eq!(links("to"), 2);
+    mount.unmount();
+    // After a remount a directory counts what was looked at.
+    let mount = volume.mount();
+    assert_eq!(fs::read_dir(mount.join("from")).expect("readable").count(), 2);
+    support::wait_for("the attributes that the kernel keeps to expire", || {
+        mount.join("from").metadata().expect("there").nlink() == 3
+    });
     mount.unmount();
 }
 

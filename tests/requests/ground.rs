@@ -10,9 +10,9 @@ use strongroom::fs::errno::FsError;
 use strongroom::fs::types::{Attr, Caller, Ino, OpenMode, RenameMode, SetAttr};
 use strongroom::store::{Fault, MemoryStore, Meter, Store};
 use strongroom::units::DirId;
-use strongroom::volume::native::record::{Attributes, Content, Record};
 use strongroom::volume::VolumeError;
 use strongroom::volume::native::exclusive::Claim;
+use strongroom::volume::native::record::{Attributes, Content, Record};
 use strongroom::volume::native::{OpenSettings, Volume};
 use strongroom::world::World;
 

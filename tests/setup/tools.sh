@@ -10,6 +10,19 @@ need() { command -v "$1" > /dev/null 2>&1 || packages+=("$2"); }
 need openssl openssl
 need setfattr attr
 need fio fio
+# The programs of tests/posix/clients, and what pjdfstest is compiled against.
+need setfacl acl
+need borg borgbackup
+need git git
+need logrotate logrotate
+need pgbackrest pgbackrest
+need redis-server redis-server
+need restic restic
+need rsync rsync
+need sqlite3 sqlite3
+need zstd zstd
+compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null || packages+=(postgresql)
+[ -e /usr/include/sys/acl.h ] || packages+=(libacl1-dev)
 if [ "${#packages[@]}" -gt 0 ]; then
     echo "installing ${packages[*]}"
     apt-get update -qq
@@ -30,9 +43,15 @@ go_tool() { # NAME VERSION PACKAGE
 }
 go_tool minio v0.0.0-20260212201848-7aac2a2c5b7c github.com/minio/minio
 
-deny="$cache/cargo-deny-0.20.2"
-if [ ! -x "$deny/bin/cargo-deny" ]; then
-    echo "compiling cargo-deny 0.20.2 (once)"
-    CARGO_TARGET_DIR="$cache/cargo-deny-build" cargo install cargo-deny --version 0.20.2 --locked --quiet --root "$deny"
-    rm -rf "$cache/cargo-deny-build"
-fi
+# One program of a crate, pinned with everything that it depends on.
+crate_tool() { # NAME VERSION
+    local place="$cache/$1-$2"
+    if [ ! -x "$place/bin/$1" ]; then
+        echo "compiling $1 $2 (once)"
+        CARGO_TARGET_DIR="$cache/$1-build" cargo install "$1" --version "$2" --locked --quiet --root "$place"
+        rm -rf "$cache/$1-build"
+    fi
+}
+crate_tool cargo-deny 0.20.2
+crate_tool pjdfstest 0.2.2
+crate_tool fsx 0.3.2

@@ -323,6 +323,7 @@ impl Volume {
         let id = InodeId(self.world().entropy.bytes());
         let mut record = (*self.whole(&found.entry).await?.record).clone();
         record.links = 2;
+        record.attributes.ctime = self.world().clock.now();
         record.moved_from = None;
         let inode = self.put_record(&Place::Inode(id), record, Expect::Free).await?;
         let reference = Record::new(Attributes::default(), Content::Link(id));
