@@ -284,6 +284,49 @@ fn a_pull_that_fails_leaves_the_local_file_as_it_was() {
 }
 
 #[test]
+fn a_pull_writes_through_links_and_into_pipes_instead_of_replacing_them() {
+    let volume = Volume::new(Backend::Dir);
+    push(&volume, "file", b"content");
+    let (real, link) = (volume.local("real"), volume.local("link"));
+    fs::write(&real, "old").expect("written");
+    std::os::unix::fs::symlink("real", &link).expect("made");
+    volume.tool(["pull", &volume.at("file"), text(&link)]).succeeded();
+    assert_eq!(fs::read(&real).expect("read"), b"content");
+    assert!(link.symlink_metadata().expect("there").is_symlink(), "the link was replaced");
+
+    let pipe = volume.local("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    let reader = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::read(pipe))
+    };
+    volume.tool(["pull", &volume.at("file"), text(&pipe)]).succeeded();
+    assert_eq!(reader.join().expect("read").expect("read"), b"content");
+    assert!(!pipe.metadata().expect("there").is_file(), "the pipe was replaced");
+    volume.tool(["pull", &volume.at("file"), &volume.at("copy")]).failed_saying(&["is a URL"]);
+}
+
+#[test]
+fn a_pull_that_is_broken_off_leaves_nothing_behind() {
+    let volume = Volume::new(Backend::Dir);
+    push(&volume, "file", &random_bytes(1, 20_000_000));
+    let target = volume.local("target");
+    fs::create_dir(&target).expect("made");
+    let mut command = volume.command(["pull", &volume.at("file"), text(&target)]);
+    let mut child = command.stderr(Stdio::null()).spawn().expect("strongroom starts");
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().expect("process ids fit"));
+    support::wait_for("the file to be begun", || support::files_below(&target).len() == 1);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is there");
+    let status = child.wait().expect("ends");
+    // It may have been faster than the signal; then the file is whole.
+    let left: Vec<PathBuf> = support::files_below(&target);
+    match status.code() {
+        Some(0) => assert_eq!(left, [target.join("file")]),
+        code => assert_eq!((code, left), (Some(128 + 15), Vec::new())),
+    }
+}
+
+#[test]
 fn a_push_that_is_broken_off_changes_nothing() {
     let volume = Volume::new(Backend::Dir);
     push(&volume, "file", b"the old content");

@@ -27,7 +27,7 @@ pub enum Durability {
     /// When everything is in the store.
     #[default]
     Close,
-    /// At once; fsync and unmount are the barriers.
+    /// At once; fsync and the end of the mount are the barriers.
     Fsync,
 }
 

@@ -26,7 +26,7 @@ const MEMORY_LIMIT: u64 = 256 << 20;
 pub(super) enum DurabilityChoice {
     /// When the file is in the store
     Close,
-    /// At once; fsync and unmount are the barriers
+    /// At once; fsync and the end of this server are the barriers
     Fsync,
 }
 

@@ -46,7 +46,8 @@ fn a_wrong_passphrase_opens_nothing(backend: Backend) {
     let volume = Volume::new(backend);
     let other = support::fresh_hex::<32>();
     fs::write(volume.passphrase_file(), &other).expect("written");
-    check_refused(&volume, &["passphrase"]);
+    let file = volume.passphrase_file();
+    check_refused(&volume, &[&volume.url, "wrong passphrase", text(&file)]);
     let run = volume.tool(["ls", &volume.url]);
     assert!(!String::from_utf8_lossy(&run.output.stderr).contains(&other), "it is shown");
 }
@@ -149,6 +150,7 @@ fn urls_that_name_nothing_are_refused_before_anything_is_touched() {
         ("no-scheme", "no scheme"),
         ("gopher://x/y", "scheme"),
         ("s3:///x", "no bucket"),
+        ("s3://key:secret@bucket/x", "settings of their own"),
         ("file://relative/path", "three slashes"),
         ("s3://bucket/a/../b", "`..`"),
         (&format!("{}//a/../../b", volume.url), "`..`"),
@@ -228,6 +230,38 @@ fn mount_points_that_cannot_be_are_named() {
         "path inside the volume",
         "mount the volume itself",
     ]);
+}
+
+#[test]
+fn a_mount_in_its_own_store_is_refused() {
+    let volume = Volume::new(Backend::Dir);
+    let store = volume.store();
+    for place in [store.clone(), store.join("t"), store.parent().expect("above").to_owned()] {
+        volume
+            .tool(["mount", &volume.url, text(&place)])
+            .failed_saying(&[text(&place), "must not lie in each other"]);
+    }
+}
+
+#[test]
+fn a_volume_without_its_descriptor_says_how_to_get_it_back() {
+    let volume = Volume::new(Backend::Dir);
+    volume.tool_with_input(["push", "-", &volume.at("file")], b"content").succeeded();
+    let descriptor = volume.store().join("strongroom.json");
+    fs::remove_file(&descriptor).expect("removed");
+    check_refused(&volume, &["descriptor", "is gone", "copy the newest object", "k/"]);
+    let copies = files_below(&volume.store().join("k"));
+    fs::copy(copies.last().expect("a copy"), &descriptor).expect("copied");
+    assert_eq!(volume.tool(["cat", &volume.at("file")]).succeeded(), "content");
+}
+
+#[test]
+fn an_endpoint_that_is_no_url_is_refused_at_once() {
+    let volume = Volume::place(Backend::Minio);
+    for endpoint in ["ftp://127.0.0.1", "not a url", "http://"] {
+        let run = volume.tool(["ls", &volume.url, "--endpoint", endpoint]);
+        run.failed_saying(&["endpoint", "http or https URL"]);
+    }
 }
 
 #[test]
