@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
+use support::minio::Minio;
 use support::{Backend, Volume, random_bytes, seed};
 
 /// What one name must hold, as far as it was acknowledged.
@@ -54,6 +55,30 @@ fn acknowledged_files_survive_100_kills_on_a_directory() {
 #[test]
 fn acknowledged_files_survive_kills_on_a_server() {
     check_kills(Backend::Minio, 30, &[], &[write_and_close, rename_into_place, append_to_logs]);
+}
+
+/// SQLite commits so: the journal is removed, then the database, stored before, is closed.
+#[test]
+fn what_was_removed_before_a_file_was_closed_stays_removed() {
+    let volume = Volume::on(Minio::start());
+    let minio = volume.minio.clone().expect("a server");
+    let mount = volume.mount_with(&["--attribute-ttl", "60s"]);
+    let database = File::create(mount.join("database")).expect("created");
+    database.sync_all().expect("stored");
+    fs::write(mount.join("journal"), "of a transaction").expect("written");
+    // The kernel tells the server of a close some time later, and an open file's removal is waited for.
+    std::thread::sleep(Duration::from_millis(500));
+    minio.pause();
+    fs::remove_file(mount.join("journal")).expect("answered at once");
+    let closing = std::thread::spawn(move || drop(database));
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!closing.is_finished(), "closed while the journal still stands in the store");
+    minio.resume();
+    closing.join().expect("closed");
+    let path = mount.kill9();
+    let mount = volume.mount_at(path, &[]);
+    assert!(!mount.join("journal").exists(), "the journal is there again");
+    mount.unmount();
 }
 
 /// A close promises nothing then, an fsync does.

@@ -1,6 +1,7 @@
 //! Names that are gone here and on their way to be buried in the store. unlink and rmdir of what is stored
 //! and not in use are answered at once and sent at once, many at the same time; whatever depends on one
-//! waits for it: making the same name again, removing the directory, fsync of the directory, unmount.
+//! waits for it: making the same name again, removing the directory, fsync of the directory, fsync of a
+//! file in it (and its close, where that stores), unmount.
 //!
 //! Crash before one is sent: the name is there again, with all that it names. A removal that fails is
 //! told by the next fsync of the directory and at unmount, and the name shows again.
@@ -173,6 +174,16 @@ impl FileSystem {
         let mut failures = self.late.failures.lock();
         if failures.len() < MOST_FAILURES {
             failures.push((directory.ino, shown, error.into()));
+        }
+    }
+
+    /// Waits until what was removed beside a file is removed in the store. SQLite commits by removing a
+    /// journal and then closes the database: a journal that a crash brings back would undo the commit.
+    pub(super) async fn removals_beside(&self, inode: &Inode) {
+        let directories: HashSet<Ino> =
+            inode.state.lock().names.iter().map(|(directory, _)| *directory).collect();
+        for directory in directories {
+            self.late.wait_for_all(Some(directory)).await;
         }
     }
 

@@ -64,6 +64,7 @@ impl FileSystem {
     /// Stores what this handle's file has; every failure is told to a handle once.
     async fn store_and_report(self: &Arc<Self>, file: &FileHandleState) -> Result<(), FsError> {
         let stored = self.store_inode(&file.inode).await;
+        self.removals_beside(&file.inode).await;
         let before = self.unreported(file);
         stored.and(before)
     }
