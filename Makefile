@@ -20,10 +20,10 @@ demo: build ## Show the product at work: files in through a mount, ciphertext in
 tools: ## Install what tests need (Debian packages, MinIO) into the machine or the cache
 	tests/setup/tools.sh
 
-test: build tools ## Run all tests: unit, stores, real mounts, kills, the POSIX suites
+test: tools ## Run all tests: unit, stores, real mounts, kills, the POSIX suites
 	cargo test --release --locked
 
-test-posix: build tools ## Run suites and programs of others on a mount: pjdfstest, fsx, fio, backup clients
+test-posix: tools ## Run suites and programs of others on a mount: pjdfstest, fsx, fio, backup clients
 	cargo test --release --locked --test posix
 
 model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
