@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use support::{Backend, Volume};
 
 #[test]
@@ -55,7 +56,9 @@ fn a_stolen_volume_is_estale_for_its_former_mount() {
     fs::write(robbed.join("file"), "first").expect("written");
     let thief = volume.mount_with(&["--exclusive", "--steal"]);
     fs::write(thief.join("file"), "thief").expect("written");
-    let error = fs::write(robbed.join("file"), "robbed").expect_err("not its any more");
+    let mut file = fs::File::create(robbed.join("file")).expect("opened");
+    file.write_all(b"robbed").expect("memory takes it");
+    let error = file.sync_all().expect_err("not its any more");
     assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{error}");
     assert_eq!(fs::read(thief.join("file")).expect("read"), b"thief");
     drop(robbed);

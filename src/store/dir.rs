@@ -48,6 +48,11 @@ pub struct DirStore {
 }
 
 impl DirStore {
+    /// Whether a directory was used as a store before.
+    pub fn is_one(root: &Path) -> bool {
+        root.join(OWN).exists()
+    }
+
     /// Uses a directory, which is created if it is missing (its parent is not).
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root: PathBuf = root.into();

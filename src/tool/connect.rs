@@ -248,20 +248,23 @@ impl Common {
         }
         for root in url.candidates() {
             let copies = keys::descriptor_copies();
-            let copy = match &url.base {
-                StoreBase::File => VolumeUrl::directory(root).join(copies).is_dir(),
-                StoreBase::S3(bucket) => {
-                    let prefix = copies.to_owned();
-                    let request = ListRequest { prefix, limit: 1, ..ListRequest::default() };
-                    let found = under(self.bucket(bucket).await?, root).list(&request).await?;
-                    !found.objects.is_empty()
+            let store: Arc<dyn Store> = match &url.base {
+                StoreBase::File => {
+                    let directory = VolumeUrl::directory(root);
+                    if !DirStore::is_one(&directory) {
+                        continue;
+                    }
+                    Arc::new(DirStore::open(directory)?)
                 }
+                StoreBase::S3(bucket) => under(self.bucket(bucket).await?, root),
             };
-            if copy {
-                let slash = if root.is_empty() { "" } else { "/" };
+            let prefix = copies.to_owned();
+            let request = ListRequest { prefix, limit: 1, ..ListRequest::default() };
+            if !store.list(&request).await?.objects.is_empty() {
                 return Err(Failure::new(format!(
-                    "{url}: the descriptor of the volume is gone: copy the newest object under \
-                     {root}{slash}{copies} to {root}{slash}{}, with any other program",
+                    "{}: the descriptor of the volume is gone: copy its newest copy, under {copies} \
+                     (k@/ in a directory), to {} with another program",
+                    store.describe(),
                     keys::DESCRIPTOR
                 )));
             }
