@@ -33,14 +33,16 @@ fn the_only_writer_creates_with_o_excl_by_one_put_and_asks_nothing_twice() {
     run(async {
         let ground = Ground::new(Suite::Aes256Gcm).await;
         let names: Vec<String> = (0..50).map(|index| index.to_string()).collect();
-        ground.node().await.populate("dir", &names).await;
+        let before = ground.node().await;
+        before.populate("dir", &names).await;
+        before.fs.volume().session().end(before.fs.volume()).await.expect("ended");
         let node = ground.only_writer(false).await.expect("nobody writes");
         let dir = node.lookup(Ino::ROOT, "dir").await.expect("there").ino;
         node.requests();
         for index in 0..100 {
             copy(&node, dir, &format!("new {index}"), b"content").await.expect("copied");
         }
-        assert_eq!(node.requests(), 101, "one listing, one PUT a file");
+        assert_eq!(node.requests(), 102, "one look-up, one listing, one PUT a file");
         // However long ago it was asked.
         ground.pass_time();
         ground.clock.advance(Duration::from_secs(30));
@@ -75,7 +77,7 @@ fn of_two_writers_one_is_refused_whoever_was_first() {
         let refused = ground.only_writer(false).await.err();
         assert!(matches!(refused, Some(VolumeError::Exclusive(_))), "{refused:?}");
         // Who was there before but never wrote is refused at its first change, and leaves no session.
-        assert_eq!(idle.write(Ino::ROOT, "file", b"x").await.err(), Some(FsError::Busy));
+        assert_eq!(idle.write(Ino::ROOT, "refused", b"x").await.err(), Some(FsError::Busy));
         assert_eq!(ground.keys("s/").len(), 1);
         first.write(Ino::ROOT, "file", b"first").await.expect("written");
         ground.pass_time();
