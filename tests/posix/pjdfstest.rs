@@ -11,6 +11,9 @@ const VERSION: &str = "0.2.2";
 const LIMIT: Duration = Duration::from_secs(400);
 /// Cases that are there at least; all that the version has on Linux.
 const CASES: usize = 398;
+/// It opens a program while that runs, for a moment: on a busy machine it may have ended before. Seen once;
+/// it is asked a second time, alone.
+const TIMED: &str = "open::etxtbsy";
 
 #[test]
 fn every_case_passes_but_those_with_a_reason() {
@@ -66,8 +69,13 @@ fn run(mount: &Mount, second: &Path, remounts: bool, cases: &[&str]) -> BTreeMap
     command.arg("-c").arg(&settings).arg("-p").arg(&place).arg("-s").arg(second);
     let (status, said) = finish(command.args(cases).env("NO_COLOR", "1"));
     let failed: Vec<&str> = said.lines().filter(|line| line.ends_with("FAILED")).collect();
-    assert!(failed.is_empty() && status.success(), "{failed:#?}\n{}", end_of(&said));
+    let again = cases.is_empty() && matches!(failed[..], [one] if one.starts_with(TIMED));
+    let passed = failed.is_empty() && status.success();
+    assert!(passed || again, "{failed:#?}\n{}", end_of(&said));
     let mut results = BTreeMap::new();
+    if again {
+        results.extend(run(mount, second, remounts, &[TIMED]));
+    }
     for line in said.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         if let [name, result @ ("ok" | "skipped")] = words[..] {
