@@ -15,13 +15,23 @@ pub use world::system_world;
 
 /// Parses a size as people write it: `256MiB`, `1G`, `4096`.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let size: bytesize::ByteSize = text.parse()?;
+    let size: Result<bytesize::ByteSize, _> = text.parse();
+    let size = size.map_err(|_| "is no size; examples: 256MiB, 1G, 1073741824".to_owned())?;
     Ok(size.as_u64())
 }
 
 /// Parses a duration as people write it: `5m`, `90s`, `1h 30m`.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
-    humantime::parse_duration(text).map_err(|error| error.to_string())
+    humantime::parse_duration(text)
+        .map_err(|_| "is no duration; examples: 90s, 5m, 1h 30m, 500ms".to_owned())
+}
+
+/// Parses permission bits as chmod(1) takes them in digits: `0755`, `2770`.
+pub fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777 && !text.starts_with('+'))
+        .ok_or_else(|| "is no mode; examples, in octal digits: 0755, 2770".to_owned())
 }
 
 /// This machine's name, for the session that others see.

@@ -1,9 +1,11 @@
 //! The configuration file (TOML).
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// What the file may say. Every key is also a flag of the same name and means the same.
+/// What the file may say. Every key is also a flag of the same name and means the same (`path_style`,
+/// `--path-style`), and an environment variable (`STRONGROOM_PATH_STYLE`); those two win.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConfigFile {
@@ -19,14 +21,68 @@ pub struct ConfigFile {
     pub ca_bundle: Option<PathBuf>,
     /// File with the passphrase.
     pub passphrase_file: Option<PathBuf>,
-    /// All memory for data: `256MiB`.
-    pub memory_limit: Option<String>,
     /// How long a request may wait for the store: `5m`.
-    pub io_timeout: Option<String>,
+    #[serde(deserialize_with = "duration")]
+    pub io_timeout: Option<Duration>,
+    /// What is logged.
+    pub log: Option<String>,
+    /// `text` or `json`.
+    pub log_format: Option<String>,
+    /// All memory for data: `256MiB`.
+    #[serde(deserialize_with = "size")]
+    pub memory_limit: Option<u64>,
+    /// Where a mount keeps what it has read.
+    pub cache_dir: Option<PathBuf>,
+    /// How much of it: `10GiB`.
+    #[serde(deserialize_with = "size")]
+    pub cache_size: Option<u64>,
     /// `close` or `fsync`.
     pub durability: Option<String>,
+    /// How long names and attributes are taken for true: `1s`.
+    #[serde(deserialize_with = "duration")]
+    pub attribute_ttl: Option<Duration>,
     /// Other users may use a mount.
     pub allow_other: Option<bool>,
+    /// A mount refuses every change.
+    pub read_only: Option<bool>,
+    /// A mount has its volume alone.
+    pub exclusive: Option<bool>,
+    /// A mount does not collect garbage.
+    pub no_gc: Option<bool>,
+    /// Shown as owner of everything.
+    pub uid: Option<u32>,
+    /// Shown as group of everything.
+    pub gid: Option<u32>,
+    /// Mode of new directories: `"0777"`.
+    #[serde(deserialize_with = "mode")]
+    pub dir_mode: Option<u32>,
+    /// Mode of new files: `"0666"`.
+    #[serde(deserialize_with = "mode")]
+    pub file_mode: Option<u32>,
+    /// Bits that new things do not get: `"027"`.
+    #[serde(deserialize_with = "mode")]
+    pub umask: Option<u32>,
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    parsed(deserializer, super::parse_size)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    parsed(deserializer, super::parse_duration)
+}
+
+fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    parsed(deserializer, super::parse_mode)
+}
+
+fn parsed<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let value = parse(&text).map_err(|why| de::Error::custom(format_args!("{text:?} {why}")))?;
+    Ok(Some(value))
 }
 
 /// A configuration file that cannot be used.
@@ -73,8 +129,14 @@ impl ConfigFile {
         toml::from_str(text).map_err(|error| {
             // The library's message has several lines; the first says where, the last what.
             let message = error.message().to_owned();
-            let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
-            let place = line.map_or(String::new(), |line| format!("line {line}: "));
+            let line = error.span().map(|span| text[..span.start].matches('\n').count());
+            let place = line.map_or(String::new(), |line| {
+                let key = text.lines().nth(line).and_then(|line| line.split_once('='));
+                let key = key.map_or("", |(key, _)| key.trim());
+                // What is wrong with a value does not say whose value it is.
+                let key = if message.contains(key) { String::new() } else { format!("{key}: ") };
+                format!("line {}: {key}", line + 1)
+            });
             ConfigError::Malformed(path.to_owned(), format!("{place}{message}"))
         })
     }

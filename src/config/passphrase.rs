@@ -3,11 +3,15 @@
 
 use crate::crypto::Passphrase;
 use std::io::{IsTerminal, Read};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// The longest passphrase that is read; a file that is longer was given by mistake.
 const LIMIT: u64 = 64 << 10;
+
+const TEXT_VARIABLE: &str = "STRONGROOM_PASSPHRASE";
+const FILE_VARIABLE: &str = "STRONGROOM_PASSPHRASE_FILE";
 
 /// What the settings say of it.
 #[derive(Clone, Debug, Default)]
@@ -69,27 +73,32 @@ impl PassphraseSource {
 
     /// Whether a passphrase is given by any setting. Nothing is read or asked for.
     pub fn is_given(&self) -> bool {
-        self.flag.is_some()
-            || super::variable("STRONGROOM_PASSPHRASE_FILE").is_some()
-            || std::env::var_os("STRONGROOM_PASSPHRASE").is_some_and(|text| !text.is_empty())
-            || self.config.is_some()
+        self.chosen().is_some()
     }
 
     /// Where the passphrase comes from, for messages.
     pub fn shown(&self) -> String {
-        if let Some(path) = &self.flag {
-            return path.display().to_string();
-        }
-        if std::env::var_os("STRONGROOM_PASSPHRASE").is_some_and(|text| !text.is_empty()) {
-            return "STRONGROOM_PASSPHRASE".to_owned();
-        }
-        if let Some(path) = super::variable("STRONGROOM_PASSPHRASE_FILE") {
-            return format!("{path} (STRONGROOM_PASSPHRASE_FILE)");
-        }
-        match &self.config {
-            Some(path) => format!("{} (configuration file)", path.display()),
+        match self.chosen() {
+            Some(Chosen::Text(_)) => TEXT_VARIABLE.to_owned(),
+            Some(Chosen::File(path, None)) => path.display().to_string(),
+            Some(Chosen::File(path, Some(by))) => format!("{} ({by})", path.display()),
             None => "the prompt".to_owned(),
         }
+    }
+
+    /// The setting that counts: flag, then environment, then configuration file.
+    fn chosen(&self) -> Option<Chosen> {
+        if let Some(path) = &self.flag {
+            return Some(Chosen::File(path.clone(), None));
+        }
+        if let Some(text) = std::env::var_os(TEXT_VARIABLE).filter(|text| !text.is_empty()) {
+            return Some(Chosen::Text(Passphrase::new(text.into_vec())));
+        }
+        if let Some(path) = std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()) {
+            return Some(Chosen::File(path.into(), Some(FILE_VARIABLE)));
+        }
+        let path = self.config.clone()?;
+        Some(Chosen::File(path, Some("configuration file")))
     }
 
     /// The passphrase that a file holds; `path` is for the message. One line end at its end does not
@@ -110,20 +119,20 @@ impl PassphraseSource {
     }
 
     fn without_prompt(&self) -> Result<Option<Passphrase>, PassphraseError> {
-        if let Some(path) = &self.flag {
-            return read_file(path).map(Some);
+        match self.chosen() {
+            Some(Chosen::File(path, _)) => read_file(&path).map(Some),
+            Some(Chosen::Text(passphrase)) => Ok(Some(passphrase)),
+            None => Ok(None),
         }
-        if let Some(text) =
-            std::env::var_os("STRONGROOM_PASSPHRASE").filter(|text| !text.is_empty())
-        {
-            use std::os::unix::ffi::OsStringExt;
-            return Ok(Some(Passphrase::new(text.into_vec())));
-        }
-        if let Some(path) = super::variable("STRONGROOM_PASSPHRASE_FILE") {
-            return read_file(Path::new(&path)).map(Some);
-        }
-        self.config.as_deref().map(read_file).transpose()
     }
+}
+
+/// Where a passphrase is.
+enum Chosen {
+    /// In a file, named by a flag or by something else.
+    File(PathBuf, Option<&'static str>),
+    /// In the environment.
+    Text(Passphrase),
 }
 
 fn read_file(path: &Path) -> Result<Passphrase, PassphraseError> {

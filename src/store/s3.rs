@@ -14,7 +14,8 @@ use crate::world::Timestamp;
 use async_trait::async_trait;
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::provider_config::ProviderConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
     BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
@@ -55,7 +56,17 @@ pub struct S3Config {
     /// PEM file of certificate authorities, instead of the system's.
     pub ca_bundle: Option<PathBuf>,
     /// Profile of the AWS files.
-    pub profile: Option<String>,
+    pub profile: Option<Profile>,
+}
+
+/// A profile of the AWS files.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Its name.
+    pub name: String,
+    /// Its credentials are used although there are some in the environment: it was named on purpose,
+    /// not by a variable beside them.
+    pub over_environment: bool,
 }
 
 /// The store.
@@ -91,16 +102,25 @@ impl S3Store {
             .pool_max_idle_per_host(128)
             .build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
-        if let Some(profile) = &profile {
-            loader = loader.profile_name(profile);
-        }
         // Not the SDK's whole chain: its last link asks the machine's metadata service, which most
         // machines do not have, and waits for it.
         let chain = RegionProviderChain::first_try(region.map(Region::new))
             .or_else(EnvironmentVariableRegionProvider::new())
             .or_else(ProfileFileRegionProvider::new())
             .or_else(Region::new("us-east-1"));
-        loader = loader.region(chain);
+        let region = chain.region().await;
+        if let Some(Profile { name, over_environment }) = profile {
+            if over_environment {
+                // For a profile that assumes a role, which asks a server.
+                let settings = ProviderConfig::without_region()
+                    .with_region(region.clone())
+                    .with_http_client(http.clone());
+                let provider = ProfileFileCredentialsProvider::builder().configure(&settings);
+                loader = loader.credentials_provider(provider.profile_name(&name).build());
+            }
+            loader = loader.profile_name(name);
+        }
+        loader = loader.region(region);
         if let Some(endpoint) = &endpoint {
             loader = loader.endpoint_url(endpoint);
         }

@@ -1,93 +1,34 @@
 //! From settings to an open volume.
 
-use super::output::{Failure, LogFormat};
+use super::output::Failure;
+use super::settings::Common;
 use crate::config::StoreBase;
-use crate::config::{self, ConfigFile, PassphraseSource, VolumeUrl};
+use crate::config::{self, VolumeUrl};
 use crate::crypto::{CryptoError, Suite};
 use crate::store::{
-    Count, DirStore, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy, S3Config,
-    S3Store, Store, StoreErrorKind,
+    Count, DirStore, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy, S3Store, Store,
+    StoreErrorKind,
 };
 use crate::units::ByteRange;
 use crate::volume::VolumeError;
 use crate::volume::native::descriptor::{Descriptor, SIZE_LIMIT};
 use crate::volume::native::{OpenSettings, Volume, keys};
-use clap::Args;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long an operation waits for the store unless the settings say otherwise.
-const IO_TIMEOUT: Duration = Duration::from_secs(300);
 /// Requests under way at once.
 const REQUESTS: usize = 64;
 
-/// Flags that every command has.
-#[derive(Clone, Debug, Args)]
-pub(super) struct Common {
-    /// Configuration file
-    #[arg(long, global = true, env = "STRONGROOM_CONFIG", value_name = "FILE")]
-    pub(super) config: Option<PathBuf>,
-    /// File with the passphrase (one line end at its end is not part of it)
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(super) passphrase_file: Option<PathBuf>,
-    /// What is logged: error, warn, info, debug, or a filter as tracing has it
-    #[arg(
-        long,
-        global = true,
-        env = "STRONGROOM_LOG",
-        default_value = "warn",
-        value_name = "LEVEL"
-    )]
-    pub(super) log: String,
-    /// The log's form
-    #[arg(long, global = true, env = "STRONGROOM_LOG_FORMAT", default_value = "text")]
-    pub(super) log_format: LogFormat,
-    /// S3 endpoint; without a scheme it is https (else AWS_ENDPOINT_URL, else Amazon's)
-    #[arg(long, global = true, env = "STRONGROOM_ENDPOINT", value_name = "URL")]
-    pub(super) endpoint: Option<String>,
-    /// S3 region (else AWS_REGION and the AWS files, else us-east-1)
-    #[arg(long, global = true, env = "STRONGROOM_REGION")]
-    pub(super) region: Option<String>,
-    /// Bucket in the path; by itself for IP addresses and localhost
-    #[arg(long, global = true)]
-    pub(super) path_style: bool,
-    /// Certificate authorities for the endpoint, PEM (else AWS_CA_BUNDLE, else the system's)
-    #[arg(
-        long,
-        global = true,
-        visible_alias = "ca-cert",
-        env = "STRONGROOM_CA_BUNDLE",
-        value_name = "FILE"
-    )]
-    pub(super) ca_bundle: Option<PathBuf>,
-    /// Profile of the AWS files (else AWS_PROFILE)
-    #[arg(long, global = true)]
-    pub(super) profile: Option<String>,
-    /// How long an operation waits for a store that does not answer (5m)
-    #[arg(long, global = true, env = "STRONGROOM_IO_TIMEOUT", value_name = "DURATION", value_parser = config::parse_duration)]
-    pub(super) io_timeout: Option<Duration>,
-    #[arg(skip)]
-    pub(super) meter: MeterSlot,
-    /// A key is derived from a passphrase once, however many paths a command names.
-    #[arg(skip)]
-    volumes: Volumes,
-    /// One client for a bucket, however often a place in it is looked at.
-    #[arg(skip)]
-    clients: Clients,
-}
-
 /// The bucket that this run has connected to.
 #[derive(Clone, Default)]
-struct Clients(Arc<tokio::sync::Mutex<Option<Client>>>);
+pub(super) struct Clients(Arc<tokio::sync::Mutex<Option<Client>>>);
 
 /// A bucket's name and its store.
 type Client = (String, Arc<dyn Store>);
 
 /// The volumes that this run has opened.
 #[derive(Clone, Default)]
-struct Volumes(Arc<tokio::sync::Mutex<Vec<OpenedVolume>>>);
+pub(super) struct Volumes(Arc<tokio::sync::Mutex<Vec<OpenedVolume>>>);
 
 struct OpenedVolume {
     base: StoreBase,
@@ -144,22 +85,21 @@ pub(super) struct Location {
 }
 
 impl Common {
-    pub(super) fn file(&self) -> Result<ConfigFile, Failure> {
-        Ok(ConfigFile::find(self.config.as_deref())?)
-    }
-
-    pub(super) fn passphrase(&self, file: &ConfigFile) -> PassphraseSource {
-        PassphraseSource {
-            flag: self.passphrase_file.clone(),
-            config: file.passphrase_file.clone(),
-        }
-    }
-
     /// Opens the volume that a URL leads into, and the path inside it.
     pub(super) async fn open(
         &self,
         url: &VolumeUrl,
         settings: OpenSettings,
+    ) -> Result<(Arc<Volume>, String), Failure> {
+        self.open_over(url, settings, Ok).await
+    }
+
+    /// The same, with something of the caller's between the volume and its store.
+    pub(super) async fn open_over(
+        &self,
+        url: &VolumeUrl,
+        settings: OpenSettings,
+        around: impl FnOnce(Arc<dyn Store>) -> Result<Arc<dyn Store>, Failure>,
     ) -> Result<(Arc<Volume>, String), Failure> {
         let mut opened = self.volumes.0.lock().await;
         let known = opened.iter().find(|known| {
@@ -187,7 +127,7 @@ impl Common {
             false => None,
         };
         let world = config::system_world();
-        match Volume::open(store, world, passphrase.as_ref(), settings).await {
+        match Volume::open(around(store)?, world, passphrase.as_ref(), settings).await {
             Ok(volume) => {
                 let root = url.path.len() - inside.len();
                 let root = url.path[..root].trim_end_matches('/').to_owned();
@@ -305,36 +245,9 @@ impl Common {
     }
 
     async fn connect(&self, bucket: &str) -> Result<Arc<dyn Store>, Failure> {
-        let file = self.file()?;
-        let config = S3Config {
-            bucket: bucket.to_owned(),
-            region: self.region.clone().or(file.region),
-            // The SDK reads its variables too, but whether the bucket goes into the path is ours to say.
-            endpoint: self
-                .endpoint
-                .clone()
-                .or_else(|| config::variable("AWS_ENDPOINT_URL_S3"))
-                .or_else(|| config::variable("AWS_ENDPOINT_URL"))
-                .or(file.endpoint)
-                .map(|endpoint| with_scheme(&endpoint))
-                .transpose()?,
-            path_style: self.path_style.then_some(true).or(file.path_style),
-            ca_bundle: self
-                .ca_bundle
-                .clone()
-                .or_else(|| config::variable("AWS_CA_BUNDLE").map(PathBuf::from))
-                .or(file.ca_bundle),
-            profile: self.profile.clone().or(file.profile),
-        };
-        let timeout = match (self.io_timeout, &file.io_timeout) {
-            (Some(timeout), _) => timeout,
-            (None, Some(text)) => config::parse_duration(text)
-                .map_err(|error| Failure::new(format!("io_timeout {text:?}: {error}")))?,
-            (None, None) => IO_TIMEOUT,
-        };
-        let store: Arc<dyn Store> = Arc::new(S3Store::connect(config).await?);
+        let store: Arc<dyn Store> = Arc::new(S3Store::connect(self.s3(bucket)?).await?);
         let store = self.meter.around(store);
-        let policy = RetryPolicy::within(timeout);
+        let policy = RetryPolicy::within(self.patience()?);
         let store = Arc::new(Retry::new(store, policy, config::system_world().entropy));
         // Outermost: the time that a request waits for its turn is not the store's.
         Ok(Arc::new(Limit::new(store, REQUESTS)))
@@ -370,25 +283,6 @@ impl Common {
             StoreBase::File => Ok(Arc::new(DirStore::open(VolumeUrl::directory(&url.path))?)),
             StoreBase::S3(bucket) => Ok(under(self.bucket(bucket).await?, &url.path)),
         }
-    }
-}
-
-/// Endpoints without a scheme are https, as rclone takes them.
-fn with_scheme(endpoint: &str) -> Result<String, Failure> {
-    let whole = match endpoint.contains("://") {
-        true => endpoint.to_owned(),
-        false => format!("https://{endpoint}"),
-    };
-    let usable = ::url::Url::parse(&whole)
-        .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    if usable {
-        Ok(whole)
-    } else {
-        // Not repeated: it may hold a password.
-        Err(Failure::new(
-            "the endpoint is no http or https URL; examples: https://minio.example:9000, \
-             http://127.0.0.1:9000",
-        ))
     }
 }
 

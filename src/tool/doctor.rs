@@ -1,7 +1,8 @@
 //! `strongroom doctor`: what is wrong between here and a volume, in a line each, with what to do.
 
-use super::connect::{Common, holds_volume};
+use super::connect::holds_volume;
 use super::output::{self, Failure};
+use super::settings::Common;
 use crate::config::{self, StoreBase, VolumeUrl};
 use crate::crypto::Suite;
 use crate::store::{ListRequest, NO_CREDENTIALS, Store, StoreError, StoreErrorKind, probe};
@@ -88,7 +89,8 @@ impl Doctor {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
         let mut checks = Checks { rows: Vec::new(), json: self.json };
         let mut common = common.clone();
-        common.io_timeout.get_or_insert(PATIENCE);
+        let patience = common.io_timeout.or(common.file()?.io_timeout);
+        common.io_timeout = Some(patience.unwrap_or(PATIENCE));
         self.examine(&common, &mut checks).await?;
         let failed: Vec<&str> = checks
             .rows

@@ -1,7 +1,7 @@
 //! `strongroom gc`.
 
-use super::connect::Common;
 use super::output::{self, Failure};
+use super::settings::Common;
 use crate::config::{self, VolumeUrl};
 use crate::volume::native::gc::{Amount, Done, Found, GcSettings};
 use crate::volume::native::namespace::GRACE;

@@ -1,7 +1,8 @@
 //! `strongroom init`.
 
-use super::connect::{Common, holds_volume};
+use super::connect::holds_volume;
 use super::output::{self, Failure};
+use super::settings::Common;
 use crate::config::{self, StoreBase, VolumeUrl};
 use crate::crypto::{Kdf, NewSlot, Suite};
 use crate::volume::native::record::Attributes;
@@ -47,11 +48,14 @@ pub(super) struct Init {
     /// Name of the first passphrase, for `strongroom key list`
     #[arg(long, default_value = "first")]
     label: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Init {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
-        let Self { url, encryption, kdf, label } = self;
+        let Self { url, encryption, kdf, label, json } = self;
         if url.path.len() > keys::PREFIX_LIMIT && matches!(url.base, StoreBase::S3(_)) {
             return Err(Failure::new(format!(
                 "{url}: the prefix is longer than {} bytes, so that keys could exceed the limit of S3",
@@ -89,6 +93,11 @@ impl Init {
             ..Attributes::default()
         };
         Volume::init(&store, &world, InitSettings { suite: *encryption, slot, root }).await?;
+        if *json {
+            return output::json(&serde_json::json!({
+                "url": url.to_string(), "encryption": encryption.to_string(),
+            }));
+        }
         output::line(format!("{url}: volume initialised, encryption {encryption}"))
     }
 }

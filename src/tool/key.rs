@@ -1,8 +1,8 @@
 //! `strongroom key`.
 
-use super::connect::Common;
 use super::init::KdfChoice;
 use super::output::{self, Failure};
+use super::settings::Common;
 use crate::config::{PassphraseSource, VolumeUrl};
 use crate::crypto::{Kdf, NewSlot};
 use crate::volume::native::Volume;
@@ -29,6 +29,8 @@ pub(super) struct Key {
 #[derive(Debug, Subcommand)]
 enum KeyCommand {
     /// Add a passphrase; all of them open the same volume
+    #[command(after_help = "Example:
+  strongroom key add s3://backups/prod --passphrase-file old --new-passphrase-file new --label 2026")]
     Add {
         /// The volume
         url: VolumeUrl,
@@ -43,6 +45,9 @@ enum KeyCommand {
         kdf: KdfChoice,
     },
     /// Remove a passphrase. It does not take the keys away from who has read them with it
+    #[command(
+        after_help = "Example:\n  strongroom key remove s3://backups/prod 1 --passphrase-file new"
+    )]
     Remove {
         /// The volume
         url: VolumeUrl,
@@ -50,6 +55,9 @@ enum KeyCommand {
         slot: u32,
     },
     /// List the passphrases' slots
+    #[command(
+        after_help = "Example:\n  strongroom key list s3://backups/prod --json | jq -r '.[].label'"
+    )]
     List {
         /// The volume
         url: VolumeUrl,
@@ -58,11 +66,17 @@ enum KeyCommand {
         json: bool,
     },
     /// Add a master key: what is written from now on is sealed under it
+    #[command(
+        after_help = "Example:\n  strongroom key rotate s3://backups/prod --passphrase-file key"
+    )]
     Rotate {
         /// The volume
         url: VolumeUrl,
     },
     /// Seal what is there anew, under the newest master key. Cut short, it is just repeated
+    #[command(after_help = "Examples:
+  strongroom key rewrap s3://backups/prod           names and attributes
+  strongroom key rewrap s3://backups/prod --data    and everything else")]
     Rewrap {
         /// The volume
         url: VolumeUrl,

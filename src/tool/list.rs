@@ -1,7 +1,7 @@
 //! `strongroom ls` and `stat`.
 
-use super::connect::Common;
 use super::output::{self, Failure, shown};
+use super::settings::Common;
 use crate::config::VolumeUrl;
 use crate::units::DirId;
 use crate::volume::VolumeError;
@@ -83,7 +83,7 @@ impl Ls {
             if self.long {
                 let attributes = &record.attributes;
                 output::line(format!(
-                    "{}{} {:>5} {:>5} {:>12} {} {}{slash}",
+                    "{}{} {:>5} {:>5} {:>12} {} {}{slash}{}",
                     letter(&record.content),
                     permissions(attributes.mode),
                     attributes.uid,
@@ -91,6 +91,7 @@ impl Ls {
                     size(record),
                     time(attributes.mtime),
                     shown(path),
+                    target(&record.content),
                 ))?;
             } else {
                 output::line(format!("{}{slash}", shown(path)))?;
@@ -209,6 +210,14 @@ fn size(record: &Record) -> u64 {
 fn time(at: Timestamp) -> String {
     jiff::Timestamp::from_nanosecond(at.0.into())
         .map_or_else(|_| at.0.to_string(), |time| time.to_string())
+}
+
+/// Where a symbolic link points, as ls(1) shows it.
+fn target(content: &Content) -> String {
+    match content {
+        Content::Symlink(_, target) => format!(" -> {}", shown(target)),
+        _ => String::new(),
+    }
 }
 
 fn kind(content: &Content) -> &'static str {

@@ -6,13 +6,16 @@ mod gc;
 mod init;
 mod key;
 mod list;
+mod man;
 mod mount;
+mod mount_settings;
 mod names;
 mod output;
+mod settings;
 mod transfer;
 mod verify;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use output::Failure;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -30,7 +33,7 @@ Settings come from flags, then the environment (STRONGROOM_*, AWS_*), then
 ~/.config/strongroom/config.toml or /etc/strongroom/config.toml.")]
 struct Cli {
     #[command(flatten)]
-    common: connect::Common,
+    common: settings::Common,
     #[command(subcommand)]
     command: Command,
 }
@@ -79,14 +82,17 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    #[command(after_help = "Example:\n  strongroom man > /usr/share/man/man1/strongroom.1")]
-    Man,
+    /// Print a manual page, or write all of them
+    Man(man::Man),
 }
 
 /// Runs a command line and returns the exit code: 0 done, 1 failed, 2 not understood.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let command = settings::without_empty_variables(Cli::command());
+    let parsed = command
+        .try_get_matches_from(arguments)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are printed here too, with exit code 0.
@@ -95,8 +101,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         }
     };
     forbid_core_dumps();
-    output::start_log(&cli.common);
-    match dispatch(cli) {
+    match output::start_log(&cli.common).and_then(|()| dispatch(cli)) {
         Ok(code) => code,
         Err(failure) => {
             failure.print();
@@ -122,11 +127,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "strongroom", &mut text);
             output::raw(&text)?;
         }
-        Command::Man => {
-            let mut text = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
-            output::raw(&text)?;
-        }
+        Command::Man(command) => command.run(Cli::command())?,
         command => {
             let runtime = connect::runtime()?;
             let result = runtime.block_on(run_in_runtime(&common, command));
@@ -138,7 +139,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_in_runtime(common: &connect::Common, command: Command) -> Result<ExitCode, Failure> {
+async fn run_in_runtime(common: &settings::Common, command: Command) -> Result<ExitCode, Failure> {
     let work = async {
         match command {
             Command::Init(command) => command.run(common).await,
@@ -159,7 +160,7 @@ async fn run_in_runtime(common: &connect::Common, command: Command) -> Result<Ex
             Command::Mount(_)
             | Command::Version(_)
             | Command::Completions { .. }
-            | Command::Man => Ok(()),
+            | Command::Man(_) => Ok(()),
         }
     };
     tokio::select! {

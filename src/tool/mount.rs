@@ -1,14 +1,17 @@
 //! `strongroom mount`.
 
-use super::connect::{self, Common, EndSignals};
+use super::connect::{self, EndSignals};
+use super::mount_settings::{DiskCacheChoice, MountChoices, MountFlags};
 use super::output::Failure;
-use crate::config::{self, ConfigFile, StoreBase, VolumeUrl};
-use crate::fs::core::{Durability, FileSystem, FsConfig};
+use super::settings::Common;
+use crate::config::{self, StoreBase, VolumeUrl};
+use crate::fs::core::{FileSystem, FsConfig};
 use crate::fs::session::{MountSettings, mount};
-use crate::volume::native::OpenSettings;
+use crate::store::{DiskCache, Store};
 use crate::volume::native::exclusive::Claim;
 use crate::volume::native::gc::Background;
-use clap::{Args, ValueEnum};
+use crate::volume::native::{OpenSettings, keys};
+use clap::Args;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 use std::io::{Read, Write};
@@ -18,17 +21,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-
-const MEMORY_LIMIT: u64 = 256 << 20;
-
-/// When a close is answered.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum DurabilityChoice {
-    /// When the file is in the store
-    Close,
-    /// At once; fsync and the end of this server are the barriers
-    Fsync,
-}
 
 /// Mount a volume on a directory.
 #[derive(Debug, Args)]
@@ -46,36 +38,11 @@ pub(super) struct Mount {
     /// Return as soon as it serves; the server goes on in the background
     #[arg(long)]
     background: bool,
-    /// Refuse every change
-    #[arg(long)]
-    read_only: bool,
-    /// Other users may use the mount (always so when root mounts)
-    #[arg(long)]
-    allow_other: bool,
-    /// All memory for data, dirty and cached (256MiB)
-    #[arg(long, env = "STRONGROOM_MEMORY_LIMIT", value_name = "SIZE", value_parser = config::parse_size)]
-    memory_limit: Option<u64>,
-    /// When a close is answered (close)
-    #[arg(long, env = "STRONGROOM_DURABILITY")]
-    durability: Option<DurabilityChoice>,
-    /// How long names and attributes are taken for true without asking the store
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = config::parse_duration)]
-    attribute_ttl: Duration,
-    /// Show everything as owned by this user
-    #[arg(long)]
-    uid: Option<u32>,
-    /// Show everything as owned by this group
-    #[arg(long)]
-    gid: Option<u32>,
-    /// Have the volume for this mount alone: names and attributes are decided here instead of asked for
-    #[arg(long, env = "STRONGROOM_EXCLUSIVE", conflicts_with = "read_only")]
-    exclusive: bool,
+    #[command(flatten)]
+    flags: MountFlags,
     /// Take the volume from the mount that has it; that one gets ESTALE for what it still writes
-    #[arg(long, requires = "exclusive")]
-    steal: bool,
-    /// Do not collect garbage in the background: `strongroom gc` is run elsewhere
     #[arg(long)]
-    no_gc: bool,
+    steal: bool,
 }
 
 impl Mount {
@@ -127,51 +94,64 @@ impl Mount {
 
     fn serve(&self, common: &Common, mut ready: impl FnMut(bool)) -> Result<ExitCode, Failure> {
         self.check_places()?;
-        let file = common.file()?;
-        let memory = self.memory(&file)?;
+        let MountChoices {
+            read_only,
+            allow_other,
+            memory,
+            cache,
+            durability,
+            attribute_ttl,
+            ownership,
+            exclusive,
+            collects,
+        } = self.flags.resolve(&common.file()?)?;
+        if self.steal && !exclusive {
+            return Err(Failure::new(
+                "--steal takes the volume for this mount alone: add --exclusive",
+            ));
+        }
         let runtime = connect::runtime()?;
         let (fs, mounted, signals) = runtime.block_on(async {
             let settings = OpenSettings {
-                read_only: self.read_only,
+                read_only,
                 cache_bytes: memory / 4,
                 host: config::host_name(),
                 program: concat!("strongroom mount ", env!("CARGO_PKG_VERSION")).to_owned(),
                 collects: false,
             };
-            let (volume, inside) = common.open(&self.url, settings).await?;
+            let (volume, inside) = common
+                .open_over(&self.url, settings, |store| match &cache {
+                    Some(cache) => cached(store, cache),
+                    None => Ok(store),
+                })
+                .await?;
             if !inside.is_empty() {
                 return Err(Failure::new(format!(
                     "{}: {inside} is a path inside the volume; mount the volume itself",
                     self.url
                 )));
             }
-            if !self.read_only {
+            if !read_only {
                 volume.probe().await?;
             }
-            if self.exclusive {
+            if exclusive {
                 let (process, is_gone) =
                     (config::this_process(), config::is_gone as fn(&str) -> bool);
                 volume.take_exclusively(&Claim { process, is_gone, steal: self.steal }).await?;
-            } else if !self.read_only {
+            } else if !read_only {
                 volume.check_not_exclusive().await?;
             }
             let config = FsConfig {
                 dirty_bytes: memory / 2,
                 upload_bytes: memory / 4,
-                attribute_ttl: self.attribute_ttl,
-                durability: self.durability(&file)?,
-                uid: self.uid,
-                gid: self.gid,
+                attribute_ttl,
+                durability,
+                ownership,
             };
             let handle = tokio::runtime::Handle::current();
             let fs = FileSystem::start(volume, config, handle.clone()).await?;
-            let root = nix::unistd::geteuid().is_root();
-            let settings = MountSettings {
-                source: self.url.to_string(),
-                allow_other: self.allow_other || root || file.allow_other.unwrap_or(false),
-                read_only: self.read_only,
-                threads: 2,
-            };
+            let settings =
+                MountSettings { source: self.url.to_string(), allow_other, read_only, threads: 2 };
             // Before anyone can see the mount and send one.
             let signals = EndSignals::register()?;
             let reports = signal(SignalKind::user_defined1())?;
@@ -182,7 +162,6 @@ impl Mount {
         ready(true);
         let volume = fs.volume().clone();
         runtime.block_on(async {
-            let collects = !self.read_only && !self.no_gc;
             let gc = collects.then(|| Background::start(&volume, config::host_name()));
             drop(volume);
             self.until_unmounted(fs, mounted, gc, signals).await
@@ -219,6 +198,13 @@ impl Mount {
                     }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
+                if mounted.is_served() {
+                    tracing::warn!(
+                        "{}: programs still use the mount (`fuser -vm DIR` lists them); it is detached, \
+                         and what they write from now on fails",
+                        self.mountpoint.display()
+                    );
+                }
             }
         }
         let failed = match Arc::try_unwrap(mounted) {
@@ -247,32 +233,14 @@ impl Mount {
             failed[0].1
         )))
     }
+}
 
-    fn memory(&self, file: &ConfigFile) -> Result<u64, Failure> {
-        const LEAST: u64 = 64 << 20;
-        let memory = match (self.memory_limit, &file.memory_limit) {
-            (Some(memory), _) => memory,
-            (None, Some(text)) => config::parse_size(text)
-                .map_err(|error| Failure::new(format!("memory_limit {text:?}: {error}")))?,
-            (None, None) => MEMORY_LIMIT,
-        };
-        if memory < LEAST {
-            return Err(Failure::new("the memory limit must be at least 64MiB"));
-        }
-        Ok(memory)
-    }
-
-    fn durability(&self, file: &ConfigFile) -> Result<Durability, Failure> {
-        match (self.durability, file.durability.as_deref()) {
-            (Some(DurabilityChoice::Close), _) | (None, None | Some("close")) => {
-                Ok(Durability::Close)
-            }
-            (Some(DurabilityChoice::Fsync), _) | (None, Some("fsync")) => Ok(Durability::Fsync),
-            (None, Some(other)) => {
-                Err(Failure::new(format!("durability {other:?}: choose close or fsync")))
-            }
-        }
-    }
+/// A store whose segments are kept on disk.
+fn cached(store: Arc<dyn Store>, cache: &DiskCacheChoice) -> Result<Arc<dyn Store>, Failure> {
+    let DiskCacheChoice { directory, limit } = cache;
+    let cache = DiskCache::open(store, directory, *limit, keys::is_segment);
+    let fail = |error| Failure::new(format!("cache directory {}: {error}", directory.display()));
+    Ok(Arc::new(cache.map_err(fail)?))
 }
 
 /// Before the session ends: a garbage collection under way would begin it anew.

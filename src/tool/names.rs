@@ -1,8 +1,8 @@
 //! `strongroom rm`, `mkdir`, `rmdir` and `mv`.
 
-use super::connect::Common;
 use super::list::below;
-use super::output::Failure;
+use super::output::{Failure, Tally};
+use super::settings::Common;
 use super::transfer::split;
 use crate::config::VolumeUrl;
 use crate::units::DirId;
@@ -44,21 +44,26 @@ pub(super) struct Undelete {
 
 impl Undelete {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        let mut tally = Tally::default();
         for url in &self.urls {
-            let (volume, inside) = common.open_to_write(url).await?;
-            match volume.walk(inside.as_bytes()).await? {
-                Walked::Name { dir, name, .. } => {
-                    volume
-                        .undelete(dir, &name)
-                        .await
-                        .map_err(|error| Failure::new(format!("{url}: {error}")))?;
-                }
-                Walked::Root => return Err(VolumeError::Exists(url.to_string()).into()),
-            }
-            volume.session().end(&volume).await?;
+            tally.count(give_back(common, url).await);
         }
-        Ok(())
+        tally.finish()
     }
+}
+
+async fn give_back(common: &Common, url: &VolumeUrl) -> Result<(), Failure> {
+    let (volume, inside) = common.open_to_write(url).await?;
+    match volume.walk(inside.as_bytes()).await? {
+        Walked::Name { dir, name, .. } => {
+            volume
+                .undelete(dir, &name)
+                .await
+                .map_err(|error| Failure::new(format!("{url}: {error}")))?;
+        }
+        Walked::Root => return Err(VolumeError::Exists(url.to_string()).into()),
+    }
+    Ok(volume.session().end(&volume).await?)
 }
 
 /// Make directories.
@@ -99,31 +104,36 @@ pub(super) struct Mv {
 
 impl Rm {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        let mut tally = Tally::default();
         for url in &self.urls {
-            let (volume, inside) = common.open_to_write(url).await?;
-            let found = match volume.walk(inside.as_bytes()).await {
-                Ok(Walked::Name { found: Some(found), .. }) => found,
-                Ok(Walked::Root) => {
-                    return Err(Failure::new(format!("{url}: a volume's root is not removed")));
-                }
-                Ok(Walked::Name { found: None, .. }) | Err(VolumeError::NotFound(_)) => {
-                    if self.force {
-                        continue;
-                    }
-                    return Err(VolumeError::NotFound(url.to_string()).into());
-                }
-                Err(error) => return Err(error.into()),
-            };
-            match found.home().record.directory() {
-                None => drop(volume.unlink(&found).await?),
-                Some(dir) if self.recursive => remove_tree(&volume, dir, &found).await?,
-                Some(_) => {
-                    return Err(Failure::new(format!("{url}: is a directory: use -r for trees")));
-                }
-            }
-            volume.session().end(&volume).await?;
+            tally.count(self.remove(common, url).await);
         }
-        Ok(())
+        tally.finish()
+    }
+
+    async fn remove(&self, common: &Common, url: &VolumeUrl) -> Result<(), Failure> {
+        let (volume, inside) = common.open_to_write(url).await?;
+        let found = match volume.walk(inside.as_bytes()).await {
+            Ok(Walked::Name { found: Some(found), .. }) => found,
+            Ok(Walked::Root) => {
+                return Err(Failure::new(format!("{url}: a volume's root is not removed")));
+            }
+            Ok(Walked::Name { found: None, .. }) | Err(VolumeError::NotFound(_)) => {
+                if self.force {
+                    return Ok(());
+                }
+                return Err(VolumeError::NotFound(url.to_string()).into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match found.home().record.directory() {
+            None => drop(volume.unlink(&found).await?),
+            Some(dir) if self.recursive => remove_tree(&volume, dir, &found).await?,
+            Some(_) => {
+                return Err(Failure::new(format!("{url}: is a directory: use -r for trees")));
+            }
+        }
+        Ok(volume.session().end(&volume).await?)
     }
 }
 
@@ -163,63 +173,73 @@ async fn remove_tree(volume: &Volume, dir: DirId, root: &Found) -> Result<(), Vo
 
 impl Mkdir {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        let mut tally = Tally::default();
         for url in &self.urls {
-            let (volume, inside) = common.open_to_write(url).await?;
-            let now = volume.world().clock.now();
-            let attributes = Attributes {
-                mode: 0o755,
-                uid: nix::unistd::geteuid().as_raw(),
-                gid: nix::unistd::getegid().as_raw(),
-                atime: now,
-                mtime: now,
-                ctime: now,
-                btime: now,
-                ..Attributes::default()
-            };
-            if self.parents {
-                volume.make_directories(inside.as_bytes(), &attributes).await?;
-            } else {
-                match volume.walk(inside.as_bytes()).await? {
-                    Walked::Name { dir, name, found: None } => {
-                        let id = DirId(volume.world().entropy.bytes());
-                        let record = Record::new(attributes, Content::Directory(id));
-                        volume.create(dir, &name, record).await?;
-                    }
-                    _ => return Err(VolumeError::Exists(url.to_string()).into()),
-                }
-            }
-            volume.session().end(&volume).await?;
+            tally.count(self.make(common, url).await);
         }
-        Ok(())
+        tally.finish()
+    }
+
+    async fn make(&self, common: &Common, url: &VolumeUrl) -> Result<(), Failure> {
+        let (volume, inside) = common.open_to_write(url).await?;
+        let now = volume.world().clock.now();
+        let attributes = Attributes {
+            mode: 0o755,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            ..Attributes::default()
+        };
+        if self.parents {
+            volume.make_directories(inside.as_bytes(), &attributes).await?;
+        } else {
+            match volume.walk(inside.as_bytes()).await? {
+                Walked::Name { dir, name, found: None } => {
+                    let id = DirId(volume.world().entropy.bytes());
+                    let record = Record::new(attributes, Content::Directory(id));
+                    volume.create(dir, &name, record).await?;
+                }
+                _ => return Err(VolumeError::Exists(url.to_string()).into()),
+            }
+        }
+        Ok(volume.session().end(&volume).await?)
     }
 }
 
 impl Rmdir {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        let mut tally = Tally::default();
         for url in &self.urls {
-            let (volume, inside) = common.open_to_write(url).await?;
-            let found = match volume.walk(inside.as_bytes()).await? {
-                Walked::Name { found: Some(found), .. } => found,
-                Walked::Name { found: None, .. } => {
-                    return Err(VolumeError::NotFound(url.to_string()).into());
-                }
-                Walked::Root => {
-                    return Err(Failure::new(format!("{url}: a volume's root is not removed")));
-                }
-            };
-            let dir = found
-                .home()
-                .record
-                .directory()
-                .ok_or_else(|| VolumeError::NotDirectory(url.to_string()))?;
-            if !volume.is_empty_directory(dir).await? {
-                return Err(VolumeError::NotEmpty(url.to_string()).into());
-            }
-            volume.unlink(&found).await?;
-            volume.session().end(&volume).await?;
+            tally.count(remove_directory(common, url).await);
         }
-        Ok(())
+        tally.finish()
     }
+}
+
+async fn remove_directory(common: &Common, url: &VolumeUrl) -> Result<(), Failure> {
+    let (volume, inside) = common.open_to_write(url).await?;
+    let found = match volume.walk(inside.as_bytes()).await? {
+        Walked::Name { found: Some(found), .. } => found,
+        Walked::Name { found: None, .. } => {
+            return Err(VolumeError::NotFound(url.to_string()).into());
+        }
+        Walked::Root => {
+            return Err(Failure::new(format!("{url}: a volume's root is not removed")));
+        }
+    };
+    let dir = found
+        .home()
+        .record
+        .directory()
+        .ok_or_else(|| VolumeError::NotDirectory(url.to_string()))?;
+    if !volume.is_empty_directory(dir).await? {
+        return Err(VolumeError::NotEmpty(url.to_string()).into());
+    }
+    volume.unlink(&found).await?;
+    Ok(volume.session().end(&volume).await?)
 }
 
 impl Mv {

@@ -1,7 +1,7 @@
 //! What people and machines see: errors, tables, JSON, progress, the log.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use super::connect::Common;
+use super::settings::Common;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt;
@@ -17,7 +17,15 @@ impl Failure {
         Self(text.to_string())
     }
 
+    /// Whose lines have been printed already.
+    pub(super) fn told() -> Self {
+        Self(String::new())
+    }
+
     pub(super) fn print(&self) {
+        if self.0.is_empty() {
+            return;
+        }
         // One line: causes of causes may have brought more.
         let line = self.0.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
         let _ = writeln!(io::stderr(), "strongroom: {line}");
@@ -36,6 +44,28 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
+/// What became of several things that a command was asked to do: a failure does not keep it from the
+/// rest, as with rm(1).
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    failed: bool,
+}
+
+impl Tally {
+    /// Tells of a failure at once.
+    pub(super) fn count(&mut self, result: Result<(), Failure>) {
+        if let Err(failure) = result {
+            failure.print();
+            self.failed = true;
+        }
+    }
+
+    /// What the whole came to.
+    pub(super) fn finish(self) -> Result<(), Failure> {
+        if self.failed { Err(Failure::told()) } else { Ok(()) }
+    }
+}
+
 /// The log's form.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum LogFormat {
@@ -46,21 +76,36 @@ pub(super) enum LogFormat {
 }
 
 /// The log goes to standard error.
-pub(super) fn start_log(common: &Common) {
+pub(super) fn start_log(common: &Common) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
+    let file = common.file()?;
+    let level = common.log.as_deref().or(file.log.as_deref()).unwrap_or("warn");
+    let form = match (common.log_format, file.log_format.as_deref()) {
+        (Some(form), _) => form,
+        (None, None) => LogFormat::Text,
+        (None, Some(text)) => LogFormat::from_str(text, false).map_err(|_| {
+            Failure::new(format!("configuration file: log_format {text:?}: choose text or json"))
+        })?,
+    };
     // The SDK warns of every place where it finds no credentials; what that means is in our own error.
     const USUAL: &str = "warn,aws_config=error,aws_smithy_runtime=error";
-    let wanted = if common.log == "warn" { USUAL } else { &common.log };
-    let filter = EnvFilter::try_new(wanted).unwrap_or_else(|_| EnvFilter::new(USUAL));
+    let wanted = match level {
+        "warn" => USUAL,
+        other => other,
+    };
+    let filter = EnvFilter::try_new(wanted).map_err(|error| {
+        Failure::new(format!("log {level:?}: {error}: choose error, warn, info or debug"))
+    })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     // A second subscriber in one process (tests) is no reason to fail.
-    let _ = match common.log_format {
+    let _ = match form {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
+    Ok(())
 }
 
 /// Prints a line; a reader that is gone ends the program quietly.

@@ -1,11 +1,11 @@
 //! `strongroom push`, `pull` and `cat`.
 
-use super::connect::Common;
-use super::output::{self, Failure};
+use super::output::{self, Failure, Tally};
+use super::settings::Common;
 use crate::config::{self, VolumeUrl};
 use crate::volume::VolumeError;
 use crate::volume::native::Volume;
-use crate::volume::native::files::Walked;
+use crate::volume::native::files::{Walked, WriteError};
 use crate::volume::native::record::{Attributes, FileContent};
 use crate::world::Timestamp;
 use clap::Args;
@@ -142,12 +142,28 @@ impl Pull {
 
 impl Cat {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
+        let mut tally = Tally::default();
         for url in &self.urls {
-            let (volume, content, _) = find_file(common, url).await?;
-            to_stdout(&volume, &content, url).await?;
+            let written = match find_file(common, url).await {
+                Ok((volume, content, _)) => {
+                    let written =
+                        volume.read_file(&content, &mut tokio::io::stdout(), |_| {}).await;
+                    if written.as_ref().is_err_and(is_broken_pipe) {
+                        // As with a listing: who read it has seen enough.
+                        return Ok(());
+                    }
+                    written.map_err(|error| Failure::new(format!("{url}: {error}")))
+                }
+                Err(failure) => Err(failure),
+            };
+            tally.count(written);
         }
-        Ok(())
+        tally.finish()
     }
+}
+
+fn is_broken_pipe(error: &WriteError) -> bool {
+    matches!(error, WriteError::Target(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 async fn find_file(

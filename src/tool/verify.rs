@@ -1,7 +1,7 @@
 //! `strongroom verify`.
 
-use super::connect::Common;
 use super::output::{self, Failure, shown};
+use super::settings::Common;
 use crate::config::VolumeUrl;
 use crate::volume::VolumeError;
 use crate::volume::native::Volume;

@@ -1,0 +1,185 @@
+//! Flags that every command has, and how a flag, the environment and the configuration file become one
+//! value.
+
+use super::connect::{Clients, MeterSlot, Volumes};
+use super::output::{Failure, LogFormat};
+use crate::config::{self, ConfigFile, PassphraseSource};
+use crate::store::{Profile, S3Config};
+use clap::builder::BoolishValueParser;
+use clap::{Args, Command};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long an operation waits for the store unless the settings say otherwise.
+const IO_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Flags that every command has.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of all commands")]
+pub(super) struct Common {
+    /// Configuration file (else ~/.config/strongroom/config.toml, else /etc/strongroom/config.toml)
+    #[arg(long, global = true, env = "STRONGROOM_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// File with the passphrase (one line end at its end is not part of it); else
+    /// STRONGROOM_PASSPHRASE or STRONGROOM_PASSPHRASE_FILE
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) passphrase_file: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug, or a filter as tracing has it (warn)
+    #[arg(long, global = true, env = "STRONGROOM_LOG", value_name = "LEVEL")]
+    pub(super) log: Option<String>,
+    /// The log's form (text)
+    #[arg(long, global = true, env = "STRONGROOM_LOG_FORMAT")]
+    pub(super) log_format: Option<LogFormat>,
+    /// S3 endpoint; without a scheme it is https (else AWS_ENDPOINT_URL, else Amazon's)
+    #[arg(long, global = true, env = "STRONGROOM_ENDPOINT", value_name = "URL")]
+    pub(super) endpoint: Option<String>,
+    /// S3 region (else AWS_REGION and the AWS files, else us-east-1)
+    #[arg(long, global = true, env = "STRONGROOM_REGION")]
+    pub(super) region: Option<String>,
+    // On, off, or not said: a flag without a value is on; `--flag=false` and variables can say off.
+    /// Bucket in the path; by itself for IP addresses and localhost
+    #[arg(long, global = true, env = "STRONGROOM_PATH_STYLE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "BOOL", hide_possible_values = true,
+        value_parser = BoolishValueParser::new())]
+    pub(super) path_style: Option<bool>,
+    /// Certificate authorities for the endpoint, PEM (else AWS_CA_BUNDLE, else the system's)
+    #[arg(
+        long,
+        global = true,
+        visible_alias = "ca-cert",
+        env = "STRONGROOM_CA_BUNDLE",
+        value_name = "FILE"
+    )]
+    pub(super) ca_bundle: Option<PathBuf>,
+    /// Profile of the AWS files; its credentials win over those in the environment (else AWS_PROFILE)
+    #[arg(long, global = true, env = "STRONGROOM_PROFILE")]
+    pub(super) profile: Option<String>,
+    /// How long an operation waits for a store that does not answer (5m)
+    #[arg(long, global = true, env = "STRONGROOM_IO_TIMEOUT", value_name = "DURATION", value_parser = config::parse_duration)]
+    pub(super) io_timeout: Option<Duration>,
+    #[arg(skip)]
+    pub(super) meter: MeterSlot,
+    /// A key is derived from a passphrase once, however many paths a command names.
+    #[arg(skip)]
+    pub(super) volumes: Volumes,
+    /// One client for a bucket, however often a place in it is looked at.
+    #[arg(skip)]
+    pub(super) clients: Clients,
+}
+
+impl Common {
+    pub(super) fn file(&self) -> Result<ConfigFile, Failure> {
+        Ok(ConfigFile::find(self.config.as_deref())?)
+    }
+
+    pub(super) fn passphrase(&self, file: &ConfigFile) -> PassphraseSource {
+        PassphraseSource {
+            flag: self.passphrase_file.clone(),
+            config: file.passphrase_file.clone(),
+        }
+    }
+
+    /// How the S3 family is reached: flag, then environment, ours before Amazon's, then file.
+    pub(super) fn s3(&self, bucket: &str) -> Result<S3Config, Failure> {
+        let file = self.file()?;
+        let either = |flag: &Option<String>, names: &[&str], file: Option<String>| {
+            flag.clone().or_else(|| names.iter().find_map(|name| config::variable(name))).or(file)
+        };
+        let profile = match &self.profile {
+            Some(name) => Some(Profile { name: name.clone(), over_environment: true }),
+            None => either(&None, &["AWS_PROFILE"], file.profile)
+                .map(|name| Profile { name, over_environment: false }),
+        };
+        let endpoints = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+        Ok(S3Config {
+            bucket: bucket.to_owned(),
+            region: either(&self.region, &["AWS_REGION", "AWS_DEFAULT_REGION"], file.region),
+            // The SDK reads its variables too, but whether the bucket goes into the path is ours to say.
+            endpoint: either(&self.endpoint, &endpoints, file.endpoint)
+                .map(|endpoint| with_scheme(&endpoint))
+                .transpose()?,
+            path_style: self.path_style.or(file.path_style),
+            ca_bundle: self
+                .ca_bundle
+                .clone()
+                .or_else(|| config::variable("AWS_CA_BUNDLE").map(PathBuf::from))
+                .or(file.ca_bundle),
+            profile,
+        })
+    }
+
+    /// How long a request may wait.
+    pub(super) fn patience(&self) -> Result<Duration, Failure> {
+        Ok(self.io_timeout.or(self.file()?.io_timeout).unwrap_or(IO_TIMEOUT))
+    }
+}
+
+/// Endpoints without a scheme are https, as rclone takes them.
+fn with_scheme(endpoint: &str) -> Result<String, Failure> {
+    let whole = match endpoint.contains("://") {
+        true => endpoint.to_owned(),
+        false => format!("https://{endpoint}"),
+    };
+    let usable = ::url::Url::parse(&whole)
+        .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if usable {
+        Ok(whole)
+    } else {
+        // Not repeated: it may hold a password.
+        Err(Failure::new(
+            "the endpoint is no http or https URL; examples: https://minio.example:9000, \
+             http://127.0.0.1:9000",
+        ))
+    }
+}
+
+/// A variable that is set to nothing counts as not set, as it does for the AWS variables: manifests
+/// often set them from values that may be absent.
+pub(super) fn without_empty_variables(command: Command) -> Command {
+    command
+        .mut_args(|argument| {
+            let empty =
+                argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+            if empty { argument.env(None::<&'static str>) } else { argument }
+        })
+        .mut_subcommands(without_empty_variables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Cli;
+    use crate::config::ConfigFile;
+    use clap::CommandFactory;
+    use std::path::Path;
+
+    /// What asks for one action rather than setting how things are done.
+    const ACTIONS: [&str; 4] = ["config", "background", "steal", "help"];
+
+    #[test]
+    fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {
+        let command = Cli::command();
+        let mount = command.find_subcommand("mount").expect("the command");
+        let mut settings = 0;
+        for argument in command.get_arguments().chain(mount.get_arguments()) {
+            let Some(flag) = argument.get_long().filter(|flag| !ACTIONS.contains(flag)) else {
+                continue;
+            };
+            let key = flag.replace('-', "_");
+            let variable = format!("STRONGROOM_{}", key.to_uppercase());
+            match argument.get_env() {
+                Some(name) => assert_eq!(name.to_str(), Some(&*variable)),
+                // It is read where STRONGROOM_PASSPHRASE is.
+                None => assert!(["passphrase-file", "version"].contains(&flag), "--{flag}"),
+            }
+            if flag == "version" {
+                continue;
+            }
+            let known = ["\"1\"", "1", "true", "\"1s\""].iter().any(|value| {
+                ConfigFile::parse(&format!("{key} = {value}"), Path::new("f")).is_ok()
+            });
+            assert!(known, "{key} is not a key of the configuration file");
+            settings += 1;
+        }
+        assert!(settings >= 20, "{settings}");
+    }
+}
