@@ -12,8 +12,10 @@
 //! - Dropping the future of a verb may leave its effect undone or done, never half done.
 
 mod body;
+mod cache_entry;
 pub mod conformance;
 mod dir;
+mod disk_cache;
 mod error;
 pub mod fault;
 mod limit;
@@ -28,6 +30,7 @@ mod s3_trust;
 
 pub use body::Body;
 pub use dir::DirStore;
+pub use disk_cache::DiskCache;
 pub use error::{StoreError, StoreErrorKind};
 pub use fault::Fault;
 pub use limit::Limit;
@@ -36,7 +39,7 @@ pub use meter::{Count, Meter, VERBS};
 pub use prefix::Prefixed;
 pub use probe::{Capabilities, probe};
 pub use retry::{Retry, RetryPolicy};
-pub use s3::{S3Config, S3Store};
+pub use s3::{Profile, S3Config, S3Store};
 pub use s3_errors::NO_CREDENTIALS;
 
 use crate::units::ByteRange;

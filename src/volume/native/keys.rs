@@ -105,6 +105,11 @@ pub fn segment_id(key: &str) -> Option<(FileId, SegmentId)> {
     Some((file.parse().ok()?, segment.parse().ok()?))
 }
 
+/// Whether a key, relative to the volume, is a segment's: what is stored there never changes.
+pub fn is_segment(key: &Key) -> bool {
+    segment_id(key.as_str()).is_some()
+}
+
 /// A session.
 pub fn session(session: SessionId) -> Key {
     known(format!("s/{session}"))
