@@ -13,9 +13,10 @@
 //!
 //! Crash story: a claimant that dies after any step leaves a lease whose session is silent.
 
-use super::gc::{GcError, sessions, tables};
+use super::gc::tables::{self, Kept};
+use super::gc::{GcError, sessions};
 use super::{Volume, keys, proto};
-use crate::store::{ETag, Fetched, StoreErrorKind};
+use crate::store::ETag;
 use crate::units::SessionId;
 use crate::volume::VolumeError;
 use prost::Message;
@@ -137,22 +138,15 @@ impl Volume {
 
     async fn read_exclusive(&self) -> Result<Option<(proto::ExclusiveLease, ETag)>, VolumeError> {
         let key = keys::exclusive_lease();
-        let object = match self.store().get(&key, None, None).await {
-            Ok(Fetched::Object(object)) => object,
-            Ok(Fetched::Unchanged) => return Ok(None),
-            Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let kept = tables::read::<proto::ExclusiveLease>(self, &key, "lease").await;
+        let Some(Kept { message: lease, etag, .. }) = kept.map_err(plain)? else {
+            return Ok(None);
         };
-        let sealed = object.body.bytes();
-        self.learn_master(crate::crypto::record_master(&sealed)).await;
-        let bytes = tables::open(self, &key, &sealed).map_err(plain)?;
-        let lease = proto::ExclusiveLease::decode(&bytes[..])
-            .map_err(|_| VolumeError::corrupt(&key, "not a lease"))?;
         if lease.format != FORMAT {
             let (found, known) = (lease.format.into(), FORMAT.into());
             return Err(VolumeError::NewerFormat { what: key.to_string(), found, known });
         }
-        Ok(Some((lease, object.meta.etag)))
+        Ok(Some((lease, etag)))
     }
 }
 

@@ -11,8 +11,9 @@
 //! twice, and takes effect within [`SETTLED`] or not at all (requests to S3 carry their time and are
 //! refused after 15 minutes).
 
-use super::{GcError, tables};
-use crate::store::{ETag, Fetched, StoreError, StoreErrorKind};
+use super::GcError;
+use super::tables::{self, Kept};
+use crate::store::{ETag, StoreError, StoreErrorKind};
 use crate::units::SessionId;
 use crate::volume::VolumeError;
 use crate::volume::native::{Volume, keys, proto};
@@ -158,23 +159,19 @@ impl Volume {
 
 async fn read(volume: &Volume) -> Result<Option<Seen>, GcError> {
     let key = keys::gc_lease();
-    let object = match volume.store().get(&key, None, None).await {
-        Ok(Fetched::Object(object)) => object,
-        Ok(Fetched::Unchanged) => return Ok(None),
-        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let Some(Kept { message, etag, modified, date }) =
+        tables::read::<proto::GcLease>(volume, &key, "lease").await?
+    else {
+        return Ok(None);
     };
-    let bytes = tables::open(volume, &key, &object.body.bytes())?;
-    let stored = proto::GcLease::decode(&bytes[..])
-        .map_err(|_| VolumeError::corrupt(&key, "not a lease"))?;
+    let stored = message;
     if stored.format != FORMAT {
         let (found, known) = (stored.format.into(), FORMAT.into());
         return Err(VolumeError::NewerFormat { what: key.to_string(), found, known }.into());
     }
     SessionId::try_from(&stored.session[..])
         .map_err(|_| VolumeError::corrupt(&key, "its holder has no id"))?;
-    let age = age(object.meta.modified, object.date);
-    Ok(Some(Seen { stored, etag: object.meta.etag, age }))
+    Ok(Some(Seen { stored, etag, age: age(modified, date) }))
 }
 
 /// Stores a lease over `base`, or where there is none.

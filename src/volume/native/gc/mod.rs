@@ -51,7 +51,7 @@ pub use report::{Amount, Done, Found, GcError, GcSettings, Rules};
 
 use super::namespace::GRACE;
 use super::{Place, Volume, keys, proto};
-use crate::store::{ETag, Fetched, StoreErrorKind};
+use crate::store::{ETag, StoreErrorKind};
 use crate::units::DirId;
 use crate::volume::VolumeError;
 use agree::Repairs;
@@ -64,7 +64,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use sweep::Sweep;
-use tables::{Facts, Tables};
+use tables::{Facts, Kept, Tables};
 
 /// How long a session must have been silent to be declared dead, at least.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
@@ -246,23 +246,23 @@ impl Volume {
         forget: bool,
     ) -> Result<Option<(Option<proto::GcMark>, ETag)>, GcError> {
         let key = keys::gc_mark();
-        let object = match self.store().get(&key, None, None).await {
-            Ok(Fetched::Object(object)) => object,
-            Ok(Fetched::Unchanged) => return Ok(None),
-            Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
         if forget {
-            return Ok(Some((None, object.meta.etag)));
+            return match self.store().head(&key).await {
+                Ok(meta) => Ok(Some((None, meta.etag))),
+                Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error.into()),
+            };
         }
-        let bytes = tables::open(self, &key, &object.body.bytes())?;
-        let mark = proto::GcMark::decode(&bytes[..])
-            .map_err(|_| VolumeError::corrupt(&key, "not a mark"))?;
+        let Some(Kept { message: mark, etag, .. }) =
+            tables::read::<proto::GcMark>(self, &key, "mark").await?
+        else {
+            return Ok(None);
+        };
         if mark.format != FORMAT {
             let (found, known) = (mark.format.into(), FORMAT.into());
             return Err(VolumeError::NewerFormat { what: key.to_string(), found, known }.into());
         }
-        Ok(Some((Some(mark), object.meta.etag)))
+        Ok(Some((Some(mark), etag)))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::store::{ETag, Fetched, Key, PutWhen, StoreErrorKind};
 use crate::units::{FileId, SessionId};
 use crate::volume::VolumeError;
 use crate::volume::native::{Volume, keys, proto};
+use crate::world::Timestamp;
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::{BTreeMap, VecDeque};
@@ -102,14 +103,39 @@ pub(super) fn seal(volume: &Volume, key: &Key, bytes: &[u8]) -> Result<Vec<u8>, 
     Ok(sealed.map_err(|error| VolumeError::corrupt(key, error))?)
 }
 
-/// Opens it.
-pub(in crate::volume::native) fn open(
-    volume: &Volume,
-    key: &Key,
-    object: &[u8],
-) -> Result<Vec<u8>, GcError> {
+/// Opens it. Another node may have sealed it under a master key that this one has not seen yet.
+async fn open(volume: &Volume, key: &Key, object: &[u8]) -> Result<Vec<u8>, GcError> {
+    volume.learn_master(crate::crypto::record_master(object)).await;
     let opened = volume.keyring().open_record(&context(key), object);
     Ok(opened.map_err(|error| VolumeError::corrupt(key, error))?.head)
+}
+
+/// Something that [`replace`] stored.
+pub(in crate::volume::native) struct Kept<M> {
+    pub(in crate::volume::native) message: M,
+    pub(in crate::volume::native) etag: ETag,
+    /// When it was stored, and when it was read, by the store's clock; 0 where the store does not tell.
+    pub(in crate::volume::native) modified: Timestamp,
+    pub(in crate::volume::native) date: Timestamp,
+}
+
+/// Reads what [`replace`] stored; `None`: nothing is there. `what` names it in errors.
+pub(in crate::volume::native) async fn read<M: Message + Default>(
+    volume: &Volume,
+    key: &Key,
+    what: &str,
+) -> Result<Option<Kept<M>>, GcError> {
+    let object = match volume.store().get(key, None, None).await {
+        Ok(Fetched::Object(object)) => object,
+        Ok(Fetched::Unchanged) => return Ok(None),
+        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let bytes = open(volume, key, &object.body.bytes()).await?;
+    let message = M::decode(&bytes[..])
+        .map_err(|_| VolumeError::corrupt(key, format_args!("not a {what}")))?;
+    let (etag, modified) = (object.meta.etag, object.meta.modified);
+    Ok(Some(Kept { message, etag, modified, date: object.date }))
 }
 
 /// Stores something that only the holder of the lease changes, over `base` or where there is nothing. A
@@ -226,7 +252,7 @@ impl<'a, R: Row> Reader<'a, R> {
 
 async fn fetch(volume: &Volume, key: &Key) -> Result<Vec<u8>, GcError> {
     match volume.store().get(key, None, None).await {
-        Ok(Fetched::Object(object)) => open(volume, key, &object.body.bytes()),
+        Ok(Fetched::Object(object)) => open(volume, key, &object.body.bytes()).await,
         Ok(Fetched::Unchanged) => Err(VolumeError::corrupt(key, "no answer").into()),
         Err(error) if error.kind == StoreErrorKind::NotFound => {
             Err(VolumeError::corrupt(key, "a part of the former mark is missing").into())
