@@ -9,6 +9,7 @@ use std::time::Duration;
 use strongroom::crypto::Suite;
 use strongroom::fs::core::{Durability, FileSystem, FsConfig};
 use strongroom::fs::errno::FsError;
+use strongroom::fs::ownership::Ownership;
 use strongroom::fs::types::{Caller, HandleId, Ino, OpenMode};
 use strongroom::store::{ListRequest, MemoryStore, PutWhen, Store, list_all};
 use strongroom::world::World;
@@ -37,8 +38,7 @@ async fn mount(store: &Arc<dyn Store>, world: &World) -> Arc<FileSystem> {
         upload_bytes: 64 << 20,
         attribute_ttl: Duration::from_secs(1),
         durability: Durability::Close,
-        uid: None,
-        gid: None,
+        ownership: Ownership::default(),
     };
     FileSystem::start(volume, config, tokio::runtime::Handle::current()).await.expect("start")
 }

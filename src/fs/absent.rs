@@ -6,7 +6,8 @@
 
 use super::core::FileSystem;
 use super::errno::FsError;
-use super::inode::{Dentry, Inode};
+use super::inode::Inode;
+use super::table::Dentry;
 use super::types::Ino;
 use crate::volume::native::listing::{Listed, Small};
 use std::collections::{HashMap, HashSet};

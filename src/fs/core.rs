@@ -7,8 +7,9 @@
 
 use super::arena::Arena;
 use super::errno::FsError;
-use super::inode::{Dentry, Identity, Inode, State, Table};
+use super::inode::{Identity, Inode, State};
 use super::io::{FileHandleState, SEALING_UNIT};
+use super::table::{Dentry, Table};
 use super::types::{EntryReply, HandleId, Ino, StatFs};
 use crate::units::{DirId, SessionId};
 use crate::volume::VolumeError;
@@ -42,10 +43,8 @@ pub struct FsConfig {
     pub attribute_ttl: Duration,
     /// When a close is answered.
     pub durability: Durability,
-    /// Shown as owner of everything, if set.
-    pub uid: Option<u32>,
-    /// Shown as group of everything, if set.
-    pub gid: Option<u32>,
+    /// Owners and modes, where they are not as on a local disk.
+    pub ownership: super::ownership::Ownership,
 }
 
 /// A mounted volume.
@@ -146,8 +145,14 @@ impl FileSystem {
         parent: Ino,
         name: &[u8],
     ) -> Result<EntryReply, FsError> {
-        let dentry = self.find(parent, name).await?;
-        Ok(self.entry_reply(&dentry, true))
+        let began = self.boot_time();
+        let inode = self.find(parent, name).await?;
+        {
+            let mut state = inode.state.lock();
+            state.looked_up_at = state.checked_at.filter(|at| *at >= began);
+            state.lost_a_name = false;
+        }
+        Ok(self.entry_reply(&inode, true))
     }
 
     /// The kernel gives lookups back.
@@ -171,10 +176,7 @@ impl FileSystem {
 
     /// An inode that the kernel holds.
     pub(super) fn inode(&self, ino: Ino) -> Result<Arc<Inode>, FsError> {
-        self.table
-            .lock()
-            .get(ino)
-            .ok_or_else(|| FsError::stale(format!("inode {ino} is not known to this mount")))
+        self.table.lock().get(ino).ok_or(FsError::Moved)
     }
 
     pub(super) fn next_handle(&self) -> HandleId {
@@ -207,9 +209,12 @@ impl FileSystem {
     }
 
     /// What the kernel is told of an inode; counts one lookup if asked to.
-    pub(super) fn entry_reply(&self, inode: &Inode, count_lookup: bool) -> EntryReply {
+    pub(super) fn entry_reply(&self, inode: &Arc<Inode>, count_lookup: bool) -> EntryReply {
+        let mut table = self.table.lock();
+        let inode = if count_lookup { table.adopt(inode) } else { inode.clone() };
         let mut state = inode.state.lock();
         state.lookups += u64::from(count_lookup);
+        drop(table);
         EntryReply {
             attr: self.shown(inode.attr_of(&state)),
             generation: 0,
@@ -217,10 +222,8 @@ impl FileSystem {
         }
     }
 
-    pub(super) fn shown(&self, mut attr: super::types::Attr) -> super::types::Attr {
-        attr.uid = self.config.uid.unwrap_or(attr.uid);
-        attr.gid = self.config.gid.unwrap_or(attr.gid);
-        attr
+    pub(super) fn shown(&self, attr: super::types::Attr) -> super::types::Attr {
+        self.config.ownership.shown(attr, attr.ino == Ino::ROOT)
     }
 
     /// The inode behind a name.
@@ -230,20 +233,33 @@ impl FileSystem {
 
     /// What is known of a name, after asking the store where that is too old.
     pub(super) async fn find_dentry(&self, parent: Ino, name: &[u8]) -> Result<Dentry, FsError> {
+        self.find_dentry_checked(parent, name, None).await
+    }
+
+    /// The same. With `since`, the store is asked unless it was since then (boot time), whatever
+    /// listings and earlier answers say.
+    pub(super) async fn find_dentry_checked(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        since: Option<Duration>,
+    ) -> Result<Dentry, FsError> {
         check_name(name)?;
         let directory = self.inode(parent)?;
         let dir = directory.directory()?;
         let mut known = self.table.lock().name(parent, name);
-        if known.as_ref().is_none_or(|known| !self.is_current(known)) {
+        if known.as_ref().is_none_or(|known| !self.is_current(known, since)) {
             self.late.wait_for(parent, name).await;
-            if let Some(dentry) = self.known_by_listing(&directory, name).await? {
+            if since.is_none()
+                && let Some(dentry) = self.known_by_listing(&directory, name).await?
+            {
                 return Ok(dentry);
             }
             known = self.table.lock().name(parent, name);
         }
         let mut known_etag = None;
         if let Some(dentry) = &known {
-            if self.is_current(dentry) {
+            if self.is_current(dentry, since) {
                 return Ok(dentry.clone());
             }
             let home = dentry.child.as_ref().and_then(|child| child.state.lock().home.clone());
@@ -301,13 +317,17 @@ impl FileSystem {
     }
 
     /// Whether a name need not be asked for: that was done just now, or this mount is changing it.
-    fn is_current(&self, dentry: &Dentry) -> bool {
+    fn is_current(&self, dentry: &Dentry, since: Option<Duration>) -> bool {
         let own_changes = dentry.child.as_ref().is_some_and(|child| {
             let state = child.state.lock();
             let doubted = dentry.checked_at.is_zero();
             state.home.is_none() || state.is_changed() && !doubted
         });
-        own_changes || self.is_fresh(Some(dentry.checked_at))
+        own_changes
+            || match since {
+                Some(since) => dentry.checked_at >= since,
+                None => self.is_fresh(Some(dentry.checked_at)),
+            }
     }
 
     /// Enters what the store said about a name.
@@ -347,6 +367,7 @@ impl FileSystem {
         // several names, those are out of date that are not known to be references.
         let mut others = inode.state.lock().names.clone();
         others.remove(&(parent, name.to_vec()));
+        inode.state.lock().lost_a_name |= only_name && !others.is_empty();
         for (parent, name) in others {
             match table.name(parent, &name) {
                 _ if only_name => table.forget_name(parent, &name),
@@ -358,6 +379,7 @@ impl FileSystem {
         table.set_name(parent, name, dentry.clone());
         drop(table);
         if let Some(former) = former.filter(|former| !Arc::ptr_eq(former, &inode)) {
+            former.state.lock().lost_a_name = true;
             // A replacement that seemed to fail had happened.
             self.was_removed(&former, parent, name);
         }

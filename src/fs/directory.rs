@@ -4,6 +4,7 @@
 use super::core::FileSystem;
 use super::errno::FsError;
 use super::inode::{Inode, ROOT};
+use super::table::Dentry;
 use super::types::{DirEntry, HandleId, Ino, Kind};
 use crate::units::DirId;
 use crate::volume::native::index::{Index, WORTH_IT};
@@ -29,7 +30,24 @@ pub(super) struct DirectoryHandle {
 
 struct Row {
     name: Vec<u8>,
-    inode: Arc<Inode>,
+    inode: Held,
+}
+
+/// An inode that an open directory's listing has: it stays in the table meanwhile.
+struct Held(Arc<Inode>);
+
+impl std::ops::Deref for Held {
+    type Target = Arc<Inode>;
+
+    fn deref(&self) -> &Arc<Inode> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.state.lock().listed -= 1;
+    }
 }
 
 impl FileSystem {
@@ -98,12 +116,13 @@ impl FileSystem {
             state.handles = state.handles.saturating_sub(1);
         }
         let rows = directory.rows.lock().take();
+        let listed: Vec<Ino> =
+            rows.iter().flat_map(|rows| rows.iter()).map(|row| row.inode.ino).collect();
+        drop(rows);
         let mut table = self.table.lock();
         table.drop_if_unused(directory.inode.ino);
         // Rows that the kernel did not take as lookups are known only for as long as they are read.
-        for row in rows.iter().flat_map(|rows| rows.iter()) {
-            table.drop_if_unused(row.inode.ino);
-        }
+        listed.into_iter().for_each(|ino| table.drop_if_unused(ino));
         Ok(())
     }
 
@@ -121,6 +140,14 @@ impl FileSystem {
             }
         }
         self.removals_stored(ino).await
+    }
+
+    /// Keeps an inode for a listing.
+    fn hold(&self, inode: &Arc<Inode>) -> Held {
+        let mut table = self.table.lock();
+        let inode = table.adopt(inode);
+        inode.state.lock().listed += 1;
+        Held(inode)
     }
 
     /// The directory as it is now.
@@ -148,7 +175,9 @@ impl FileSystem {
                 .remove(&entry.name)
                 .filter(|inode| self.is_as_listed(directory.ino, inode, entry, asked_at));
             match current {
-                Some(inode) => rows.push(Row { name: entry.name.clone(), inode }),
+                Some(inode) => {
+                    rows.push(Row { name: entry.name.clone(), inode: self.hold(&inode) })
+                }
                 None => {
                     unknown.insert(entry.name.clone());
                 }
@@ -158,18 +187,26 @@ impl FileSystem {
             let Place::Entry(_, name) = found.entry.place.clone() else { continue };
             let Some(found) = self.meet(found).await? else { continue };
             if let Some(inode) = self.learn(directory.ino, &name, &found, asked_at).child {
-                rows.push(Row { name, inode });
+                rows.push(Row { name, inode: self.hold(&inode) });
             }
         }
         // What was created here and is not stored yet, or was stored since the listing began.
         for (name, inode) in known {
+            // What the listing taught may be that this one has moved.
+            let current = self.table.lock().name(directory.ino, &name);
+            let Some(Dentry { child: Some(current), link, checked_at }) = current else { continue };
+            if !Arc::ptr_eq(&current, &inode) {
+                continue;
+            }
             let keep = {
                 let state = inode.state.lock();
-                let since = state.checked_at.is_some_and(|at| at >= asked_at);
+                // Of one of several names the inode's answers say nothing.
+                let answered = state.checked_at.filter(|_| link.is_none()).unwrap_or(checked_at);
+                let since = answered.max(checked_at) >= asked_at;
                 !state.unlinked && (state.home.is_none() || since)
             };
             if keep {
-                rows.push(Row { name, inode });
+                rows.push(Row { name, inode: self.hold(&inode) });
             }
         }
         // The old name of a move that was finished above may be among them.
@@ -195,7 +232,8 @@ impl FileSystem {
         let Some(mut dentry) = table.name(parent, &entry.name) else { return false };
         let mut state = inode.state.lock();
         let etag = match &dentry.link {
-            Some(link) => Some(&link.etag),
+            // The listing tells nothing of the record that the name refers to.
+            Some(link) => Some(&link.etag).filter(|_| self.is_fresh(state.checked_at)),
             None => state.home.as_ref().map(|home| &home.etag),
         };
         // A name that is being changed here is what this mount says it is, unless that is in doubt.
@@ -203,7 +241,9 @@ impl FileSystem {
         if etag != Some(&entry.etag) && !ours {
             return false;
         }
-        state.checked_at = state.checked_at.max(Some(asked_at));
+        if dentry.link.is_none() {
+            state.checked_at = state.checked_at.max(Some(asked_at));
+        }
         drop(state);
         dentry.checked_at = dentry.checked_at.max(asked_at);
         table.set_name(parent, &entry.name, dentry);

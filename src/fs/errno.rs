@@ -31,6 +31,10 @@ pub enum FsError {
         /// What happened to which object.
         message: String,
     },
+    /// The name that the kernel used leads elsewhere by now. It looks the path up again on this answer, and
+    /// programs never see it unless that keeps happening.
+    #[error("the name leads elsewhere")]
+    Moved,
     /// The store failed or gave damaged data.
     #[error("input/output error: {message}")]
     Io {
@@ -114,7 +118,7 @@ impl FsError {
             Self::NotEmpty => libc::ENOTEMPTY,
             Self::NameTooLong => libc::ENAMETOOLONG,
             Self::Invalid => libc::EINVAL,
-            Self::Stale { .. } => libc::ESTALE,
+            Self::Stale { .. } | Self::Moved => libc::ESTALE,
             Self::Io { .. } => libc::EIO,
             Self::Denied { .. } => libc::EACCES,
             Self::Permission => libc::EPERM,

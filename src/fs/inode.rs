@@ -1,10 +1,5 @@
-//! Inodes and names as this mount knows them.
-//!
-//! An inode is found by what the store calls it (its file or directory id), so a file keeps its number
-//! through renames, by whichever node, and across mounts. Names map to inodes; a name may also be known
-//! to be absent.
+//! Inodes as this mount knows them: what the store has of a thing, and what is changed here.
 
-use super::absent::Listings;
 use super::dirty::DirtyMap;
 use super::errno::FsError;
 use super::types::{Attr, Ino, Kind};
@@ -14,8 +9,7 @@ use crate::volume::native::record::{Attributes, Content, FileContent, Record, Sp
 use crate::volume::native::session::Session;
 use crate::volume::native::{Place, Stored};
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -40,7 +34,7 @@ impl Identity {
     }
 
     /// The number that it prefers: the same on every mount.
-    fn preferred(self) -> u64 {
+    pub(super) fn preferred(self) -> u64 {
         let (Self::File(FileId(id)) | Self::Directory(DirId(id))) = self;
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&id[..8]);
@@ -60,7 +54,7 @@ pub(super) struct Inode {
     /// Woken when an upload of this inode ends.
     pub(super) uploaded: tokio::sync::Notify,
     /// Directories that the table knows to be in this one; changed under the table's lock.
-    subdirectories: AtomicU32,
+    pub(super) subdirectories: AtomicU32,
 }
 
 /// What is known of an inode, including what the store does not have yet.
@@ -71,6 +65,8 @@ pub(super) struct State {
     pub(super) writers: u32,
     /// Operations under way that need the content as it is in memory.
     pub(super) pins: u32,
+    /// Open directories whose listing has it: the kernel may take it from there at any time.
+    pub(super) listed: u32,
     /// The record in the store; `None` until the first publish.
     pub(super) home: Option<Stored>,
     /// Where the first publish goes.
@@ -91,9 +87,13 @@ pub(super) struct State {
     pub(super) times_pending: bool,
     /// When the store was last asked about it (boot time); `None`: ask again.
     pub(super) checked_at: Option<Duration>,
+    /// When the kernel's look-up asked the store (boot time), for the open that follows it.
+    pub(super) looked_up_at: Option<Duration>,
     /// A failure that nobody has been told of yet, with a number for each handle to compare.
     pub(super) failure: Option<FsError>,
     pub(super) failures: u64,
+    /// A name that led here leads elsewhere, which the kernel does not know: another node was at it.
+    pub(super) lost_a_name: bool,
     /// Names of this mount's table that lead here.
     pub(super) names: HashSet<(Ino, Vec<u8>)>,
 }
@@ -119,6 +119,9 @@ pub(super) struct FileBody {
     pub(super) numbers: SegmentNumbers,
     /// How its readers read: decides whether the next one goes through the page cache.
     pub(super) read_in_small_pieces: bool,
+    /// What the kernel's page cache has of this file is of this content: another open keeps it. Content
+    /// that another node stored comes as a new value, so that the pages of the former one are dropped.
+    pub(super) in_page_cache: bool,
     /// An upload failed and has to be tried again.
     pub(super) upload_failed: bool,
 }
@@ -137,6 +140,7 @@ impl FileBody {
             uploads: 0,
             numbers: SegmentNumbers::default(),
             read_in_small_pieces: false,
+            in_page_cache: false,
             upload_failed: false,
         }
     }
@@ -232,6 +236,7 @@ impl State {
             handles: 0,
             writers: 0,
             pins: 0,
+            listed: 0,
             modified: u64::from(home.is_none()),
             published: 0,
             times_pending: false,
@@ -244,8 +249,10 @@ impl State {
             links: record.links.max(1),
             content,
             checked_at: None,
+            looked_up_at: None,
             failure: None,
             failures: 0,
+            lost_a_name: false,
             names: HashSet::new(),
         }
     }
@@ -352,185 +359,5 @@ fn body(content: &Content) -> Body {
         Content::Special(_, kind, rdev) => Body::Special(*kind, *rdev),
         // The table holds resolved records only; a reference shows as an empty special file.
         Content::Link(_) => Body::Special(SpecialKind::Fifo, 0),
-    }
-}
-
-/// What this mount knows of a name.
-#[derive(Clone)]
-pub(super) struct Dentry {
-    /// The inode behind it, or `None` if the name is known to be absent.
-    pub(super) child: Option<Arc<Inode>>,
-    /// The entry itself where it is one of several names of the inode.
-    pub(super) link: Option<Stored>,
-    /// When that was found out (boot time); zero: ask again.
-    pub(super) checked_at: Duration,
-}
-
-fn leads_to_directory(dentry: &Dentry) -> bool {
-    let child = dentry.child.as_ref();
-    child.is_some_and(|child| matches!(child.identity, Identity::Directory(_)))
-}
-
-/// All inodes and names.
-#[derive(Default)]
-pub(super) struct Table {
-    by_ino: HashMap<Ino, Arc<Inode>>,
-    by_identity: HashMap<Identity, Arc<Inode>>,
-    names: HashMap<Ino, HashMap<Vec<u8>, Dentry>>,
-    /// What is known of directories as a whole.
-    pub(super) listings: Listings,
-    /// Names that this mount has made, by directory, and no index knows of yet.
-    pub(super) made: HashMap<Ino, usize>,
-}
-
-impl Table {
-    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
-        self.by_ino.get(&ino).cloned()
-    }
-
-    pub(super) fn by_identity(&self, identity: Identity) -> Option<Arc<Inode>> {
-        self.by_identity.get(&identity).cloned()
-    }
-
-    pub(super) fn all(&self) -> Vec<Arc<Inode>> {
-        self.by_ino.values().cloned().collect()
-    }
-
-    /// Adds an inode; a number already in use is avoided by taking the next one.
-    pub(super) fn add(&mut self, identity: Identity, root: bool, state: State) -> Arc<Inode> {
-        if let Some(known) = self.by_identity.get(&identity) {
-            return known.clone();
-        }
-        let mut ino = if root { ROOT } else { Ino(identity.preferred()) };
-        while self.by_ino.contains_key(&ino) {
-            ino = Ino(ino.0.wrapping_add(1).max(2));
-        }
-        let inode = Arc::new(Inode::new(ino, identity, state));
-        // Names may be known since before the directory was forgotten.
-        let below = self.names.get(&ino).into_iter().flatten();
-        let below = below.filter(|(_, dentry)| leads_to_directory(dentry)).count();
-        inode.subdirectories.store(u32::try_from(below).unwrap_or(u32::MAX), Ordering::Relaxed);
-        self.by_ino.insert(ino, inode.clone());
-        self.by_identity.insert(identity, inode.clone());
-        inode
-    }
-
-    /// The file is stored under another id from now on; what stands under the former one is a file of
-    /// its own.
-    pub(super) fn detach(&mut self, inode: &Arc<Inode>, id: FileId) {
-        let mut state = inode.state.lock();
-        let identity = state.identity(inode);
-        if self.by_identity.get(&identity).is_some_and(|known| Arc::ptr_eq(known, inode)) {
-            self.by_identity.remove(&identity);
-        }
-        state.kept_as = Some(id);
-        self.by_identity.insert(Identity::File(id), inode.clone());
-    }
-
-    pub(super) fn name(&self, parent: Ino, name: &[u8]) -> Option<Dentry> {
-        self.names.get(&parent)?.get(name).cloned()
-    }
-
-    pub(super) fn set_name(&mut self, parent: Ino, name: &[u8], dentry: Dentry) {
-        let child = dentry.child.clone();
-        let after = leads_to_directory(&dentry);
-        let before = self.names.entry(parent).or_default().insert(name.to_vec(), dentry);
-        self.count(parent, before.as_ref().is_some_and(leads_to_directory), after);
-        let key = (parent, name.to_vec());
-        if let Some(Dentry { child: Some(before), .. }) = before
-            && !child.as_ref().is_some_and(|child| Arc::ptr_eq(child, &before))
-        {
-            before.state.lock().names.remove(&key);
-        }
-        if let Some(child) = child {
-            self.listings.came(parent, name);
-            child.state.lock().names.insert(key);
-        }
-    }
-
-    pub(super) fn forget_name(&mut self, parent: Ino, name: &[u8]) {
-        if let Some(Dentry { child: Some(before), .. }) = self.take_name(parent, name) {
-            before.state.lock().names.remove(&(parent, name.to_vec()));
-        }
-    }
-
-    /// The store is asked before a name is believed again.
-    pub(super) fn doubt_name(&mut self, parent: Ino, name: &[u8]) {
-        self.listings.came(parent, name);
-        if let Some(dentry) = self.names.get_mut(&parent).and_then(|names| names.get_mut(name)) {
-            dentry.checked_at = Duration::ZERO;
-        }
-    }
-
-    /// Names in a directory that are known to lead somewhere.
-    pub(super) fn children(&self, parent: Ino) -> Vec<(Vec<u8>, Arc<Inode>)> {
-        self.names
-            .get(&parent)
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, dentry)| Some((name.clone(), dentry.child.clone()?)))
-            .collect()
-    }
-
-    fn take_name(&mut self, parent: Ino, name: &[u8]) -> Option<Dentry> {
-        let names = self.names.get_mut(&parent)?;
-        let taken = names.remove(name);
-        if names.is_empty() {
-            self.names.remove(&parent);
-        }
-        self.count(parent, taken.as_ref().is_some_and(leads_to_directory), false);
-        taken
-    }
-
-    /// A name of a directory led, and leads now, to a directory.
-    fn count(&self, parent: Ino, before: bool, after: bool) {
-        let Some(parent) = self.by_ino.get(&parent).filter(|_| before != after) else { return };
-        if after {
-            parent.subdirectories.fetch_add(1, Ordering::Relaxed);
-        } else {
-            parent.subdirectories.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Drops an inode that neither the kernel nor anything here needs.
-    pub(super) fn drop_if_unused(&mut self, ino: Ino) {
-        let Some(inode) = self.by_ino.get(&ino).cloned() else { return };
-        let names = {
-            let state = inode.state.lock();
-            let busy = match &state.content {
-                Body::File(file) => file.uploads > 0 || file.dirty.dirty_bytes() > 0,
-                _ => false,
-            };
-            let needed = state.lookups > 0
-                || state.handles > 0
-                || state.pins > 0
-                || ((state.is_changed() || state.times_pending) && !state.unlinked)
-                || busy;
-            if needed || ino == ROOT {
-                return;
-            }
-            state.names.clone()
-        };
-        for (parent, name) in names {
-            self.take_name(parent, &name);
-        }
-        self.by_ino.remove(&ino);
-        self.listings.forget(ino);
-        self.made.remove(&ino);
-        let identity = inode.state.lock().identity(&inode);
-        if self.by_identity.get(&identity).is_some_and(|known| Arc::ptr_eq(known, &inode)) {
-            self.by_identity.remove(&identity);
-        }
-    }
-
-    /// Drops knowledge of absent names that is older than `limit`.
-    pub(super) fn expire_absent(&mut self, now: Duration, limit: Duration) {
-        self.listings.expire(now);
-        self.names.retain(|_, names| {
-            names.retain(|_, dentry| {
-                dentry.child.is_some() || now.saturating_sub(dentry.checked_at) < limit
-            });
-            !names.is_empty()
-        });
     }
 }

@@ -3,7 +3,8 @@
 
 use super::core::{FileSystem, check_name};
 use super::errno::FsError;
-use super::inode::{Body, Dentry, Identity, Inode, State};
+use super::inode::{Body, Identity, Inode, State};
+use super::table::Dentry;
 use super::types::{Caller, EntryReply, Ino, Kind, RenameMode};
 use crate::units::{DirId, FileId};
 use crate::volume::VolumeError;
@@ -526,8 +527,13 @@ impl FileSystem {
             let state = directory.state.lock();
             (state.attributes.mode & libc::S_ISGID != 0, state.attributes.gid)
         };
-        let mut mode = permissions & 0o7777;
-        if setgid && matches!(content, Content::Directory(_)) {
+        let is_directory = matches!(content, Content::Directory(_));
+        let mut mode = match content {
+            // Nobody looks at the mode of a symbolic link.
+            Content::Symlink(..) => permissions & 0o7777,
+            _ => self.config.ownership.new_mode(permissions, is_directory),
+        };
+        if setgid && is_directory {
             mode |= libc::S_ISGID;
         }
         let attributes = Attributes {

@@ -96,7 +96,7 @@ impl FileSystem {
     pub(super) async fn store_inode(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(), FsError> {
         let turn = inode.turn.lock().await;
         let result = self.store_locked(inode).await;
-        drop(turn);
+        // Before the turn is given up: whoever comes next finds nothing to store, but must tell of this.
         let mut state = inode.state.lock();
         match &result {
             Err(error) => {
@@ -109,6 +109,7 @@ impl FileSystem {
             Ok(()) => {}
         }
         drop(state);
+        drop(turn);
         self.table.lock().drop_if_unused(inode.ino);
         result
     }

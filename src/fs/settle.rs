@@ -5,7 +5,8 @@
 
 use super::core::FileSystem;
 use super::errno::FsError;
-use super::inode::{Dentry, Identity, Inode};
+use super::inode::{Identity, Inode};
+use super::table::Dentry;
 use super::types::Ino;
 use crate::units::{DirId, FileId};
 use crate::volume::VolumeError;
@@ -107,6 +108,7 @@ impl FileSystem {
             let mut state = inode.state.lock();
             state.published = state.published.max(modified);
             state.checked_at = None;
+            state.lost_a_name = true;
             state.names.clone()
         };
         let mut table = self.table.lock();
@@ -146,6 +148,7 @@ impl FileSystem {
             {
                 let mut state = inode.state.lock();
                 state.links = 1;
+                state.lost_a_name = true;
                 self.published(&mut state, stored, modified);
             }
             if let Some(parent) = parent {

@@ -53,6 +53,11 @@ fn a_server_gone_for_longer_than_the_limit_is_an_error_and_what_was_written_is_k
     let started = Instant::now();
     fs::metadata(mount.join("never seen")).expect_err("the store cannot be asked");
     assert!(started.elapsed() < Duration::from_secs(20), "it hangs");
+    // What needs no store does not wait for it.
+    let started = Instant::now();
+    assert_eq!(file.metadata().expect("from memory").len(), 14);
+    assert!(nix::sys::statvfs::statvfs(&mount.path).expect("from memory").blocks_available() > 0);
+    assert!(started.elapsed() < Duration::from_secs(1), "it asks the store");
     let url = volume.at("file");
     volume.tool(["cat", &url, "--io-timeout", "3s"]).failed_saying(&["does not answer"]);
     minio.resume();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use strongroom::crypto::Suite;
 use strongroom::fs::core::{Durability, FileSystem, FsConfig};
 use strongroom::fs::errno::FsError;
+use strongroom::fs::ownership::Ownership;
 use strongroom::fs::types::{Attr, Caller, HandleId, Ino, OpenMode};
 use strongroom::store::fault::{Action, Rule, Verb, When};
 use strongroom::store::{Fault, MemoryStore, Store};
@@ -73,8 +74,7 @@ impl Run {
             upload_bytes: [1 << 20, 32 << 20][random.random_range(0..2)],
             attribute_ttl: Duration::from_secs(1),
             durability,
-            uid: None,
-            gid: None,
+            ownership: Ownership::default(),
         };
         let fault = Arc::new(Fault::new(inner, seed));
         let mut run = Self {

@@ -1,7 +1,9 @@
 //! A real mount behaves as a local file system does, and a fresh mount finds what the last one stored.
 
+mod cache;
 mod content;
 mod names;
+mod promises;
 #[path = "../support/mod.rs"]
 mod support;
 

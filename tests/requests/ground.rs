@@ -7,6 +7,7 @@ use std::time::Duration;
 use strongroom::crypto::{Passphrase, Suite};
 use strongroom::fs::core::{Durability, FileSystem, FsConfig};
 use strongroom::fs::errno::FsError;
+use strongroom::fs::ownership::Ownership;
 use strongroom::fs::types::{Attr, Caller, Ino, OpenMode, RenameMode, SetAttr};
 use strongroom::store::{Fault, MemoryStore, Meter, Store};
 use strongroom::units::DirId;
@@ -101,8 +102,7 @@ impl Ground {
             upload_bytes: 16 << 20,
             attribute_ttl: Duration::from_secs(1),
             durability,
-            uid: None,
-            gid: None,
+            ownership: Ownership::default(),
         };
         let runtime = tokio::runtime::Handle::current();
         let fs = FileSystem::start(volume, config, runtime).await.expect("mounted");
