@@ -325,6 +325,7 @@ impl Common {
                 .or_else(|| config::variable("AWS_CA_BUNDLE").map(PathBuf::from))
                 .or(file.ca_bundle),
             profile: self.profile.clone().or(file.profile),
+            ..S3Config::default()
         };
         let timeout = match (self.io_timeout, &file.io_timeout) {
             (Some(timeout), _) => timeout,
