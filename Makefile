@@ -6,10 +6,10 @@ export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
-.PHONY: help demo test test-posix model fuzz bench lint build tools
+.PHONY: help demo test test-posix test-datasafed model fuzz bench lint build tools
 
 help: ## List these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 build: ## Build the strongroom binary
 	cargo build --release --locked
@@ -25,6 +25,9 @@ test: tools ## Run all tests: unit, stores, real mounts, kills, the POSIX suites
 
 test-posix: tools ## Run suites and programs of others on a mount: pjdfstest, fsx, fio, backup clients
 	cargo test --release --locked --test posix
+
+test-datasafed: tools ## Compare with the real datasafed: generated command lines on MinIO and directories
+	cargo test --release --locked --test datasafed
 
 model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
 	STRONGROOM_CASES=20000 cargo test --release --locked --test model

@@ -61,7 +61,7 @@ impl Conf {
         let bytes = std::fs::read(file).map_err(|error| {
             let why = error.to_string();
             let why = why.split(" (os error").next().unwrap_or_default().to_lowercase();
-            let operation = if file.is_dir() { "read" } else { "open" };
+            let operation = if file.is_dir() { "BOM: read" } else { "open" };
             DatasafedError(format!("{operation} {shown}: {why}"))
         })?;
         let ini =
@@ -86,6 +86,7 @@ impl Conf {
 
     /// A setting as `getconf` tells it.
     pub fn get(&self, section: &str, key: &str) -> Option<&str> {
+        let section = if section.is_empty() { super::ini::FIRST } else { section };
         self.ini.section(section)?.get(key)
     }
 }

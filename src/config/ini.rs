@@ -7,7 +7,10 @@
 
 use std::fmt;
 
-/// Sections in the order of the file. What stands before the first one is in a section without a name.
+/// The section of what stands before the first one.
+pub const FIRST: &str = "DEFAULT";
+
+/// Sections in the order of the file.
 #[derive(Clone, Default)]
 pub struct Ini {
     sections: Vec<(String, Section)>,
@@ -89,7 +92,9 @@ impl Ini {
         let text = String::from_utf8_lossy(bytes);
         let mut lines = Lines { rest: &text, number: 0 };
         let mut ini = Self::default();
-        let mut section = "DEFAULT".to_owned();
+        let mut section = FIRST.to_owned();
+        // How many keys of this section had `-` for a name: they are numbered.
+        let mut nameless = 0;
         while let Some(line) = lines.next() {
             let line = line.trim_start();
             if line.is_empty() || line.starts_with(['#', ';']) {
@@ -103,10 +108,15 @@ impl Ini {
                     return Err(wrong("the section has no name"));
                 }
                 section = name[..end].to_owned();
+                nameless = 0;
                 ini.section_mut(&section);
                 continue;
             }
-            let (key, value) = split_key(line).map_err(wrong)?;
+            let (mut key, value) = split_key(line).map_err(wrong)?;
+            if key == "-" {
+                nameless += 1;
+                key = format!("#{nameless}");
+            }
             let value = read_value(value, &mut lines)?;
             ini.section_mut(&section).set(&key, value);
         }

@@ -49,6 +49,10 @@ struct Options<'a> {
 
 impl Options<'_> {
     fn get(&self, name: &str) -> Option<String> {
+        // The original takes this one from the file alone.
+        if name == "root" {
+            return self.conf.get(STORAGE, name).map(str::to_owned);
+        }
         let upper = name.to_uppercase();
         let mut variables = vec![format!("RCLONE_CONFIG_BACKEND_{upper}")];
         if !self.backend.is_empty() {

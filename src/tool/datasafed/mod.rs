@@ -81,12 +81,8 @@ enum Request {
 /// Which command with which flags; nothing is done yet.
 fn understand(arguments: &[OsString]) -> Result<Request, Failure> {
     let Some(at) = flags::command_at(arguments) else {
-        let parsed = flags::parse(arguments, &[GLOBAL])?;
-        return match parsed {
-            Some(parsed) if parsed.positionals.is_empty() => Ok(Request::Help(help::all(true))),
-            Some(parsed) => Err(unknown(&parsed.positionals[0].to_string_lossy())),
-            None => Ok(Request::Help(help::all(true))),
-        };
+        flags::parse(arguments, &[GLOBAL])?;
+        return Ok(Request::Help(help::all(true)));
     };
     let name = arguments[at].to_string_lossy();
     let rest: Vec<OsString> = [&arguments[..at], &arguments[at + 1..]].concat();

@@ -26,6 +26,10 @@ pub(super) async fn run(parsed: &Parsed, storage: &Storage) -> Result<(), Failur
     let mut out = Output::open(&local)?;
     let from = |why: Failure| Failure::new(format!("pull {}: {why}", go::quoted(&remote)));
     let path = storage.file(&remote).map_err(&from)?;
+    let _guard = match &out {
+        Output::Stream(_) => None,
+        Output::File(file) => Some(file.guard()),
+    };
     let (sender, pieces) = channel(AHEAD);
     let written = tokio::task::spawn_blocking(move || {
         let result = match codec {

@@ -1,7 +1,7 @@
 //! Files in a local directory, under their own names: what KubeBlocks mounts at /backupdata, an NFS share
 //! or a volume of ours. Everything blocks, and is done on threads that may.
 
-use super::local;
+use super::local::{self, Target};
 use super::parts::{Piece, Plan};
 use super::{Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
 use crate::crypto::datasafed::StreamKey;
@@ -236,12 +236,19 @@ impl Files for DirectoryFiles {
         if let Err(error @ ObjectsError::IsDirectory) = self.find_now(path) {
             return Err(error);
         }
-        self.blocking(path, move |own, path| {
+        let target = self.blocking(path, |own, path| {
             let place = own.place(path);
             if let Some(parent) = place.parent() {
                 make_directories(parent)?;
             }
-            local::store(&place, modified, &*own.entropy, pieces)
+            let target = Target::open(&place, &*own.entropy);
+            target.map_err(|error| ObjectsError::local("open", &place, error))
+        });
+        let target = target.await?;
+        let _guard = target.guard();
+        self.blocking(path, move |own, path| {
+            let failed = |error| ObjectsError::local("write", &own.place(path), error);
+            target.store(modified, pieces, failed)
         })
         .await
     }

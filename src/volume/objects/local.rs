@@ -47,6 +47,11 @@ impl Replacement {
         Ok(replacement)
     }
 
+    /// Removes what is unfinished when it is dropped, also where a thread that is stuck holds the file.
+    pub fn guard(&self) -> Unfinished {
+        Unfinished(self.temporary.clone())
+    }
+
     /// Puts it into its place, on disk before it has its name. With a time, that is its time.
     pub fn finish(mut self, modified: Option<Timestamp>) -> io::Result<()> {
         if let Some(time) = modified {
@@ -57,6 +62,15 @@ impl Replacement {
         fs::rename(&self.temporary, &self.target)?;
         self.done = true;
         Ok(())
+    }
+}
+
+/// A file that is being written. Once it is in its place there is nothing of this name.
+pub struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -87,24 +101,46 @@ fn beside(target: &Path, entropy: &dyn Entropy) -> PathBuf {
     target.with_file_name(OsString::from_vec(name))
 }
 
-/// Writes what comes to a file that appears at the end. For a thread that may wait.
-pub(super) fn store(
-    target: &Path,
-    modified: Timestamp,
-    entropy: &dyn Entropy,
-    mut pieces: Receiver<Piece>,
-) -> Result<(), ObjectsError> {
-    let failed = |source| ObjectsError::local("write", target, source);
-    // A pipe or a device is written into: replacing it would take it away from everybody.
-    let special = fs::metadata(target).is_ok_and(|found| !found.is_file());
-    if special {
-        let mut device = OpenOptions::new().write(true).open(target).map_err(failed)?;
-        return copy(&mut device, &mut pieces, failed);
+/// Where what comes is written.
+pub(super) enum Target {
+    /// A pipe or a device is written into: replacing it would take it away from everybody.
+    Device(File),
+    /// A file, which appears at the end.
+    File(Replacement),
+}
+
+impl Target {
+    /// Begins to write.
+    pub(super) fn open(target: &Path, entropy: &dyn Entropy) -> io::Result<Self> {
+        if fs::metadata(target).is_ok_and(|found| !found.is_file()) {
+            return OpenOptions::new().write(true).open(target).map(Self::Device);
+        }
+        Replacement::begin(target, 0o666, entropy).map(Self::File)
     }
-    let opened = Replacement::begin(target, 0o666, entropy);
-    let mut file = opened.map_err(|source| ObjectsError::local("open", target, source))?;
-    copy(&mut file, &mut pieces, failed)?;
-    file.finish(Some(modified)).map_err(failed)
+
+    /// To be held by whoever may be broken off.
+    pub(super) fn guard(&self) -> Option<Unfinished> {
+        match self {
+            Self::Device(_) => None,
+            Self::File(file) => Some(file.guard()),
+        }
+    }
+
+    /// Writes everything that comes. For a thread that may wait. `failed` names the file.
+    pub(super) fn store(
+        self,
+        modified: Timestamp,
+        mut pieces: Receiver<Piece>,
+        failed: impl Fn(io::Error) -> ObjectsError,
+    ) -> Result<(), ObjectsError> {
+        match self {
+            Self::Device(mut device) => copy(&mut device, &mut pieces, failed),
+            Self::File(mut file) => {
+                copy(&mut file, &mut pieces, &failed)?;
+                file.finish(Some(modified)).map_err(failed)
+            }
+        }
+    }
 }
 
 fn copy(

@@ -28,7 +28,7 @@ pub use bucket::{BucketFiles, Requests};
 pub use directory::DirectoryFiles;
 pub use error::ObjectsError;
 pub use layout::{Layout, SUFFIX};
-pub use local::Replacement;
+pub use local::{Replacement, Unfinished};
 pub use parts::PartWriter;
 
 use crate::crypto::datasafed::StreamKey;
