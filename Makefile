@@ -35,9 +35,10 @@ model: ## Drive the file system against a reference with faults and crashes: 20,
 fuzz: ## Fuzz every parser of outside bytes (SECONDS_EACH=20, TARGETS="url descriptor")
 	tests/fuzz/run.sh
 
-bench: build tools ## Measure: crypto on one core, then mounts over MinIO beside the raw client
+bench: build tools ## Measure: crypto on one core, mounts over MinIO, then datasafed beside the real one
 	cargo bench --locked --bench crypto
 	cargo bench --locked --bench mount
+	cargo bench --locked --bench datasafed
 
 lint: tools ## Check format, clippy, licences and sources, layers
 	cargo fmt --check

@@ -1,11 +1,9 @@
 //! What a side has in its place: every file, read without either program.
 
 use crate::programs::Program;
-use crate::worlds::{Place, World};
+use crate::worlds::{Place, World, bucket};
 use std::collections::BTreeMap;
-use strongroom::store::{
-    Fetched, FileStore, ListRequest, S3Config, S3Credentials, S3Store, Store, list_all,
-};
+use strongroom::store::{Fetched, FileStore, ListRequest, Store, list_all};
 
 /// The files of a side: path, and the bytes; for encrypted ones nothing but how many.
 pub(crate) fn files(world: &World, side: Program) -> BTreeMap<String, Vec<u8>> {
@@ -36,23 +34,6 @@ fn in_directory(world: &World, side: Program) -> BTreeMap<String, Vec<u8>> {
         }
     }
     files
-}
-
-/// A client of a side's bucket.
-pub(crate) async fn bucket(world: &World, side: Program) -> S3Store {
-    let minio = world.minio.as_ref().expect("a world in a bucket");
-    let config = S3Config {
-        bucket: world.bucket(side).to_owned(),
-        region: Some("us-east-1".to_owned()),
-        endpoint: Some(minio.endpoint.clone()),
-        credentials: S3Credentials::Given {
-            access_key: minio.access_key.clone(),
-            secret_key: minio.secret_key.clone().into(),
-            session_token: None,
-        },
-        ..S3Config::default()
-    };
-    S3Store::connect(config).await.expect("connected")
 }
 
 fn in_bucket(world: &World, side: Program) -> BTreeMap<String, Vec<u8>> {

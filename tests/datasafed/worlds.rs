@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use strongroom::store::{S3Config, S3Credentials, S3Store};
 use tempfile::TempDir;
 
 /// Where files are.
@@ -155,6 +156,23 @@ impl World {
         }
         text
     }
+}
+
+/// A client of a side's bucket.
+pub(crate) async fn bucket(world: &World, side: Program) -> S3Store {
+    let minio = world.minio.as_ref().expect("a world in a bucket");
+    let config = S3Config {
+        bucket: world.bucket(side).to_owned(),
+        region: Some("us-east-1".to_owned()),
+        endpoint: Some(minio.endpoint.clone()),
+        credentials: S3Credentials::Given {
+            access_key: minio.access_key.clone(),
+            secret_key: minio.secret_key.clone().into(),
+            session_token: None,
+        },
+        ..S3Config::default()
+    };
+    S3Store::connect(config).await.expect("connected")
 }
 
 /// A file of a world's temporary directory.
