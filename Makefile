@@ -6,10 +6,10 @@ export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
-.PHONY: help demo test test-posix model fuzz bench lint build tools
+.PHONY: help demo test test-posix test-datasafed model fuzz bench lint build tools
 
 help: ## List these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 build: ## Build the strongroom binary
 	cargo build --release --locked
@@ -26,15 +26,19 @@ test: tools ## Run all tests: unit, stores, real mounts, kills, the POSIX suites
 test-posix: tools ## Run suites and programs of others on a mount: pjdfstest, fsx, fio, backup clients
 	cargo test --release --locked --test posix
 
+test-datasafed: tools ## Compare with the real datasafed: generated command lines on MinIO and directories
+	cargo test --release --locked --test datasafed
+
 model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
 	STRONGROOM_CASES=20000 cargo test --release --locked --test model
 
 fuzz: ## Fuzz every parser of outside bytes (SECONDS_EACH=20, TARGETS="url descriptor")
 	tests/fuzz/run.sh
 
-bench: build tools ## Measure: crypto on one core, then mounts over MinIO beside the raw client
+bench: build tools ## Measure: crypto on one core, mounts over MinIO, then datasafed beside the real one
 	cargo bench --locked --bench crypto
 	cargo bench --locked --bench mount
+	cargo bench --locked --bench datasafed
 
 lint: tools ## Check format, clippy, licences and sources, layers
 	cargo fmt --check

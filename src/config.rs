@@ -1,7 +1,10 @@
 //! Rank 4: settings, parsed once: flag, then environment, then configuration file. Layers below get
 //! values; this one alone reads the environment, the clock and the random source.
 
+pub mod datasafed;
 mod file;
+pub mod ini;
+pub mod obscure;
 mod passphrase;
 mod process;
 mod url;

@@ -54,7 +54,6 @@ const LONG: &[(&str, usize, &str)] = &[
     ("tests/model/run.rs", 560, "one run: choose, do, compare"),
     ("src/store/conformance.rs", 570, "one suite, a case after the other"),
     ("src/store/dir.rs", 650, "a whole object server, down to the spelling of its files"),
-    ("src/store/s3.rs", 540, "one file knows the SDK: requests, answers and settings"),
     ("src/volume/native/record.rs", 630, "one type, the checks of what was stored, both ways"),
 ];
 

@@ -12,7 +12,6 @@ use super::io::{FileHandleState, SEALING_UNIT};
 use super::table::{Dentry, Table};
 use super::types::{EntryReply, HandleId, Ino, StatFs};
 use crate::units::{DirId, SessionId};
-use crate::volume::VolumeError;
 use crate::volume::native::namespace::Found;
 use crate::volume::native::record::{Attributes, Content, Record};
 use crate::volume::native::{Place, Volume};
@@ -265,7 +264,10 @@ impl FileSystem {
             let home = dentry.child.as_ref().and_then(|child| child.state.lock().home.clone());
             known_etag = match &dentry.link {
                 Some(link) => Some(link.etag.clone()),
-                None => home.map(|home| home.etag),
+                // Who opens a file of which only the head is known needs all of it.
+                None => home
+                    .filter(|home| since.is_none() || home.record.is_whole())
+                    .map(|home| home.etag),
             };
         }
         let asked_at = self.boot_time();
@@ -358,6 +360,14 @@ impl FileSystem {
                 }
             }
         };
+        {
+            let mut state = inode.state.lock();
+            if state.unlinked {
+                // What lost its last name here has one all the same: another node moved it before.
+                state.unlinked = false;
+                state.links = home.record.links.max(1);
+            }
+        }
         self.refresh(&inode, found, asked_at);
         let link = found.inode.is_some().then(|| found.entry.clone());
         let only_name = link.is_none();
@@ -445,54 +455,4 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), FsError> {
         return Err(FsError::Invalid);
     }
     Ok(())
-}
-
-impl From<VolumeError> for FsError {
-    /// The one place that turns the engine's errors into the kernel's.
-    fn from(error: VolumeError) -> Self {
-        match error {
-            VolumeError::NotFound(_) => Self::NotFound,
-            VolumeError::Exists(_) => Self::Exists,
-            VolumeError::NotDirectory(_) => Self::NotDirectory,
-            VolumeError::IsDirectory(_) => Self::IsDirectory,
-            VolumeError::NotEmpty(_) => Self::NotEmpty,
-            VolumeError::Conflict(_) | VolumeError::Fenced | VolumeError::TakenOver => {
-                Self::stale(error)
-            }
-            VolumeError::Exclusive(_) => {
-                tracing::error!("{error}");
-                Self::Busy
-            }
-            VolumeError::InvalidName(_) => Self::NameTooLong,
-            VolumeError::Invalid(_) => Self::Invalid,
-            VolumeError::TooBig(_) => Self::TooBig,
-            VolumeError::ReadOnly => Self::ReadOnly,
-            VolumeError::Store(ref store) => {
-                use crate::store::StoreErrorKind as Kind;
-                match store.kind {
-                    // What the kernel asked for exists; that the store lacks a part of it is damage.
-                    Kind::NotFound | Kind::NoBucket | Kind::Corrupt | Kind::Other => {
-                        Self::io(error)
-                    }
-                    Kind::Denied | Kind::ClockSkew | Kind::Tls => {
-                        Self::Denied { message: error.to_string() }
-                    }
-                    Kind::PreconditionFailed => Self::stale(error),
-                    Kind::Unreachable | Kind::Unavailable => {
-                        Self::TimedOut { message: error.to_string() }
-                    }
-                    Kind::Full => Self::NoSpace { message: error.to_string() },
-                    Kind::ReadOnly => Self::ReadOnly,
-                    Kind::Invalid => Self::Invalid,
-                }
-            }
-            VolumeError::NotAVolume(_)
-            | VolumeError::NewerFormat { .. }
-            | VolumeError::Corrupt { .. }
-            | VolumeError::Passphrase(_) => {
-                tracing::error!("{error}");
-                Self::io(error)
-            }
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! What can go wrong with a file system operation, by meaning, and the one place where a meaning
 //! becomes a number of errno(3). Shortage of memory is not among them: it makes callers wait.
 
+use crate::volume::VolumeError;
+
 /// A failed operation. Cheap to clone, since a failed upload is told to every handle once.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FsError {
@@ -150,6 +152,56 @@ impl FsError {
                 | Self::Denied { .. }
                 | Self::NoSpace { .. }
         )
+    }
+}
+
+impl From<VolumeError> for FsError {
+    /// The one place that turns the engine's errors into the kernel's.
+    fn from(error: VolumeError) -> Self {
+        match error {
+            VolumeError::NotFound(_) => Self::NotFound,
+            VolumeError::Exists(_) => Self::Exists,
+            VolumeError::NotDirectory(_) => Self::NotDirectory,
+            VolumeError::IsDirectory(_) => Self::IsDirectory,
+            VolumeError::NotEmpty(_) => Self::NotEmpty,
+            VolumeError::Conflict(_) | VolumeError::Fenced | VolumeError::TakenOver => {
+                Self::stale(error)
+            }
+            VolumeError::Exclusive(_) => {
+                tracing::error!("{error}");
+                Self::Busy
+            }
+            VolumeError::InvalidName(_) => Self::NameTooLong,
+            VolumeError::Invalid(_) => Self::Invalid,
+            VolumeError::TooBig(_) => Self::TooBig,
+            VolumeError::ReadOnly => Self::ReadOnly,
+            VolumeError::Store(ref store) => {
+                use crate::store::StoreErrorKind as Kind;
+                match store.kind {
+                    // What the kernel asked for exists; that the store lacks a part of it is damage.
+                    Kind::NotFound | Kind::NoBucket | Kind::Corrupt | Kind::Other => {
+                        Self::io(error)
+                    }
+                    Kind::Denied | Kind::ClockSkew | Kind::Tls => {
+                        Self::Denied { message: error.to_string() }
+                    }
+                    Kind::PreconditionFailed => Self::stale(error),
+                    Kind::Unreachable | Kind::Unavailable => {
+                        Self::TimedOut { message: error.to_string() }
+                    }
+                    Kind::Full => Self::NoSpace { message: error.to_string() },
+                    Kind::ReadOnly => Self::ReadOnly,
+                    Kind::Invalid => Self::Invalid,
+                }
+            }
+            VolumeError::NotAVolume(_)
+            | VolumeError::NewerFormat { .. }
+            | VolumeError::Corrupt { .. }
+            | VolumeError::Passphrase(_) => {
+                tracing::error!("{error}");
+                Self::io(error)
+            }
+        }
     }
 }
 

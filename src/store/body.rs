@@ -38,6 +38,11 @@ impl Body {
         }
     }
 
+    /// Its buffers, in order, none of them empty.
+    pub fn parts(&self) -> impl Iterator<Item = &Bytes> {
+        self.parts.iter()
+    }
+
     /// A range of it, copied only where it runs over several buffers; `None` if it is not all there.
     pub fn range(&self, range: Range<usize>) -> Option<Cow<'_, [u8]>> {
         if range.start > range.end || range.end > self.len() {

@@ -41,17 +41,24 @@ impl RetryPolicy {
 /// The decorator.
 pub struct Retry {
     inner: Arc<dyn Store>,
-    policy: RetryPolicy,
-    entropy: Arc<dyn Entropy>,
+    attempts: Attempts,
 }
 
 impl Retry {
     /// Pauses have a random part (full jitter), so that many clients do not come back at once.
     pub fn new(inner: Arc<dyn Store>, policy: RetryPolicy, entropy: Arc<dyn Entropy>) -> Self {
-        Self { inner, policy, entropy }
+        Self { inner, attempts: Attempts { policy, entropy } }
     }
+}
 
-    async fn again<T, F: Future<Output = Result<T, StoreError>>>(
+/// The same request several times.
+pub(super) struct Attempts {
+    pub(super) policy: RetryPolicy,
+    pub(super) entropy: Arc<dyn Entropy>,
+}
+
+impl Attempts {
+    pub(super) async fn again<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
         request: Request<'_>,
         attempt: impl Fn() -> F,
@@ -82,7 +89,7 @@ impl Retry {
 
 /// What a request may have done when its answer is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
+pub(super) enum Effect {
     /// Nothing: it reads.
     None,
     /// The same as when it is sent once more.
@@ -91,10 +98,10 @@ enum Effect {
     Conditional,
 }
 
-struct Request<'a> {
-    operation: &'static str,
-    object: &'a str,
-    effect: Effect,
+pub(super) struct Request<'a> {
+    pub(super) operation: &'static str,
+    pub(super) object: &'a str,
+    pub(super) effect: Effect,
 }
 
 impl Request<'_> {
@@ -105,7 +112,7 @@ impl Request<'_> {
     }
 }
 
-fn reads<'a>(operation: &'static str, object: &'a str) -> Request<'a> {
+pub(super) fn reads<'a>(operation: &'static str, object: &'a str) -> Request<'a> {
     Request { operation, object, effect: Effect::None }
 }
 
@@ -118,7 +125,7 @@ impl Store for Retry {
             _ => Effect::Conditional,
         };
         let request = Request { operation: "put", object: key.as_str(), effect };
-        self.again(request, || self.inner.put(key, body.clone(), when.clone())).await
+        self.attempts.again(request, || self.inner.put(key, body.clone(), when.clone())).await
     }
 
     async fn get(
@@ -127,11 +134,11 @@ impl Store for Retry {
         range: Option<ByteRange>,
         unless: Option<&ETag>,
     ) -> Result<Fetched, StoreError> {
-        self.again(reads("get", key.as_str()), || self.inner.get(key, range, unless)).await
+        self.attempts.again(reads("get", key.as_str()), || self.inner.get(key, range, unless)).await
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, StoreError> {
-        self.again(reads("head", key.as_str()), || self.inner.head(key)).await
+        self.attempts.again(reads("head", key.as_str()), || self.inner.head(key)).await
     }
 
     async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<(), StoreError> {
@@ -140,17 +147,17 @@ impl Store for Retry {
             None => Effect::Repeatable,
         };
         let request = Request { operation: "delete", object: key.as_str(), effect };
-        self.again(request, || self.inner.delete(key, if_match)).await
+        self.attempts.again(request, || self.inner.delete(key, if_match)).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, StoreError)>, StoreError> {
         let object = keys.first().map_or("", Key::as_str);
         let request = Request { operation: "delete", object, effect: Effect::Repeatable };
-        self.again(request, || self.inner.delete_many(keys)).await
+        self.attempts.again(request, || self.inner.delete_many(keys)).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage, StoreError> {
-        self.again(reads("list", &request.prefix), || self.inner.list(request)).await
+        self.attempts.again(reads("list", &request.prefix), || self.inner.list(request)).await
     }
 
     fn describe(&self) -> String {

@@ -4,37 +4,25 @@
 //! signed, since everything is authenticated end to end; checksums are added only where an operation
 //! demands them; no bucket is ever created.
 
+use super::s3_connect::{self, ListVersion, Listing, S3Config};
 use super::s3_errors::{by_answer, is_of_place, is_tls, remedy, root_cause};
+use super::s3_files::DELETES;
 use super::{
     Body, ETag, Fetched, Key, ListPage, ListRequest, Object, ObjectMeta, PutWhen, Store,
-    StoreError, StoreErrorKind, s3_trust,
+    StoreError, StoreErrorKind,
 };
 use crate::units::ByteRange;
 use crate::world::Timestamp;
 use async_trait::async_trait;
-use aws_config::environment::EnvironmentVariableRegionProvider;
-use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
-use aws_config::provider_config::ProviderConfig;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{
-    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-    StalledStreamProtectionConfig,
-};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{Delete, EncodingType, ObjectIdentifier};
-use aws_smithy_http_client::tls;
+use aws_sdk_s3::types::{CommonPrefix, Delete, EncodingType, ObjectIdentifier};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_types::retry::RetryConfig;
-use aws_smithy_types::timeout::TimeoutConfig;
 use bytes::Bytes;
-use std::net::IpAddr;
-use std::path::PathBuf;
+use futures::StreamExt;
 use std::time::Duration;
 
-/// Time for a connection, and for the first byte of an answer.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Time for a request and its answer, apart from what its bytes take.
 const ATTEMPT: Duration = Duration::from_secs(30);
 /// What a connection must manage at least, in bytes a second.
@@ -42,109 +30,29 @@ const SLOWEST: u64 = 256 << 10;
 /// Objects that one DeleteObjects takes.
 const DELETE_BATCH: usize = 1000;
 
-/// Where and how.
-#[derive(Clone, Debug, Default)]
-pub struct S3Config {
-    /// The bucket; it must exist.
-    pub bucket: String,
-    /// The region; else the SDK's own sources, else us-east-1.
-    pub region: Option<String>,
-    /// The endpoint; else the SDK's own sources, else Amazon's.
-    pub endpoint: Option<String>,
-    /// Bucket in the path; `None`: where the endpoint is an IP address or localhost.
-    pub path_style: Option<bool>,
-    /// PEM file of certificate authorities, instead of the system's.
-    pub ca_bundle: Option<PathBuf>,
-    /// Profile of the AWS files.
-    pub profile: Option<Profile>,
-}
-
-/// A profile of the AWS files.
-#[derive(Clone, Debug)]
-pub struct Profile {
-    /// Its name.
-    pub name: String,
-    /// Its credentials are used although there are some in the environment: it was named on purpose,
-    /// not by a variable beside them.
-    pub over_environment: bool,
-}
-
 /// The store.
 #[derive(Debug)]
 pub struct S3Store {
-    client: Client,
-    bucket: String,
+    pub(super) client: Client,
+    pub(super) bucket: String,
     place: String,
+    listing: Listing,
+    pub(super) part_limit: u32,
+    batch_deletes: bool,
 }
 
 impl S3Store {
-    /// Reads the SDK's settings (environment, profile files) and makes a client. Sends no request.
+    /// Reads the SDK's settings (environment, profile files) unless the credentials are given, and makes
+    /// a client. Sends no request.
     pub async fn connect(config: S3Config) -> Result<Self, StoreError> {
-        let S3Config { bucket, region, endpoint, path_style, ca_bundle, profile } = config;
-        let invalid = |why: String| {
-            StoreError::new(StoreErrorKind::Invalid, "connect", &bucket).with_source(why)
-        };
-        let mut trust = tls::TrustStore::empty();
-        match &ca_bundle {
-            Some(path) => {
-                let pem = s3_trust::authorities(path).map_err(invalid)?;
-                trust = trust.with_pem_certificate(pem);
-            }
-            None => trust = trust.with_native_roots(true),
-        }
-        let tls_context = tls::TlsContext::builder()
-            .with_trust_store(trust)
-            .build()
-            .map_err(|error| invalid(format!("certificates: {error}")))?;
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
-            .tls_context(tls_context)
-            .pool_max_idle_per_host(128)
-            .build_https();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
-        // Not the SDK's whole chain: its last link asks the machine's metadata service, which most
-        // machines do not have, and waits for it.
-        let chain = RegionProviderChain::first_try(region.map(Region::new))
-            .or_else(EnvironmentVariableRegionProvider::new())
-            .or_else(ProfileFileRegionProvider::new())
-            .or_else(Region::new("us-east-1"));
-        let region = chain.region().await;
-        if let Some(Profile { name, over_environment }) = profile {
-            if over_environment {
-                // For a profile that assumes a role, which asks a server.
-                let settings = ProviderConfig::without_region()
-                    .with_region(region.clone())
-                    .with_http_client(http.clone());
-                let provider = ProfileFileCredentialsProvider::builder().configure(&settings);
-                loader = loader.credentials_provider(provider.profile_name(&name).build());
-            }
-            loader = loader.profile_name(name);
-        }
-        loader = loader.region(region);
-        if let Some(endpoint) = &endpoint {
-            loader = loader.endpoint_url(endpoint);
-        }
-        let shared = loader.load().await;
-        let endpoint = endpoint.or_else(|| shared.endpoint_url().map(str::to_owned));
-        let path_style = path_style.unwrap_or_else(|| endpoint.as_deref().is_some_and(is_bare));
-        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).build();
-        let builder = aws_sdk_s3::config::Builder::from(&shared)
-            .force_path_style(path_style)
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts)
-            // Every attempt has a deadline of its own here, by its size.
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-        let place = match &endpoint {
-            Some(endpoint) => format!("s3://{bucket} at {}", without_userinfo(endpoint)),
-            None => format!("s3://{bucket}"),
-        };
-        Ok(Self { client: Client::from_conf(builder.build()), bucket, place })
+        let bucket = config.bucket.clone();
+        let S3Config { listing, part_limit, batch_deletes, .. } = config;
+        let (client, place) = s3_connect::client(config).await?;
+        Ok(Self { client, bucket, place, listing, part_limit, batch_deletes })
     }
 
     /// Runs a request with a deadline that leaves time for its bytes.
-    async fn bounded<T, E>(
+    pub(super) async fn bounded<T, E>(
         &self,
         operation: &'static str,
         object: &str,
@@ -223,7 +131,12 @@ impl S3Store {
         if unknown && writes { result.with_effect_unknown() } else { result }
     }
 
-    fn corrupt(&self, operation: &'static str, object: &str, why: &'static str) -> StoreError {
+    pub(super) fn corrupt(
+        &self,
+        operation: &'static str,
+        object: &str,
+        why: &'static str,
+    ) -> StoreError {
         StoreError::new(StoreErrorKind::Corrupt, operation, object).with_source(why)
     }
 }
@@ -350,6 +263,14 @@ impl Store for S3Store {
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, StoreError)>, StoreError> {
+        if !self.batch_deletes {
+            let delete = async |key: Key| (self.delete(&key, None).await.err(), key);
+            let requests: Vec<_> = keys.iter().cloned().map(delete).collect();
+            let answers = futures::stream::iter(requests).buffer_unordered(DELETES);
+            let answers: Vec<_> = answers.collect().await;
+            let failed = answers.into_iter().filter_map(|(error, key)| Some((key, error?)));
+            return Ok(failed.collect());
+        }
         let mut failed = Vec::new();
         for batch in keys.chunks(DELETE_BATCH) {
             let invalid = |error: aws_sdk_s3::error::BuildError| {
@@ -381,26 +302,17 @@ impl Store for S3Store {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage, StoreError> {
-        let ListRequest { prefix, roll_up, start_after, limit } = request;
-        let date = std::sync::Arc::new(parking_lot::Mutex::new(None));
-        let mut sent = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.bucket)
-            .prefix(prefix)
-            // Control characters have no place in XML.
-            .encoding_type(EncodingType::Url)
-            .set_start_after(start_after.clone());
-        if *roll_up {
-            sent = sent.delimiter("/");
-        }
-        if *limit > 0 {
-            sent = sent.max_keys(i32::try_from(*limit).unwrap_or(1000).min(1000));
-        }
-        let sent = sent.customize().interceptor(DateOf(date.clone())).send();
-        let output = self.bounded("list", prefix, 0, false, sent).await?;
+        let Page { contents, prefixes, truncated, date } = match self.listing.version {
+            ListVersion::V1 => self.page_v1(request).await?,
+            ListVersion::V2 => self.page_v2(request).await?,
+        };
+        let ListRequest { prefix, start_after, .. } = request;
+        let decoded = |text: &str| match self.listing.encoded {
+            true => decoded(text),
+            false => text.to_owned(),
+        };
         let mut objects = Vec::new();
-        for object in output.contents() {
+        for object in &contents {
             let key = object.key().map(decoded).and_then(Key::new);
             let (Some(key), Some(etag)) = (key, object.e_tag()) else {
                 return Err(self.corrupt("list", prefix, "an object without key or ETag"));
@@ -412,14 +324,13 @@ impl Store for S3Store {
                 modified: time(object.last_modified()),
             });
         }
-        let prefixes: Vec<String> = output
-            .common_prefixes()
+        let prefixes: Vec<String> = prefixes
             .iter()
             .filter_map(|prefix| prefix.prefix().map(decoded))
             // With start-after inside a rolled-up prefix some servers give that prefix again.
             .filter(|prefix| start_after.as_ref().is_none_or(|after| prefix > after))
             .collect();
-        let next = if output.is_truncated().unwrap_or(false) {
+        let next = if truncated {
             let last = objects.last().map(|object| object.key.as_str());
             let last = last.into_iter().chain(prefixes.last().map(String::as_str)).max();
             let last = last.map(|last| match last.strip_suffix('/') {
@@ -435,13 +346,78 @@ impl Store for S3Store {
         } else {
             None
         };
-        let date = date.lock().take().unwrap_or_default();
         Ok(ListPage { objects, prefixes, next, date })
     }
 
     fn describe(&self) -> String {
         self.place.clone()
     }
+}
+
+/// An answer to either version of the listing request.
+struct Page {
+    contents: Vec<aws_sdk_s3::types::Object>,
+    prefixes: Vec<CommonPrefix>,
+    truncated: bool,
+    date: Timestamp,
+}
+
+impl S3Store {
+    async fn page_v2(&self, request: &ListRequest) -> Result<Page, StoreError> {
+        let ListRequest { prefix, roll_up, start_after, limit } = request;
+        let date = std::sync::Arc::new(parking_lot::Mutex::new(None));
+        let sent = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(prefix)
+            .set_encoding_type(self.encoding())
+            .set_start_after(start_after.clone())
+            .set_delimiter(roll_up.then(|| "/".to_owned()))
+            .set_max_keys(page_size(*limit));
+        let sent = sent.customize().interceptor(DateOf(date.clone())).send();
+        let output = self.bounded("list", prefix, 0, false, sent).await?;
+        let date = date.lock().take().unwrap_or_default();
+        Ok(Page {
+            truncated: output.is_truncated().unwrap_or(false),
+            contents: output.contents.unwrap_or_default(),
+            prefixes: output.common_prefixes.unwrap_or_default(),
+            date,
+        })
+    }
+
+    /// For servers that do not know the second version.
+    async fn page_v1(&self, request: &ListRequest) -> Result<Page, StoreError> {
+        let ListRequest { prefix, roll_up, start_after, limit } = request;
+        let date = std::sync::Arc::new(parking_lot::Mutex::new(None));
+        let sent = self
+            .client
+            .list_objects()
+            .bucket(&self.bucket)
+            .prefix(prefix)
+            .set_encoding_type(self.encoding())
+            .set_marker(start_after.clone())
+            .set_delimiter(roll_up.then(|| "/".to_owned()))
+            .set_max_keys(page_size(*limit));
+        let sent = sent.customize().interceptor(DateOf(date.clone())).send();
+        let output = self.bounded("list", prefix, 0, false, sent).await?;
+        let date = date.lock().take().unwrap_or_default();
+        Ok(Page {
+            truncated: output.is_truncated().unwrap_or(false),
+            contents: output.contents.unwrap_or_default(),
+            prefixes: output.common_prefixes.unwrap_or_default(),
+            date,
+        })
+    }
+
+    /// Control characters have no place in XML, but not every server can encode them.
+    fn encoding(&self) -> Option<EncodingType> {
+        self.listing.encoded.then_some(EncodingType::Url)
+    }
+}
+
+fn page_size(limit: u32) -> Option<i32> {
+    (limit > 0).then(|| i32::try_from(limit).unwrap_or(1000).min(1000))
 }
 
 /// Notes the Date header of a reply.
@@ -493,33 +469,11 @@ fn decoded(text: &str) -> String {
     percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }
 
-fn time(at: Option<&DateTime>) -> Timestamp {
+pub(super) fn time(at: Option<&DateTime>) -> Timestamp {
     let nanos = at.map_or(0, DateTime::as_nanos);
     Timestamp(i64::try_from(nanos).unwrap_or(i64::MAX))
 }
 
 fn deadline(bytes: u64) -> Duration {
     ATTEMPT + Duration::from_secs(bytes / SLOWEST)
-}
-
-/// Whether an endpoint's host is an address or localhost, for which no bucket can be part of the name.
-fn is_bare(endpoint: &str) -> bool {
-    let Ok(url) = url::Url::parse(endpoint) else { return false };
-    match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok(),
-        None => false,
-    }
-}
-
-/// An endpoint for messages: a user name and password in it are nobody's business.
-fn without_userinfo(endpoint: &str) -> String {
-    match url::Url::parse(endpoint) {
-        Ok(mut url) if !url.username().is_empty() || url.password().is_some() => {
-            let _ = url.set_username("");
-            let _ = url.set_password(None);
-            url.to_string()
-        }
-        _ => endpoint.to_owned(),
-    }
 }

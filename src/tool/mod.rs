@@ -1,6 +1,7 @@
 //! Rank 5: the command line. One file per group of commands; they parse, call the engine and print.
 
 mod connect;
+mod datasafed;
 mod doctor;
 mod gc;
 mod init;
@@ -72,6 +73,13 @@ enum Command {
     Gc(gc::Gc),
     /// Check endpoint, TLS, credentials, bucket, conditional writes, clock and passphrase
     Doctor(doctor::Doctor),
+    /// Speak datasafed's command line (as when called by that name)
+    #[command(disable_help_flag = true)]
+    Datasafed {
+        /// Its command and arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Print the version and how this program was built
     Version(output::Version),
     /// Print completions for a shell
@@ -88,6 +96,9 @@ enum Command {
 
 /// Runs a command line and returns the exit code: 0 done, 1 failed, 2 not understood.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    if arguments.first().is_some_and(|program| datasafed::is_called(program)) {
+        return datasafed::run(&arguments[1..]);
+    }
     let command = settings::without_empty_variables(Cli::command());
     let parsed = command
         .try_get_matches_from(arguments)
@@ -100,6 +111,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if let Command::Datasafed { arguments } = &cli.command {
+        return datasafed::run(arguments);
+    }
     forbid_core_dumps();
     match output::start_log(&cli.common).and_then(|()| dispatch(cli)) {
         Ok(code) => code,
@@ -158,6 +172,7 @@ async fn run_in_runtime(common: &settings::Common, command: Command) -> Result<E
             Command::Gc(command) => command.run(common).await,
             Command::Doctor(command) => command.run(common).await,
             Command::Mount(_)
+            | Command::Datasafed { .. }
             | Command::Version(_)
             | Command::Completions { .. }
             | Command::Man(_) => Ok(()),

@@ -105,6 +105,7 @@ impl Common {
                 .or_else(|| config::variable("AWS_CA_BUNDLE").map(PathBuf::from))
                 .or(file.ca_bundle),
             profile,
+            ..S3Config::default()
         })
     }
 

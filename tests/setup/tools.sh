@@ -43,6 +43,19 @@ go_tool() { # NAME VERSION PACKAGE
 }
 go_tool minio v0.0.0-20260212201848-7aac2a2c5b7c github.com/minio/minio
 
+# One program of a module of ours that pins it, where `go install` cannot.
+go_module() { # NAME VERSION PACKAGE
+    local place="$cache/bin/$1-$2"
+    if [ ! -x "$place" ]; then
+        echo "compiling $1 $2 (once)"
+        local work; work="$(mktemp -d "$cache/go.XXXXXX")"
+        (cd "$(dirname "$0")/$1" && go build -mod=readonly -trimpath -ldflags "-s -w" -o "$work/$1" "$3")
+        mv "$work/$1" "$place"
+        rmdir "$work"
+    fi
+}
+go_module datasafed v0.2.0 github.com/apecloud/datasafed
+
 # One program of a crate, pinned with everything that it depends on.
 crate_tool() { # NAME VERSION
     local place="$cache/$1-$2"

@@ -1,0 +1,86 @@
+//! What a layout of one object per file needs beyond [`Store`](super::Store): headers beside the bytes,
+//! uploads in parts, and every version of what was deleted.
+//!
+//! # The contract
+//! - An upload is invisible until it is completed, and then appears whole, with its headers.
+//! - Parts may come in any order and at once; a part sent twice counts once, the last one.
+//! - What arrives in the store is what was sent: the store checks a digest of every body.
+//! - An upload that is neither completed nor aborted holds room until the bucket's rules clear it.
+
+use super::{ETag, Key, ObjectMeta, StoreError};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// What is stored beside an object's bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// The media type, if it is known.
+    pub content_type: Option<String>,
+    /// Metadata by name, in lower case, without the family's prefix (`x-amz-meta-`).
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// An upload in parts that has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadId(pub String);
+
+/// One version of one object, or the mark that it was deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The object.
+    pub key: Key,
+    /// Which of its versions, as the store names it.
+    pub id: String,
+}
+
+/// A store of files. See the module's contract.
+#[async_trait]
+pub trait FileStore: Send + Sync + 'static {
+    /// Writes a whole object with its headers.
+    async fn put_file(&self, key: &Key, body: Bytes, headers: &Headers)
+    -> Result<ETag, StoreError>;
+
+    /// Meta data and headers of an object.
+    async fn head_file(&self, key: &Key) -> Result<(ObjectMeta, Headers), StoreError>;
+
+    /// Begins an upload in parts.
+    async fn begin_upload(&self, key: &Key, headers: &Headers) -> Result<UploadId, StoreError>;
+
+    /// Sends part `number` (from 1). Every part but the last has at least 5 MiB.
+    async fn upload_part(
+        &self,
+        key: &Key,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<ETag, StoreError>;
+
+    /// Makes the object of its parts, in order. If this is asked again after the effect was unknown,
+    /// `NotFound` says that the upload is no more: it was completed, or aborted.
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        upload: &UploadId,
+        parts: &[ETag],
+    ) -> Result<ETag, StoreError>;
+
+    /// Gives an upload up and frees its room; one that is no more is no error.
+    async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError>;
+
+    /// Whether the store keeps versions of what is deleted or overwritten. One that does not say keeps none.
+    async fn keeps_versions(&self) -> Result<bool, StoreError>;
+
+    /// Up to a thousand versions (and marks of deletion) under a prefix; none: there are no more. Whoever
+    /// deletes what was told and asks again is told the next ones.
+    async fn versions(&self, prefix: &str) -> Result<Vec<Version>, StoreError>;
+
+    /// Deletes up to a thousand versions for good; returns those that failed.
+    async fn delete_versions(
+        &self,
+        versions: &[Version],
+    ) -> Result<Vec<(Key, StoreError)>, StoreError>;
+
+    /// How many parts an upload may have.
+    fn part_limit(&self) -> u32;
+}

@@ -1,0 +1,123 @@
+//! Tries requests for files again, as [`Retry`](super::Retry) does those of a store.
+
+use super::retry::{Attempts, Effect, Request, reads};
+use super::{
+    ETag, FileStore, Headers, Key, ObjectMeta, RetryPolicy, StoreError, StoreErrorKind, UploadId,
+    Version,
+};
+use crate::world::Entropy;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The decorator.
+pub struct RetryFiles {
+    inner: Arc<dyn FileStore>,
+    attempts: Attempts,
+    patient: Attempts,
+}
+
+impl RetryFiles {
+    /// Pauses have a random part, so that many clients do not come back at once. In the middle of an
+    /// upload the policy is `patient`: what was sent would be lost.
+    pub fn new(
+        inner: Arc<dyn FileStore>,
+        policy: RetryPolicy,
+        patient: RetryPolicy,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let attempts = Attempts { policy, entropy: entropy.clone() };
+        Self { inner, attempts, patient: Attempts { policy: patient, entropy } }
+    }
+}
+
+fn repeats<'a>(operation: &'static str, object: &'a str) -> Request<'a> {
+    Request { operation, object, effect: Effect::Repeatable }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl FileStore for RetryFiles {
+    async fn put_file(
+        &self,
+        key: &Key,
+        body: Bytes,
+        headers: &Headers,
+    ) -> Result<ETag, StoreError> {
+        let attempt = || self.inner.put_file(key, body.clone(), headers);
+        self.attempts.again(repeats("put", key.as_str()), attempt).await
+    }
+
+    async fn head_file(&self, key: &Key) -> Result<(ObjectMeta, Headers), StoreError> {
+        let attempt = || self.inner.head_file(key);
+        self.attempts.again(reads("head", key.as_str()), attempt).await
+    }
+
+    async fn begin_upload(&self, key: &Key, headers: &Headers) -> Result<UploadId, StoreError> {
+        // One that began unnoticed stays behind empty.
+        let attempt = || self.inner.begin_upload(key, headers);
+        self.attempts.again(repeats("put", key.as_str()), attempt).await
+    }
+
+    async fn upload_part(
+        &self,
+        key: &Key,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<ETag, StoreError> {
+        let attempt = || self.inner.upload_part(key, upload, number, body.clone());
+        self.patient.again(repeats("put", key.as_str()), attempt).await
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        upload: &UploadId,
+        parts: &[ETag],
+    ) -> Result<ETag, StoreError> {
+        let unknown = AtomicBool::new(false);
+        let attempt = async || {
+            let result = self.inner.complete_upload(key, upload, parts).await;
+            if let Err(error) = &result {
+                if error.effect_unknown {
+                    unknown.store(true, Ordering::Relaxed);
+                }
+                // The upload is no more, and nobody but us ends it: the answer that never came was yes.
+                if error.kind == StoreErrorKind::NotFound && unknown.load(Ordering::Relaxed) {
+                    let (meta, _) = self.inner.head_file(key).await?;
+                    return Ok(meta.etag);
+                }
+            }
+            result
+        };
+        self.patient.again(repeats("put", key.as_str()), attempt).await
+    }
+
+    async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {
+        let attempt = || self.inner.abort_upload(key, upload);
+        self.attempts.again(repeats("delete", key.as_str()), attempt).await
+    }
+
+    async fn keeps_versions(&self) -> Result<bool, StoreError> {
+        self.attempts.again(reads("list", ""), || self.inner.keeps_versions()).await
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<Version>, StoreError> {
+        self.attempts.again(reads("list", prefix), || self.inner.versions(prefix)).await
+    }
+
+    async fn delete_versions(
+        &self,
+        versions: &[Version],
+    ) -> Result<Vec<(Key, StoreError)>, StoreError> {
+        let object = versions.first().map_or("", |version| version.key.as_str());
+        let attempt = || self.inner.delete_versions(versions);
+        self.attempts.again(repeats("delete", object), attempt).await
+    }
+
+    fn part_limit(&self) -> u32 {
+        self.inner.part_limit()
+    }
+}

@@ -1,0 +1,186 @@
+//! Files in the S3 family: headers, uploads in parts, versions.
+
+use super::s3::{S3Store, time};
+use super::{
+    ETag, FileStore, Headers, Key, ObjectMeta, StoreError, StoreErrorKind, UploadId, Version,
+};
+use async_trait::async_trait;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{BucketVersioningStatus, CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
+use data_encoding::BASE64;
+use futures::StreamExt;
+use md5::{Digest, Md5};
+
+/// Deletions at once where each is a request of its own.
+pub(super) const DELETES: usize = 16;
+
+#[async_trait]
+impl FileStore for S3Store {
+    async fn put_file(
+        &self,
+        key: &Key,
+        body: Bytes,
+        headers: &Headers,
+    ) -> Result<ETag, StoreError> {
+        let length = body.len() as u64;
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .content_md5(digest(&body))
+            .set_content_type(headers.content_type.clone())
+            .set_metadata(Some(headers.metadata.clone().into_iter().collect()))
+            .body(ByteStream::from(body));
+        let request = request.customize().disable_payload_signing().send();
+        let output = self.bounded("put", key.as_str(), length, true, request).await?;
+        output.e_tag.map(ETag).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
+    }
+
+    async fn head_file(&self, key: &Key) -> Result<(ObjectMeta, Headers), StoreError> {
+        let request = self.client.head_object().bucket(&self.bucket).key(key.as_str()).send();
+        let output = self.bounded("head", key.as_str(), 0, false, request).await?;
+        let etag = output.e_tag.ok_or_else(|| self.corrupt("head", key.as_str(), "no ETag"))?;
+        let meta = ObjectMeta {
+            key: key.clone(),
+            size: output.content_length.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            etag: ETag(etag),
+            modified: time(output.last_modified.as_ref()),
+        };
+        let metadata = output.metadata.unwrap_or_default();
+        let metadata =
+            metadata.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect();
+        Ok((meta, Headers { content_type: output.content_type, metadata }))
+    }
+
+    async fn begin_upload(&self, key: &Key, headers: &Headers) -> Result<UploadId, StoreError> {
+        let request = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .set_content_type(headers.content_type.clone())
+            .set_metadata(Some(headers.metadata.clone().into_iter().collect()))
+            .send();
+        let output = self.bounded("put", key.as_str(), 0, true, request).await?;
+        let id = output.upload_id.map(UploadId);
+        id.ok_or_else(|| self.corrupt("put", key.as_str(), "an upload without a name"))
+    }
+
+    async fn upload_part(
+        &self,
+        key: &Key,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<ETag, StoreError> {
+        let length = body.len() as u64;
+        let request = self
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .upload_id(&upload.0)
+            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
+            .content_md5(digest(&body))
+            .body(ByteStream::from(body));
+        let request = request.customize().disable_payload_signing().send();
+        let output = self.bounded("put", key.as_str(), length, true, request).await?;
+        output.e_tag.map(ETag).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        upload: &UploadId,
+        parts: &[ETag],
+    ) -> Result<ETag, StoreError> {
+        let parts = (1..)
+            .zip(parts)
+            .map(|(number, ETag(etag))| {
+                CompletedPart::builder().part_number(number).e_tag(etag).build()
+            })
+            .collect();
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let request = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .upload_id(&upload.0)
+            .multipart_upload(parts)
+            .send();
+        // Servers put the parts together while the answer is awaited.
+        const SLOW: u64 = 1 << 30;
+        let output = self.bounded("put", key.as_str(), SLOW, true, request).await?;
+        output.e_tag.map(ETag).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
+    }
+
+    async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {
+        let request = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .upload_id(&upload.0)
+            .send();
+        match self.bounded("delete", key.as_str(), 0, true, request).await {
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn keeps_versions(&self) -> Result<bool, StoreError> {
+        let request = self.client.get_bucket_versioning().bucket(&self.bucket).send();
+        match self.bounded("list", "", 0, false, request).await {
+            // A suspended bucket still has the versions of before.
+            Ok(output) => Ok(matches!(
+                output.status,
+                Some(BucketVersioningStatus::Enabled | BucketVersioningStatus::Suspended)
+            )),
+            // Servers without versions refuse the question in many ways, and so do policies.
+            Err(error) if error.is_transient() => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<Version>, StoreError> {
+        let request = self.client.list_object_versions().bucket(&self.bucket).prefix(prefix).send();
+        let output = self.bounded("list", prefix, 0, false, request).await?;
+        let version = |key: Option<&str>, id: Option<&str>| {
+            Some(Version { key: Key::new(key?)?, id: id.unwrap_or("null").to_owned() })
+        };
+        let versions = output.versions().iter();
+        let versions = versions.map(|found| version(found.key(), found.version_id()));
+        let marks = output.delete_markers().iter();
+        let marks = marks.map(|found| version(found.key(), found.version_id()));
+        Ok(versions.chain(marks).flatten().collect())
+    }
+
+    async fn delete_versions(
+        &self,
+        versions: &[Version],
+    ) -> Result<Vec<(Key, StoreError)>, StoreError> {
+        let delete = async |version: Version| {
+            let Version { key, id } = version;
+            let request = self.client.delete_object().bucket(&self.bucket).key(key.as_str());
+            let request = request.version_id(id).send();
+            (self.bounded("delete", key.as_str(), 0, true, request).await.err(), key)
+        };
+        let requests: Vec<_> = versions.iter().cloned().map(delete).collect();
+        let answers = futures::stream::iter(requests).buffer_unordered(DELETES);
+        let answers: Vec<_> = answers.collect().await;
+        let failed = answers.into_iter().filter_map(|(error, key)| Some((key, error?)));
+        Ok(failed.filter(|(_, error)| error.kind != StoreErrorKind::NotFound).collect())
+    }
+
+    fn part_limit(&self) -> u32 {
+        self.part_limit
+    }
+}
+
+/// The digest that every server of the family checks a body by (RFC 1864).
+fn digest(body: &[u8]) -> String {
+    BASE64.encode(&Md5::digest(body))
+}

@@ -1,0 +1,158 @@
+//! The storage that the settings name, with the paths of the command line.
+
+use super::paths;
+use crate::config::datasafed::{Conf, Place};
+use crate::config::{self, datasafed as settings};
+use crate::store::{Retry, RetryFiles, RetryPolicy, S3Store, StoreErrorKind};
+use crate::tool::output::Failure;
+use crate::volume::objects::{
+    BucketFiles, DirectoryFiles, Entry, Files, Layout, ListFiles, ObjectsError, Requests,
+};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::task::TaskTracker;
+
+pub(super) use crate::volume::objects::error::reason;
+
+/// How long a request is tried again before the first one was answered, and where nothing is lost.
+const SOON: Duration = Duration::from_secs(30);
+/// How long in the middle of a transfer.
+const PATIENT: Duration = Duration::from_secs(15 * 60);
+
+/// A storage, opened.
+pub(super) struct Storage {
+    pub(super) conf: Conf,
+    pub(super) layout: Layout,
+    /// What is still to be done after a command was broken off.
+    pub(super) afterwards: TaskTracker,
+    base: String,
+}
+
+/// Whether an entry is what was named, or in the directory that was named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    Itself,
+    Around,
+}
+
+/// A path of the command line: below the base, and whether it ended in `/`.
+pub(super) struct Target {
+    pub(super) path: String,
+    pub(super) is_directory: bool,
+}
+
+impl Storage {
+    /// By the configuration file and the environment. Sends no request.
+    pub(super) async fn open(file: &Path) -> Result<Self, Failure> {
+        let conf = Conf::load(file)?;
+        settings::refuse_kopia()?;
+        let afterwards = TaskTracker::new();
+        let world = config::system_world();
+        let files: Arc<dyn Files> = match settings::place(&conf)? {
+            Place::Directory { root, follow_links } => {
+                Arc::new(DirectoryFiles::new(root, follow_links, world.entropy.clone()))
+            }
+            Place::Bucket { config, prefix } => {
+                let s3 = S3Store::connect(*config).await;
+                let s3 = Arc::new(s3.map_err(|error| failure(error.into()))?);
+                let soon = RetryPolicy::within(SOON);
+                let patient = RetryPolicy::within(PATIENT);
+                let entropy = &world.entropy;
+                let requests = Requests {
+                    store: Arc::new(Retry::new(s3.clone(), soon, entropy.clone())),
+                    patient: Arc::new(Retry::new(s3.clone(), patient, entropy.clone())),
+                    files: Arc::new(RetryFiles::new(s3, soon, patient, entropy.clone())),
+                    afterwards: afterwards.clone(),
+                };
+                Arc::new(BucketFiles::new(requests, &prefix))
+            }
+        };
+        let base = paths::base(&settings::base_path())?;
+        let key = settings::encryption()?.map(Arc::new);
+        Ok(Self { conf, layout: Layout::new(files, key, world.entropy), afterwards, base })
+    }
+
+    /// Where a path of the command line is.
+    pub(super) fn target(&self, path: &str) -> Result<Target, Failure> {
+        Ok(Target { path: paths::relocate(&self.base, path)?, is_directory: path.ends_with('/') })
+    }
+
+    /// The path of a file: not one that ends in `/`.
+    pub(super) fn file(&self, path: &str) -> Result<String, Failure> {
+        if path.ends_with('/') {
+            let shown = super::go::quoted(path);
+            return Err(Failure::new(format!("rpath {shown} ends with '/'")));
+        }
+        let target = self.target(path)?.path;
+        if target == self.base && self.layout.is_encrypted() {
+            let shown = super::go::quoted(path);
+            return Err(Failure::new(format!("invalid rpath {shown}: it names no file")));
+        }
+        Ok(target)
+    }
+
+    /// Tells the file at a path, or else what is in the directory there, with paths as the caller sees
+    /// them.
+    pub(super) async fn tell(
+        &self,
+        target: &Target,
+        request: ListFiles,
+        emit: &mut (dyn FnMut(Entry, Named) + Send),
+    ) -> Result<(), ObjectsError> {
+        let mut told = |mut entry: Entry, named| {
+            entry.path = paths::shown(&self.base, &entry.path).to_owned();
+            emit(entry, named);
+        };
+        if !target.is_directory && !target.path.is_empty() {
+            match self.layout.find(&target.path).await {
+                Ok(entry) => {
+                    told(entry, Named::Itself);
+                    return Ok(());
+                }
+                // The listing tells what is wrong, or what is there after all.
+                Err(
+                    ObjectsError::NotFound
+                    | ObjectsError::IsDirectory
+                    | ObjectsError::Local { .. }
+                    | ObjectsError::Invalid(_),
+                ) => {}
+                Err(error @ ObjectsError::Store(_)) if is_of_place(&error) => return Err(error),
+                Err(ObjectsError::Store(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut emit = |entry| {
+            told(entry, Named::Around);
+            Ok(())
+        };
+        self.layout.list(&target.path, request, &mut emit).await
+    }
+}
+
+/// Whether another request would fail of the same.
+fn is_of_place(error: &ObjectsError) -> bool {
+    use StoreErrorKind as Kind;
+    let ObjectsError::Store(error) = error else { return false };
+    matches!(error.kind, Kind::Unreachable | Kind::Unavailable | Kind::Tls | Kind::ClockSkew)
+}
+
+/// An error in the words of this command line: what the store's errors call by the names of other settings
+/// is set in the configuration file here.
+pub(super) fn failure(error: ObjectsError) -> Failure {
+    const WORDS: [(&str, &str); 5] = [
+        ("AWS_ACCESS_KEY_ID or the profile", "storage.access_key_id"),
+        ("AWS_SECRET_ACCESS_KEY or the profile", "storage.secret_access_key"),
+        ("give it with --region", "set storage.region"),
+        ("--ca-cert FILE or AWS_CA_BUNDLE", "AWS_CA_BUNDLE"),
+        (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a --profile",
+            "set storage.access_key_id and storage.secret_access_key",
+        ),
+    ];
+    let mut text = error.to_string();
+    for (usual, here) in WORDS {
+        text = text.replace(usual, here);
+    }
+    Failure::new(text)
+}

@@ -1,0 +1,122 @@
+//! Names and contents as the caller sees them. With a key every file is `NAME.enc` in datasafed's form:
+//! the ending is hidden, sizes are those of the plaintext, files without it are not seen. Directories
+//! and names are as they are.
+
+use super::parts::{self, PartWriter};
+use super::{Emit, Entry, Files, Kind, ListFiles, ObjectsError};
+use crate::crypto::datasafed::{OVERHEAD, StreamKey};
+use crate::world::{Entropy, Timestamp};
+use bytes::Bytes;
+use std::io;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Sender, channel};
+
+/// Ends the names of files in datasafed's form.
+pub const SUFFIX: &str = ".enc";
+
+/// A place of files, plain or in datasafed's form.
+#[derive(Clone)]
+pub struct Layout {
+    files: Arc<dyn Files>,
+    key: Option<Arc<StreamKey>>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Layout {
+    /// Plain without a key.
+    pub fn new(
+        files: Arc<dyn Files>,
+        key: Option<Arc<StreamKey>>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        Self { files, key, entropy }
+    }
+
+    /// Whether files are in datasafed's form.
+    pub fn is_encrypted(&self) -> bool {
+        self.key.is_some()
+    }
+
+    fn stored(&self, path: &str) -> String {
+        if self.is_encrypted() { format!("{path}{SUFFIX}") } else { path.to_owned() }
+    }
+
+    /// An entry as the caller sees it; `None` if it is not seen.
+    fn seen(&self, mut entry: Entry) -> Option<Entry> {
+        if let (true, Kind::File(size)) = (self.is_encrypted(), &mut entry.kind) {
+            entry.path.truncate(entry.path.strip_suffix(SUFFIX)?.len());
+            // Shorter than an IV: it cannot be opened, and has no plaintext.
+            *size = size.saturating_sub(OVERHEAD);
+        }
+        Some(entry)
+    }
+
+    /// The file at a path.
+    pub async fn find(&self, path: &str) -> Result<Entry, ObjectsError> {
+        let entry = self.files.find(&self.stored(path)).await?;
+        self.seen(entry).ok_or(ObjectsError::NotFound)
+    }
+
+    /// What is in a directory; see [`Files::list`].
+    pub async fn list(
+        &self,
+        directory: &str,
+        request: ListFiles,
+        emit: Emit<'_>,
+    ) -> Result<(), ObjectsError> {
+        let mut emit = |entry| self.seen(entry).map_or(Ok(()), &mut *emit);
+        self.files.list(directory, request, &mut emit).await
+    }
+
+    /// Sends a file's content from front to back; a receiver that is gone ends it.
+    pub async fn read(&self, path: &str, out: Sender<Bytes>) -> Result<(), ObjectsError> {
+        self.files.read(&self.stored(path), self.key.clone(), out).await
+    }
+
+    /// Stores what `produce` writes, on a thread of its own, as the file's content. An error of it leaves
+    /// whatever was there. `size` is that of the content, if it is known.
+    pub async fn write(
+        &self,
+        path: &str,
+        modified: Timestamp,
+        size: Option<u64>,
+        produce: impl FnOnce(&mut PartWriter<'_>) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), ObjectsError> {
+        let overhead = if self.is_encrypted() { OVERHEAD } else { 0 };
+        let plan = self.files.plan(size.map(|size| size.saturating_add(overhead)));
+        let (out, pieces) = channel(1);
+        let (key, entropy) = (self.key.clone(), self.entropy.clone());
+        let runtime = Handle::current();
+        // Not waited for: it may sit in a read of standard input that never ends.
+        drop(tokio::task::spawn_blocking(move || {
+            let encryptor = parts::encryptor(key.as_deref(), &*entropy);
+            let mut writer = PartWriter::new(plan, out, runtime, encryptor);
+            match produce(&mut writer) {
+                Ok(()) => writer.finish(),
+                Err(error) => writer.fail(error),
+            }
+        }));
+        self.files.write(&self.stored(path), modified, pieces).await
+    }
+
+    /// Removes a file; none is no error.
+    pub async fn remove(&self, path: &str) -> Result<(), ObjectsError> {
+        self.files.remove(&self.stored(path)).await
+    }
+
+    /// Removes everything below a directory, also what is not seen, and the directory.
+    pub async fn remove_tree(&self, path: &str) -> Result<(), ObjectsError> {
+        self.files.remove_tree(path).await
+    }
+
+    /// Makes a directory, where there are any.
+    pub async fn make_directory(&self, path: &str) -> Result<(), ObjectsError> {
+        self.files.make_directory(path).await
+    }
+
+    /// Removes an empty directory, where there are any.
+    pub async fn remove_directory(&self, path: &str) -> Result<(), ObjectsError> {
+        self.files.remove_directory(path).await
+    }
+}

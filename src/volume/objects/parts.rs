@@ -1,0 +1,241 @@
+//! How a stream is cut, and how much of it may be in memory.
+//!
+//! A store takes 10,000 parts of an object, and nobody knows how long a pipe will be. So parts grow: 8 MiB
+//! at first, so that small streams go side by side, and larger ones later. All buffers together stay
+//! within one budget until a stream of unknown length is beyond some 680 GiB; only then parts are
+//! larger than that, since a backup that fails after so much is worse than a process of a gigabyte.
+
+use crate::crypto::datasafed::{Encryptor, StreamKey};
+use bytes::Bytes;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+const MIB: usize = 1 << 20;
+/// What all parts of one stream may take in memory, in MiB.
+const BUDGET: usize = 96;
+/// Sizes in MiB, and up to which part they hold.
+const STEPS: [(u32, usize); 5] = [(256, 8), (512, 16), (1024, 32), (4000, 48), (9500, 96)];
+/// The size of the last parts that a store takes, in MiB.
+const LAST: usize = 1024;
+/// What one read moves, and one write of a local file.
+const PIECE: usize = 256 << 10;
+
+/// How to cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// In pieces of one size: nobody counts them.
+    Even,
+    /// For a store that takes so many parts.
+    Parts {
+        /// How many.
+        limit: u32,
+        /// Parts are at least so long, in MiB, since the stream is known to be.
+        least: usize,
+    },
+}
+
+impl Plan {
+    /// For a store of so many parts and a stream of this length, if it is known.
+    pub fn parts(limit: u32, size: Option<u64>) -> Self {
+        let each = size.unwrap_or(0).div_ceil(u64::from(limit.max(2) - 1));
+        let least = each.div_ceil(MIB as u64);
+        Self::Parts { limit, least: usize::try_from(least).unwrap_or(usize::MAX) }
+    }
+
+    /// Bytes of part `number` (from 1).
+    pub fn size(self, number: u32) -> usize {
+        let Self::Parts { limit, least } = self else { return MIB };
+        // A store that takes fewer parts gets to the large ones sooner.
+        let at = u64::from(number) * u64::from(crate::store::PART_LIMIT) / u64::from(limit.max(1));
+        let step = STEPS.iter().find(|(last, _)| at <= u64::from(*last));
+        step.map_or(LAST, |(_, size)| *size).max(least).saturating_mul(MIB)
+    }
+}
+
+/// What a writer hands over.
+#[derive(Debug)]
+pub enum Piece {
+    /// The next bytes, and their share of the budget, to be kept until they are stored.
+    Part(Bytes, OwnedSemaphorePermit),
+    /// That was all.
+    End,
+    /// There will be no more, for this reason: nothing is to be stored.
+    Failed(io::Error),
+}
+
+/// Cuts what is written into parts, enciphered if there is a key, and hands them over. For a thread that
+/// may wait: it waits for its share of the budget.
+pub struct PartWriter<'k> {
+    plan: Plan,
+    budget: Arc<Semaphore>,
+    out: Sender<Piece>,
+    runtime: Handle,
+    encryptor: Option<Encryptor<'k>>,
+    /// The part that is being filled, and its share.
+    current: Option<(Vec<u8>, OwnedSemaphorePermit)>,
+    number: u32,
+}
+
+impl<'k> PartWriter<'k> {
+    /// For one stream. With a key the IV is written first.
+    pub(super) fn new(
+        plan: Plan,
+        out: Sender<Piece>,
+        runtime: Handle,
+        encryptor: Option<Encryptor<'k>>,
+    ) -> Self {
+        let budget = Arc::new(Semaphore::new(BUDGET));
+        Self { plan, budget, out, runtime, encryptor, current: None, number: 0 }
+    }
+
+    /// Writes everything that a source gives, read straight into the parts. Returns how many bytes.
+    pub fn fill(&mut self, source: &mut dyn Read) -> io::Result<u64> {
+        let mut total = 0;
+        loop {
+            let (buffer, size) = self.room()?;
+            let start = buffer.len();
+            let piece = (size - start).min(PIECE);
+            // Small streams are not to take a large buffer: it grows, but not many times.
+            let reserved = if start < 4 * PIECE { piece } else { size - start };
+            buffer.reserve_exact(reserved);
+            let read = (&mut *source).take(piece as u64).read_to_end(buffer)?;
+            if read == 0 {
+                return Ok(total);
+            }
+            total += read as u64;
+            self.written(start)?;
+        }
+    }
+
+    /// Hands over what is left, and that it was all.
+    pub(super) fn finish(mut self) {
+        let last = match self.iv() {
+            Ok(()) => self.hand_over().map(|()| Piece::End),
+            Err(error) => Err(error),
+        };
+        let last = last.unwrap_or_else(Piece::Failed);
+        // A receiver that is gone has its own reason.
+        let _ = self.out.blocking_send(last);
+    }
+
+    /// Says that there will be no more.
+    pub(super) fn fail(self, why: io::Error) {
+        let _ = self.out.blocking_send(Piece::Failed(why));
+    }
+
+    /// The buffer being filled and the size it may have, with room for at least one byte.
+    fn room(&mut self) -> io::Result<(&mut Vec<u8>, usize)> {
+        self.iv()?;
+        self.take_room()
+    }
+
+    fn take_room(&mut self) -> io::Result<(&mut Vec<u8>, usize)> {
+        let size = self.plan.size(self.number.max(1));
+        if self.current.as_ref().is_some_and(|(buffer, _)| buffer.len() >= size) {
+            self.hand_over()?;
+        }
+        if self.current.is_none() {
+            self.number += 1;
+            let size = self.plan.size(self.number);
+            let share = size.div_ceil(MIB).min(BUDGET);
+            let share = u32::try_from(share).unwrap_or(u32::MAX);
+            let budget = self.budget.clone();
+            let permit = self.runtime.block_on(budget.acquire_many_owned(share));
+            let permit = permit.map_err(io::Error::other)?;
+            self.current = Some((Vec::new(), permit));
+        }
+        let size = self.plan.size(self.number);
+        let (buffer, _) = self.current.as_mut().expect("it was made above");
+        Ok((buffer, size))
+    }
+
+    /// The IV goes before the first byte, also of an empty file.
+    fn iv(&mut self) -> io::Result<()> {
+        if self.number == 0
+            && let Some(iv) = self.encryptor.as_ref().map(Encryptor::iv)
+        {
+            self.take_room()?.0.extend_from_slice(&iv);
+        }
+        Ok(())
+    }
+
+    /// Enciphers what was put into the buffer from `start` on, and hands it over if it is full.
+    fn written(&mut self, start: usize) -> io::Result<()> {
+        let size = self.plan.size(self.number);
+        let Some((buffer, _)) = &mut self.current else { return Ok(()) };
+        if let Some(encryptor) = &mut self.encryptor {
+            encryptor.update(&mut buffer[start..]);
+        }
+        if buffer.len() >= size { self.hand_over() } else { Ok(()) }
+    }
+
+    fn hand_over(&mut self) -> io::Result<()> {
+        let Some((buffer, permit)) = self.current.take() else { return Ok(()) };
+        let sent = self.out.blocking_send(Piece::Part(Bytes::from(buffer), permit));
+        sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Write for PartWriter<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if data.is_empty() {
+            return Ok(0);
+        }
+        let (buffer, size) = self.room()?;
+        let start = buffer.len();
+        let count = data.len().min(size - start);
+        buffer.extend_from_slice(&data[..count]);
+        self.written(start)?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts the enciphering of a file, if there is a key.
+pub(super) fn encryptor<'k>(
+    key: Option<&'k StreamKey>,
+    entropy: &dyn crate::world::Entropy,
+) -> Option<Encryptor<'k>> {
+    key.map(|key| key.encryptor(entropy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIB: u64 = 1 << 40;
+
+    fn reach(plan: Plan, limit: u32) -> u64 {
+        (1..=limit).map(|number| plan.size(number) as u64).sum()
+    }
+
+    #[test]
+    fn streams_of_unknown_length_reach_beyond_a_tebibyte_and_half_of_it_within_the_budget() {
+        let plan = Plan::parts(10_000, None);
+        assert!(reach(plan, 10_000) > TIB);
+        let within: u64 = (1..=10_000)
+            .map(|number| plan.size(number))
+            .filter(|size| *size <= BUDGET * MIB)
+            .map(|size| size as u64)
+            .sum();
+        assert!(within > 600 << 30, "{within}");
+        assert_eq!(plan.size(1), 8 * MIB);
+    }
+
+    #[test]
+    fn a_known_length_always_fits_into_the_parts() {
+        for size in [0, 1, 8 << 20, 1 << 30, TIB, 5 * TIB] {
+            for limit in [1000, 10_000] {
+                let plan = Plan::parts(limit, Some(size));
+                assert!(reach(plan, limit) >= size, "{size} in {limit}");
+                assert!((1..limit).all(|number| plan.size(number) >= 5 * MIB));
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The bytes of one object, both ways: ranges and parts side by side, in bounded memory.
+
+use super::ObjectsError;
+use super::bucket::Requests;
+use super::parts::Piece;
+use crate::crypto::datasafed::{OVERHEAD, StreamKey};
+use crate::store::{
+    ETag, Fetched, Headers, Key, Object, Store, StoreError, StoreErrorKind, UploadId,
+};
+use crate::units::ByteRange;
+use bytes::Bytes;
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryStreamExt};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{Receiver, Sender};
+
+/// What one range asks for, in bytes.
+const RANGE: u64 = 8 << 20;
+/// Ranges at once: a reader has at most this many and one in memory.
+const RANGES: usize = 4;
+/// Parts at once; the budget of their buffers bounds them too.
+const PARTS: usize = 8;
+/// What may be spent on giving up an upload.
+const ABORT: Duration = Duration::from_secs(10);
+
+/// One object.
+pub(super) struct Transfer {
+    pub(super) requests: Requests,
+    pub(super) key: Key,
+}
+
+impl Transfer {
+    /// Sends the content from front to back; a receiver that is gone ends it.
+    pub(super) async fn read(
+        &self,
+        key: Option<Arc<StreamKey>>,
+        out: Sender<Bytes>,
+    ) -> Result<(), ObjectsError> {
+        let key = key.as_ref();
+        let overhead = if key.is_some() { OVERHEAD } else { 0 };
+        let (first, object) = self.range(&*self.requests.store, key, 0, None).await?;
+        let size = object.size;
+        if size < overhead {
+            let why = if size == 0 { "EOF" } else { "unexpected EOF" };
+            return Err(ObjectsError::Damaged(format!(
+                "unable to read iv from cipherText, error: {why}"
+            )));
+        }
+        if !send(&out, first).await {
+            return Ok(());
+        }
+        let starts = (RANGE..size - overhead).step_by(RANGE as usize);
+        let patient = &*self.requests.patient;
+        let ranges = starts.map(|start| self.range(patient, key, start, Some(&object.etag)));
+        let mut ranges = futures::stream::iter(ranges).buffered(RANGES);
+        while let Some((bytes, _)) = ranges.try_next().await? {
+            if !send(&out, bytes).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The content from `start` on, as much as one range holds, and what is known of the whole object. With
+    /// `same`, it has to be that object still.
+    async fn range(
+        &self,
+        store: &dyn Store,
+        key: Option<&Arc<StreamKey>>,
+        start: u64,
+        same: Option<&ETag>,
+    ) -> Result<(Vec<Bytes>, crate::store::ObjectMeta), ObjectsError> {
+        let wanted = ByteRange::new(start, RANGE);
+        let range = if key.is_some() { StreamKey::object_range(wanted) } else { wanted };
+        let Object { meta, body, .. } = match store.get(&self.key, Some(range), None).await {
+            Ok(Fetched::Object(object)) => object,
+            Ok(Fetched::Unchanged) => return Err(ObjectsError::Ended),
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                return Err(match same {
+                    Some(_) => ObjectsError::Changed(self.key.to_string()),
+                    None => ObjectsError::NotFound,
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if same.is_some_and(|same| *same != meta.etag) {
+            return Err(ObjectsError::Changed(self.key.to_string()));
+        }
+        let expected = range.length().min(meta.size.saturating_sub(range.offset()));
+        if body.len() as u64 != expected {
+            let error = StoreError::new(StoreErrorKind::Corrupt, "get", &self.key);
+            return Err(error.with_source("fewer bytes than the object has").into());
+        }
+        let parts = match key {
+            None => body.parts().cloned().collect(),
+            // Shorter than its IV: the caller sees it by the size.
+            Some(_) if (body.len() as u64) < OVERHEAD => Vec::new(),
+            Some(key) => {
+                let mut whole = Vec::with_capacity(body.len());
+                body.parts().for_each(|part| whole.extend_from_slice(part));
+                let opened = key.open_range(wanted, whole);
+                let opened = opened.map_err(|error| ObjectsError::Damaged(error.to_string()))?;
+                vec![Bytes::from(opened)]
+            }
+        };
+        Ok((parts, meta))
+    }
+
+    /// Stores what comes: in one request if it is one part, else in parts.
+    pub(super) async fn write(
+        &self,
+        headers: Headers,
+        mut pieces: Receiver<Piece>,
+    ) -> Result<(), ObjectsError> {
+        let (first, share) = match next(&mut pieces).await? {
+            Some(piece) => piece,
+            None => {
+                self.requests.files.put_file(&self.key, Bytes::new(), &headers).await?;
+                return Ok(());
+            }
+        };
+        let Some(second) = next(&mut pieces).await? else {
+            self.requests.files.put_file(&self.key, first, &headers).await?;
+            return Ok(());
+        };
+        let upload = self.requests.files.begin_upload(&self.key, &headers).await?;
+        let mut guard = Guard { transfer: self, upload: Some(upload.clone()) };
+        let parts = self.send_parts(&upload, [(first, share), second], pieces).await;
+        let done = match parts {
+            Ok(parts) => {
+                let completed = self.requests.files.complete_upload(&self.key, &upload, &parts);
+                completed.await.map(drop).map_err(ObjectsError::from)
+            }
+            Err(error) => Err(error),
+        };
+        // Whether it was completed is unknown: to abort it then does no harm either way.
+        if done.is_err() {
+            self.give_up(&upload).await;
+        }
+        guard.upload = None;
+        done
+    }
+
+    async fn send_parts(
+        &self,
+        upload: &UploadId,
+        begun: [(Bytes, OwnedSemaphorePermit); 2],
+        mut pieces: Receiver<Piece>,
+    ) -> Result<Vec<ETag>, ObjectsError> {
+        let send = async |number: u32, body: Bytes, share| {
+            let etag = self.requests.files.upload_part(&self.key, upload, number, body).await;
+            drop(share);
+            etag.map(|etag| (number, etag))
+        };
+        let mut under_way = FuturesUnordered::new();
+        let mut done = Vec::new();
+        let mut count = 0;
+        for (body, share) in begun {
+            count += 1;
+            under_way.push(send(count, body, share));
+        }
+        let mut open = true;
+        while open || !under_way.is_empty() {
+            tokio::select! {
+                Some(sent) = under_way.next() => done.push(sent?),
+                piece = next(&mut pieces), if open && under_way.len() < PARTS => match piece? {
+                    Some((body, share)) => {
+                        count += 1;
+                        under_way.push(send(count, body, share));
+                    }
+                    None => open = false,
+                },
+            }
+        }
+        done.sort_unstable_by_key(|(number, _)| *number);
+        Ok(done.into_iter().map(|(_, etag)| etag).collect())
+    }
+
+    async fn give_up(&self, upload: &UploadId) {
+        let abort = self.requests.files.abort_upload(&self.key, upload);
+        match tokio::time::timeout(ABORT, abort).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("the parts of an upload stay behind: {error}"),
+            Err(_) => tracing::warn!("the parts of an upload of {} stay behind", self.key),
+        }
+    }
+}
+
+/// Gives an upload up whose future was dropped, as a signal does it.
+struct Guard<'a> {
+    transfer: &'a Transfer,
+    upload: Option<UploadId>,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let Some(upload) = self.upload.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
+        let Transfer { requests, key } = self.transfer;
+        let transfer = Transfer { requests: requests.clone(), key: key.clone() };
+        let afterwards = requests.afterwards.clone();
+        afterwards.spawn_on(async move { transfer.give_up(&upload).await }, &runtime);
+    }
+}
+
+async fn next(
+    pieces: &mut Receiver<Piece>,
+) -> Result<Option<(Bytes, OwnedSemaphorePermit)>, ObjectsError> {
+    match pieces.recv().await {
+        Some(Piece::Part(body, share)) => Ok(Some((body, share))),
+        Some(Piece::End) => Ok(None),
+        Some(Piece::Failed(error)) => Err(ObjectsError::Source(error)),
+        None => Err(ObjectsError::Ended),
+    }
+}
+
+/// Whether the receiver was there to take it.
+async fn send(out: &Sender<Bytes>, parts: Vec<Bytes>) -> bool {
+    for part in parts {
+        if out.send(part).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// The media type that a name's ending stands for.
+pub(super) fn content_type(path: &str) -> &'static str {
+    let ending = path.rsplit('/').next().and_then(|name| name.rsplit_once('.'));
+    match ending.map(|(_, ending)| ending.to_ascii_lowercase()).as_deref() {
+        Some("css") => "text/css; charset=utf-8",
+        Some("gif") => "image/gif",
+        Some("gz") => "application/gzip",
+        Some("htm" | "html") => "text/html; charset=utf-8",
+        Some("jpeg" | "jpg") => "image/jpeg",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("json") => "application/json",
+        Some("pdf") => "application/pdf",
+        Some("png") => "image/png",
+        Some("tar") => "application/x-tar",
+        Some("txt") => "text/plain; charset=utf-8",
+        Some("xml") => "text/xml; charset=utf-8",
+        Some("zip") => "application/zip",
+        _ => "application/octet-stream",
+    }
+}
