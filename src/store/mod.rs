@@ -13,6 +13,7 @@
 
 mod body;
 pub mod conformance;
+pub mod conformance_files;
 mod dir;
 mod error;
 pub mod fault;
