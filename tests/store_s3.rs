@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use strongroom::store::conformance::{Options, run};
 use strongroom::store::{
-    Capabilities, Key, Limit, ListRequest, Meter, Prefixed, PutWhen, Retry, RetryPolicy, S3Config,
-    S3Store, Store, StoreErrorKind,
+    Capabilities, ETag, FileStore, Headers, Key, Limit, ListRequest, ListVersion, Listing, Meter,
+    ObjectMeta, Prefixed, PutWhen, Retry, RetryFiles, RetryPolicy, S3Config, S3Store, Store,
+    StoreError, StoreErrorKind, UploadId, Version, conformance_files,
 };
 use strongroom::world::Entropy;
 use support::minio::Minio;
@@ -78,6 +79,157 @@ fn s3_keeps_the_contract_bare_and_through_every_decorator() {
         assert!(meter.snapshot().iter().all(|(_, count)| count.failed == 0));
         assert!(meter.snapshot()[0].1.answered > 10);
     });
+}
+
+#[test]
+fn every_way_to_list_and_delete_keeps_the_contract() {
+    let server = server();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let options = Options {
+            long_components: false,
+            odd_components: false,
+            nested_keys: false,
+            control_characters: false,
+            ..Options::default()
+        };
+        for version in [ListVersion::V1, ListVersion::V2] {
+            for encoded in [false, true] {
+                let config = S3Config {
+                    bucket: server.new_bucket(),
+                    endpoint: Some(server.endpoint.clone()),
+                    listing: Listing { version, encoded },
+                    batch_deletes: encoded,
+                    ..S3Config::default()
+                };
+                let store = Arc::new(S3Store::connect(config).await.expect("connected"));
+                let kept = run(store, MINIO, &options).await;
+                kept.unwrap_or_else(|broken| panic!("{version:?} {encoded}: {broken}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn files_keep_their_contract_bare_retried_and_with_versions() {
+    let server = server();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let bucket = server.new_bucket();
+        let config = S3Config {
+            bucket: bucket.clone(),
+            endpoint: Some(server.endpoint.clone()),
+            ..S3Config::default()
+        };
+        let store = Arc::new(S3Store::connect(config).await.expect("connected"));
+        for with_versions in [false, true] {
+            if with_versions {
+                keep_versions(&server, &bucket).await;
+            }
+            conformance_files::run(&*store, &*store).await.expect("bare");
+            let policy = RetryPolicy::within(Duration::from_secs(10));
+            let retried = RetryFiles::new(store.clone(), policy, policy, Arc::new(Fixed));
+            conformance_files::run(&*store, &retried).await.expect("retried");
+        }
+    });
+}
+
+async fn keep_versions(server: &Minio, bucket: &str) {
+    use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+    let Minio { access_key, secret_key, .. } = server;
+    let keys = aws_credential_types::Credentials::new(access_key, secret_key, None, None, "test");
+    let config = aws_sdk_s3::config::Builder::new()
+        .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .endpoint_url(&server.endpoint)
+        .region(aws_sdk_s3::config::Region::new("us-east-1"))
+        .credentials_provider(keys)
+        .force_path_style(true);
+    let client = aws_sdk_s3::Client::from_conf(config.build());
+    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
+    let request = client.put_bucket_versioning().bucket(bucket);
+    request.versioning_configuration(enabled.build()).send().await.expect("switched on");
+}
+
+#[test]
+fn an_upload_whose_completion_lost_its_answer_is_found_completed() {
+    let lost = Arc::new(Lost { completed: std::sync::atomic::AtomicUsize::new(0) });
+    let policy = RetryPolicy::within(Duration::from_secs(10));
+    let retried = RetryFiles::new(lost.clone(), policy, policy, Arc::new(Fixed));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let key = Key::new("key").expect("a key");
+    let upload = UploadId("upload".to_owned());
+    let etag = runtime.block_on(retried.complete_upload(&key, &upload, &[]));
+    assert_eq!(etag.expect("it was completed"), ETag("done".to_owned()));
+    // Without a doubt before, an upload that is no more is an error.
+    let error = runtime.block_on(retried.complete_upload(&key, &upload, &[])).expect_err("gone");
+    assert_eq!(error.kind, StoreErrorKind::NotFound);
+}
+
+/// Completes an upload at the first request and does not answer it; afterwards there is no such upload.
+struct Lost {
+    completed: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl FileStore for Lost {
+    async fn put_file(&self, _: &Key, _: Bytes, _: &Headers) -> Result<ETag, StoreError> {
+        unreachable!("not asked here")
+    }
+
+    async fn head_file(&self, key: &Key) -> Result<(ObjectMeta, Headers), StoreError> {
+        let etag = ETag("done".to_owned());
+        let meta = ObjectMeta { key: key.clone(), size: 1, etag, modified: Default::default() };
+        Ok((meta, Headers::default()))
+    }
+
+    async fn begin_upload(&self, _: &Key, _: &Headers) -> Result<UploadId, StoreError> {
+        unreachable!("not asked here")
+    }
+
+    async fn upload_part(
+        &self,
+        _: &Key,
+        _: &UploadId,
+        _: u32,
+        _: Bytes,
+    ) -> Result<ETag, StoreError> {
+        unreachable!("not asked here")
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &Key,
+        _: &UploadId,
+        _: &[ETag],
+    ) -> Result<ETag, StoreError> {
+        match self.completed.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0 => {
+                Err(StoreError::new(StoreErrorKind::Unavailable, "put", key).with_effect_unknown())
+            }
+            _ => Err(StoreError::new(StoreErrorKind::NotFound, "put", key)),
+        }
+    }
+
+    async fn abort_upload(&self, _: &Key, _: &UploadId) -> Result<(), StoreError> {
+        unreachable!("not asked here")
+    }
+
+    async fn keeps_versions(&self) -> Result<bool, StoreError> {
+        unreachable!("not asked here")
+    }
+
+    async fn versions(&self, _: &str) -> Result<Vec<Version>, StoreError> {
+        unreachable!("not asked here")
+    }
+
+    async fn delete_versions(&self, _: &[Version]) -> Result<Vec<(Key, StoreError)>, StoreError> {
+        unreachable!("not asked here")
+    }
+
+    fn part_limit(&self) -> u32 {
+        unreachable!("not asked here")
+    }
 }
 
 #[test]

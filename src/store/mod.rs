@@ -14,6 +14,7 @@
 mod body;
 mod cache_entry;
 pub mod conformance;
+pub mod conformance_files;
 mod dir;
 mod disk_cache;
 mod error;

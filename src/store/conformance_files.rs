@@ -1,0 +1,142 @@
+//! What every store of files must pass: the contract of [`FileStore`], tried on a store that is given.
+//! It works under `conformance-files/` and removes what it made.
+
+use super::{
+    ETag, Fetched, FileStore, Headers, Key, ListRequest, Store, StoreError, StoreErrorKind,
+    UploadId, Version, list_all,
+};
+use bytes::Bytes;
+use futures::future::join_all;
+
+/// All keys of a run begin with this.
+const ROOT: &str = "conformance-files/";
+/// The least size of a part that is not the last.
+const PART: usize = 5 << 20;
+
+/// Tries everything; where the store keeps versions, those too. Says where the store breaks the contract.
+pub async fn run(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
+    let made = [
+        headers(store, files).await,
+        parts(store, files).await,
+        given_up(store, files).await,
+        versions(store, files).await,
+    ];
+    clean_up(store, files).await.map_err(|error| error.to_string())?;
+    made.into_iter().collect::<Result<Vec<()>, String>>().map(drop)
+}
+
+/// Headers come back as they went, of objects in one piece and in parts, and none are invented.
+async fn headers(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
+    let key = key("headers")?;
+    let metadata = [("mtime", "1700000000.123456789"), ("mode", "33188"), ("x-y", "a b")];
+    let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let given = Headers { content_type: Some("text/plain".to_owned()), metadata };
+    let etag = ok(files.put_file(&key, Bytes::from_static(b"content"), &given).await)?;
+    let (meta, found) = ok(files.head_file(&key).await)?;
+    ensure(found == given, || format!("headers: found {found:?}"))?;
+    ensure(meta.etag == etag && meta.size == 7, || format!("meta data: found {meta:?}"))?;
+    ensure(content(store, &key).await? == b"content"[..], || "another content".to_owned())?;
+    ok(files.put_file(&key, Bytes::new(), &Headers::default()).await)?;
+    let (meta, found) = ok(files.head_file(&key).await)?;
+    ensure(meta.size == 0 && found.metadata.is_empty(), || format!("kept {found:?}"))?;
+    let missing = files.head_file(&self::key("missing")?).await;
+    ensure(is_missing(&missing), || format!("a missing file: {missing:?}"))
+}
+
+/// Parts in any order and at once, one of them twice, make the object at the end and not before.
+async fn parts(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
+    let key = key("parts")?;
+    ok(files.put_file(&key, Bytes::from_static(b"the former one"), &Headers::default()).await)?;
+    let given = Headers {
+        content_type: Some("application/gzip".to_owned()),
+        metadata: [("mtime".to_owned(), "1.5".to_owned())].into(),
+    };
+    let upload = ok(files.begin_upload(&key, &given).await)?;
+    let body = |number: u8, size| Bytes::from(vec![number; size]);
+    ok(files.upload_part(&key, &upload, 2, body(9, PART)).await)?;
+    let sizes = [(3, 17), (1, PART), (2, PART)];
+    let sent = sizes.map(|(number, size)| {
+        let body = body(u8::try_from(number).unwrap_or_default(), size);
+        files.upload_part(&key, &upload, number, body)
+    });
+    let sent: Vec<ETag> = ok(join_all(sent).await.into_iter().collect())?;
+    ensure(content(store, &key).await? == b"the former one"[..], || {
+        "an upload is seen before it is completed".to_owned()
+    })?;
+    let order = [&sent[1], &sent[2], &sent[0]].map(Clone::clone);
+    ok(files.complete_upload(&key, &upload, &order).await)?;
+    let expected = [body(1, PART), body(2, PART), body(3, 17)].concat();
+    ensure(content(store, &key).await? == expected, || "other parts".to_owned())?;
+    let (meta, found) = ok(files.head_file(&key).await)?;
+    ensure(found == given && meta.size == expected.len() as u64, || {
+        format!("headers of parts: found {found:?}")
+    })
+}
+
+/// An upload that was given up is no more, and changed nothing; giving it up twice is no error.
+async fn given_up(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
+    let key = key("given up")?;
+    let upload = ok(files.begin_upload(&key, &Headers::default()).await)?;
+    let etag = ok(files.upload_part(&key, &upload, 1, Bytes::from_static(b"x")).await)?;
+    ok(files.abort_upload(&key, &upload).await)?;
+    ok(files.abort_upload(&key, &upload).await)?;
+    for gone in [upload, UploadId("never-begun".to_owned())] {
+        let completed = files.complete_upload(&key, &gone, std::slice::from_ref(&etag)).await;
+        ensure(is_missing(&completed), || format!("an upload that is no more: {completed:?}"))?;
+    }
+    let found = store.head(&key).await;
+    ensure(is_missing(&found), || format!("an upload that was given up: {found:?}"))
+}
+
+/// Where versions are kept, all of them are told, and gone when they are deleted.
+async fn versions(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
+    let prefix = format!("{ROOT}versions/");
+    let keeps = ok(files.keeps_versions().await)?;
+    let key = key("versions/x")?;
+    for content in [&b"1"[..], b"2"] {
+        ok(files.put_file(&key, Bytes::copy_from_slice(content), &Headers::default()).await)?;
+    }
+    ok(store.delete(&key, None).await)?;
+    let found = ok(files.versions(&prefix).await)?;
+    if !keeps {
+        return ensure(found.is_empty(), || format!("versions that are not kept: {found:?}"));
+    }
+    let of_key = |version: &Version| version.key == key;
+    ensure(found.len() == 3 && found.iter().all(of_key), || format!("versions: {found:?}"))?;
+    let failed = ok(files.delete_versions(&found).await)?;
+    ensure(failed.is_empty(), || format!("not deleted: {failed:?}"))?;
+    let left = ok(files.versions(&prefix).await)?;
+    ensure(left.is_empty(), || format!("versions left: {left:?}"))
+}
+
+async fn clean_up(store: &dyn Store, files: &dyn FileStore) -> Result<(), StoreError> {
+    let request = ListRequest { prefix: ROOT.to_owned(), ..ListRequest::default() };
+    let (objects, _) = list_all(store, request).await?;
+    let keys: Vec<Key> = objects.into_iter().map(|meta| meta.key).collect();
+    store.delete_many(&keys).await?;
+    let versions = files.versions(ROOT).await?;
+    files.delete_versions(&versions).await.map(drop)
+}
+
+async fn content(store: &dyn Store, key: &Key) -> Result<Bytes, String> {
+    match ok(store.get(key, None, None).await)? {
+        Fetched::Object(object) => Ok(object.body.bytes()),
+        Fetched::Unchanged => Err(format!("{key}: unchanged without a condition")),
+    }
+}
+
+fn is_missing<T>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Err(error) if error.kind == StoreErrorKind::NotFound)
+}
+
+fn key(name: &str) -> Result<Key, String> {
+    Key::new(format!("{ROOT}{name}")).ok_or_else(|| format!("no key: {name}"))
+}
+
+fn ok<T>(result: Result<T, StoreError>) -> Result<T, String> {
+    result.map_err(|error| format!("unexpected error: {error}"))
+}
+
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what()) }
+}
