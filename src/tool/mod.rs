@@ -74,7 +74,12 @@ enum Command {
     /// Check endpoint, TLS, credentials, bucket, conditional writes, clock and passphrase
     Doctor(doctor::Doctor),
     /// Speak datasafed's command line (as when called by that name)
-    #[command(disable_help_flag = true)]
+    #[command(
+        disable_help_flag = true,
+        after_help = "Examples:
+  strongroom datasafed list -r /
+  tar c /data | strongroom datasafed push -z zstd - base.tar.zst"
+    )]
     Datasafed {
         /// Its command and arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -96,6 +101,7 @@ enum Command {
 
 /// Runs a command line and returns the exit code: 0 done, 1 failed, 2 not understood.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    forbid_core_dumps();
     if arguments.first().is_some_and(|program| datasafed::is_called(program)) {
         return datasafed::run(&arguments[1..]);
     }
@@ -114,7 +120,6 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     if let Command::Datasafed { arguments } = &cli.command {
         return datasafed::run(arguments);
     }
-    forbid_core_dumps();
     match output::start_log(&cli.common).and_then(|()| dispatch(cli)) {
         Ok(code) => code,
         Err(failure) => {
