@@ -9,6 +9,7 @@ use crate::config;
 use crate::tool::output::Failure;
 use crate::volume::objects::Replacement;
 use bytes::{Buf, Bytes};
+use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -16,8 +17,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::{Receiver, channel};
 
-/// Pieces that wait for the writer.
-const AHEAD: usize = 2;
+/// Batches of some MiB that wait for the writer.
+const AHEAD: usize = 1;
 
 pub(super) async fn run(parsed: &Parsed, storage: &Storage) -> Result<(), Failure> {
     let remote = parsed.path(0);
@@ -35,7 +36,7 @@ pub(super) async fn run(parsed: &Parsed, storage: &Storage) -> Result<(), Failur
         let result = match codec {
             None => copy(pieces, &mut out),
             Some(codec) => {
-                let mut pieces = Pieces { pieces, current: Bytes::new() };
+                let mut pieces = Pieces { pieces, current: VecDeque::new() };
                 let result = codec.decompress(&mut pieces, &mut out);
                 // What follows the end of a compressed stream is not looked at, but let come.
                 result.and_then(|()| io::copy(&mut pieces, &mut io::sink()).map(drop))
@@ -129,29 +130,34 @@ impl Write for Output {
     }
 }
 
-fn copy(mut pieces: Receiver<Bytes>, out: &mut Output) -> io::Result<()> {
-    while let Some(piece) = pieces.blocking_recv() {
-        out.write_all(&piece)?;
+fn copy(mut pieces: Receiver<Vec<Bytes>>, out: &mut Output) -> io::Result<()> {
+    while let Some(batch) = pieces.blocking_recv() {
+        batch.iter().try_for_each(|piece| out.write_all(piece))?;
     }
     Ok(())
 }
 
 /// Pieces as a reader.
 struct Pieces {
-    pieces: Receiver<Bytes>,
-    current: Bytes,
+    pieces: Receiver<Vec<Bytes>>,
+    current: VecDeque<Bytes>,
 }
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.current = piece,
-                None => return Ok(0),
+        loop {
+            match self.current.front_mut() {
+                Some(piece) if piece.is_empty() => drop(self.current.pop_front()),
+                Some(piece) => {
+                    let count = buffer.len().min(piece.len());
+                    piece.copy_to_slice(&mut buffer[..count]);
+                    return Ok(count);
+                }
+                None => match self.pieces.blocking_recv() {
+                    Some(batch) => self.current = batch.into(),
+                    None => return Ok(0),
+                },
             }
         }
-        let count = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
     }
 }

@@ -236,7 +236,7 @@ impl Files for BucketFiles {
         &self,
         path: &str,
         key: Option<Arc<StreamKey>>,
-        out: Sender<Bytes>,
+        out: Sender<Vec<Bytes>>,
     ) -> Result<(), ObjectsError> {
         let transfer = Transfer { requests: self.requests.clone(), key: self.key(path)? };
         transfer.read(key, out).await

@@ -133,7 +133,7 @@ impl DirectoryFiles {
         &self,
         path: &str,
         key: Option<&StreamKey>,
-        out: &Sender<Bytes>,
+        out: &Sender<Vec<Bytes>>,
     ) -> Result<(), ObjectsError> {
         self.find_now(path)?;
         let place = self.place(path);
@@ -162,7 +162,7 @@ impl DirectoryFiles {
             if let Some(decryptor) = &mut decryptor {
                 decryptor.update(&mut piece);
             }
-            if out.blocking_send(Bytes::from(piece)).is_err() {
+            if out.blocking_send(vec![Bytes::from(piece)]).is_err() {
                 return Ok(());
             }
         }
@@ -222,7 +222,7 @@ impl Files for DirectoryFiles {
         &self,
         path: &str,
         key: Option<Arc<StreamKey>>,
-        out: Sender<Bytes>,
+        out: Sender<Vec<Bytes>>,
     ) -> Result<(), ObjectsError> {
         self.blocking(path, move |own, path| own.read_now(path, key.as_deref(), &out)).await
     }

@@ -70,7 +70,7 @@ impl Layout {
     }
 
     /// Sends a file's content from front to back; a receiver that is gone ends it.
-    pub async fn read(&self, path: &str, out: Sender<Bytes>) -> Result<(), ObjectsError> {
+    pub async fn read(&self, path: &str, out: Sender<Vec<Bytes>>) -> Result<(), ObjectsError> {
         self.files.read(&self.stored(path), self.key.clone(), out).await
     }
 

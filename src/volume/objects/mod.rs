@@ -100,13 +100,13 @@ pub trait Files: Send + Sync + 'static {
         emit: Emit<'_>,
     ) -> Result<(), ObjectsError>;
 
-    /// Sends a file's content, deciphered if there is a key, from front to back. A receiver that is gone
-    /// ends it without an error.
+    /// Sends a file's content, deciphered if there is a key, from front to back, some MiB at a time in
+    /// the buffers that they came in. A receiver that is gone ends it without an error.
     async fn read(
         &self,
         path: &str,
         key: Option<Arc<StreamKey>>,
-        out: Sender<Bytes>,
+        out: Sender<Vec<Bytes>>,
     ) -> Result<(), ObjectsError>;
 
     /// Stores what comes as the file's whole content, and `modified` as its time. Until `Piece::End` came

@@ -37,7 +37,7 @@ impl Transfer {
     pub(super) async fn read(
         &self,
         key: Option<Arc<StreamKey>>,
-        out: Sender<Bytes>,
+        out: Sender<Vec<Bytes>>,
     ) -> Result<(), ObjectsError> {
         let key = key.as_ref();
         let overhead = if key.is_some() { OVERHEAD } else { 0 };
@@ -49,7 +49,8 @@ impl Transfer {
                 "unable to read iv from cipherText, error: {why}"
             )));
         }
-        if !send(&out, first).await {
+        // A receiver that is gone has its own reason.
+        if out.send(first).await.is_err() {
             return Ok(());
         }
         let starts = (RANGE..size - overhead).step_by(RANGE as usize);
@@ -57,7 +58,7 @@ impl Transfer {
         let ranges = starts.map(|start| self.range(patient, key, start, Some(&object.etag)));
         let mut ranges = futures::stream::iter(ranges).buffered(RANGES);
         while let Some((bytes, _)) = ranges.try_next().await? {
-            if !send(&out, bytes).await {
+            if out.send(bytes).await.is_err() {
                 break;
             }
         }
@@ -215,16 +216,6 @@ async fn next(
         Some(Piece::Failed(error)) => Err(ObjectsError::Source(error)),
         None => Err(ObjectsError::Ended),
     }
-}
-
-/// Whether the receiver was there to take it.
-async fn send(out: &Sender<Bytes>, parts: Vec<Bytes>) -> bool {
-    for part in parts {
-        if out.send(part).await.is_err() {
-            return false;
-        }
-    }
-    true
 }
 
 /// The media type that a name's ending stands for.
