@@ -2,6 +2,7 @@
 
 use super::dirty::DirtyMap;
 use super::errno::FsError;
+use super::settle::merge_attributes;
 use super::types::{Attr, Ino, Kind};
 use crate::units::{DirId, FileId, SegmentId};
 use crate::volume::native::extents::ExtentMap;
@@ -280,6 +281,29 @@ impl State {
         }
         self.place = home.place.clone();
         self.home = Some(home);
+    }
+
+    /// A change of its names has given it a record that may hold more than that change: what another node
+    /// has stored since. Then it is taken over too, or, where there are changes of our own, not taken for
+    /// their base: the next publish finds out and brings both together.
+    pub(super) fn rebase(&mut self, home: Stored) {
+        self.place = home.place.clone();
+        let known = self.home.as_ref().map(|known| &known.record);
+        let clean = match &self.content {
+            Body::File(file) => file.uploads == 0 && file.dirty.dirty_bytes() == 0,
+            _ => true,
+        };
+        if known.is_none_or(|known| known.content == home.record.content) {
+            if let Some(known) = known {
+                let theirs = &home.record.attributes;
+                self.attributes = merge_attributes(&known.attributes, &self.attributes, theirs);
+            }
+            self.home = Some(home);
+        } else if clean && !self.is_changed() {
+            let links = self.links;
+            self.refresh(home);
+            self.links = links;
+        }
     }
 
     /// What the store calls it.

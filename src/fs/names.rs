@@ -262,8 +262,7 @@ impl FileSystem {
             if let Some(home) = &new.inode {
                 state.links = home.record.links;
                 state.attributes.ctime = home.record.attributes.ctime;
-                state.place = home.place.clone();
-                state.home = Some(home.clone());
+                state.rebase(home.clone());
             }
         }
         let dentry =
@@ -445,9 +444,8 @@ impl FileSystem {
         let link = was.inode.is_some().then(|| entry.clone());
         if link.is_none() {
             let mut state = inode.state.lock();
-            state.place = entry.place.clone();
+            state.rebase(entry);
             state.attributes.ctime = self.now();
-            state.home = Some(entry);
         }
         let dentry = Dentry { child: Some(inode.clone()), link, checked_at };
         let mut table = self.table.lock();
@@ -582,8 +580,8 @@ impl FileSystem {
         if let Some(counted) = counted {
             // The count is not trusted to say that there is no other name: what is written goes on to
             // be stored.
-            state.place = counted.place.clone();
-            state.home = Some(counted);
+            state.links = counted.record.links.max(1);
+            state.rebase(counted);
         } else if state.links == 0 {
             state.unlinked = true;
             if state.handles == 0 {

@@ -84,7 +84,9 @@ impl FileSystem {
                 }
                 state.refresh(stored.clone());
             }
-            state.attributes = stored.record.attributes.clone();
+            // What was changed here since the record was made stays a change.
+            state.attributes =
+                merge_attributes(&record.attributes, &state.attributes, &stored.record.attributes);
             state.links = stored.record.links;
             self.published(&mut state, stored, modified);
             return Ok(());
