@@ -285,8 +285,12 @@ impl State {
 
     /// A change of its names has given it a record that may hold more than that change: what another node
     /// has stored since. Then it is taken over too, or, where there are changes of our own, not taken for
-    /// their base: the next publish finds out and brings both together.
-    pub(super) fn rebase(&mut self, home: Stored) {
+    /// their base: the next publish finds out and brings both together. A record of another thing, which
+    /// has taken the name meanwhile, changes nothing; the answer says whether it is this one's.
+    pub(super) fn rebase(&mut self, inode: &Inode, home: Stored) -> bool {
+        if Identity::of(&home.record.content) != Some(self.identity(inode)) {
+            return false;
+        }
         self.place = home.place.clone();
         let known = self.home.as_ref().map(|known| &known.record);
         let clean = match &self.content {
@@ -304,6 +308,7 @@ impl State {
             self.refresh(home);
             self.links = links;
         }
+        true
     }
 
     /// What the store calls it.

@@ -262,7 +262,7 @@ impl FileSystem {
             if let Some(home) = &new.inode {
                 state.links = home.record.links;
                 state.attributes.ctime = home.record.attributes.ctime;
-                state.rebase(home.clone());
+                state.rebase(&inode, home.clone());
             }
         }
         let dentry =
@@ -444,7 +444,11 @@ impl FileSystem {
         let link = was.inode.is_some().then(|| entry.clone());
         if link.is_none() {
             let mut state = inode.state.lock();
-            state.rebase(entry);
+            if !state.rebase(inode, entry) {
+                // Another node has put something else under the old name, and that was moved.
+                drop(state);
+                return self.table.lock().forget_name(directory.ino, name);
+            }
             state.attributes.ctime = self.now();
         }
         let dentry = Dentry { child: Some(inode.clone()), link, checked_at };
@@ -581,7 +585,7 @@ impl FileSystem {
             // The count is not trusted to say that there is no other name: what is written goes on to
             // be stored.
             state.links = counted.record.links.max(1);
-            state.rebase(counted);
+            state.rebase(inode, counted);
         } else if state.links == 0 {
             state.unlinked = true;
             if state.handles == 0 {
