@@ -158,13 +158,16 @@ impl Kept {
         if payload == 0 || whole > self.limit {
             return;
         }
-        self.make_room(whole);
+        if !self.make_room(whole) {
+            return;
+        }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let draft = self.directory.join(format!("draft-{number}"));
         let written = write_entry(&draft, &header, &object.body)
             .and_then(|()| fs::rename(&draft, self.path(&name, start)));
         if let Err(error) = written {
             let _ = fs::remove_file(&draft);
+            self.state.lock().bytes -= whole;
             if !self.complained.swap(true, Ordering::Relaxed) {
                 let directory = self.directory.display();
                 tracing::warn!(
@@ -173,23 +176,27 @@ impl Kept {
             }
             return;
         }
-        self.state.lock().insert(name, start, payload, whole);
+        let mut state = self.state.lock();
+        state.bytes -= whole;
+        state.insert(name, start, payload, whole);
     }
 
-    /// Removes what was not used for longest until there is room for more.
-    fn make_room(&self, more: u64) {
+    /// Removes what was not used for longest until there is room for more, and counts that as used. `false`:
+    /// others are about to use all of it.
+    fn make_room(&self, more: u64) -> bool {
         loop {
             let oldest = {
                 let mut state = self.state.lock();
                 if state.bytes + more <= self.limit {
-                    return;
+                    state.bytes += more;
+                    return true;
                 }
                 match state.recency.as_mut().and_then(LruCache::pop_lru) {
                     Some(((name, start), size)) => {
                         state.remove(&name, start, size);
                         (name, start)
                     }
-                    None => return,
+                    None => return false,
                 }
             };
             let _ = fs::remove_file(self.path(&oldest.0, oldest.1));

@@ -72,5 +72,6 @@ fn locks_hold_among_programs_of_one_node() {
     assert!(!process().expect("python3 runs").status.success(), "the range is held");
     drop(two);
     assert!(process().expect("python3 runs").status.success());
+    drop(one);
     mount.unmount();
 }
