@@ -64,6 +64,8 @@ fn no_command_shows_a_secret_even_in_its_log(backend: Backend) {
         }
         volume.tool(["rm", &volume.at("second")]);
     }
+    datasafed_shows_none(&volume);
+    seen.insert("datasafed".to_owned());
     let help = volume.tool(["--help"]).succeeded();
     let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
     for name in listed.take_while(|line| !line.is_empty()) {
@@ -77,6 +79,46 @@ fn no_command_shows_a_secret_even_in_its_log(backend: Backend) {
     let long = backend == Backend::Dir || mount.log().len() > 1000;
     assert!(long, "the log is not at its highest level");
     mount.unmount();
+}
+
+/// The command line of datasafed has settings, flags and a log of its own. (`getconf` prints what it is
+/// asked for.)
+fn datasafed_shows_none(volume: &Volume) {
+    let conf = volume.local("datasafed.conf");
+    let storage = match &volume.minio {
+        Some(minio) => format!(
+            "type = s3\nprovider = Minio\nendpoint = {}\naccess_key_id = {}\nsecret_access_key = {}\nroot = {}\n",
+            minio.endpoint,
+            minio.access_key,
+            minio.secret_key,
+            minio.new_bucket()
+        ),
+        None => {
+            let root = volume.local("datasafed");
+            fs::create_dir(&root).expect("made");
+            format!("type = local\nroot = {}\n", root.display())
+        }
+    };
+    fs::write(&conf, format!("[storage]\n{storage}")).expect("written");
+    support::set_mode(&conf, 0o600);
+    let commands: [&[&str]; 7] = [
+        &["push", "-z", "zstd", "-", "dir/file"],
+        &["pull", "-d", "zstd", "dir/file", "-"],
+        &["list", "-r", "/", "-o", "json"],
+        &["stat", "/"],
+        &["mkdir", "other"],
+        &["rm", "-r", "dir"],
+        &["version", "-v"],
+    ];
+    for arguments in commands {
+        let log = ["--console-log", "--log-level", "debug"];
+        let before = ["--log", "trace", "datasafed", "-c", text(&conf)];
+        let mut command = volume.command(before.iter().chain(arguments).chain(&log));
+        command
+            .env("DATASAFED_ENCRYPTION_ALGORITHM", "AES-256-CFB")
+            .env("DATASAFED_ENCRYPTION_PASS_PHRASE", &volume.passphrase);
+        volume.run(&mut command, Some(b"bytes")).succeeded_with_bytes();
+    }
 }
 
 /// A process that would leave a core if it were let.
