@@ -283,7 +283,11 @@ impl State {
 
 /// A name of an entry whose file is too short to be one.
 fn parsed_looks_ours(name: &str) -> bool {
-    name.len() > 33 && name.as_bytes()[32] == b'-' && name.is_ascii()
+    name.split_once('-').is_some_and(|(object, start)| {
+        object.len() == 32
+            && !start.is_empty()
+            && name.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
+    })
 }
 
 #[async_trait]
