@@ -12,7 +12,9 @@ use crate::store::{
 use crate::units::ByteRange;
 use crate::volume::VolumeError;
 use crate::volume::native::descriptor::{Descriptor, SIZE_LIMIT};
+use crate::volume::native::record::Attributes;
 use crate::volume::native::{OpenSettings, Volume, keys};
+use crate::world::Timestamp;
 use std::sync::{Arc, OnceLock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -326,6 +328,20 @@ fn settings(read_only: bool) -> OpenSettings {
         host: config::host_name(),
         program: concat!("strongroom ", env!("CARGO_PKG_VERSION")).to_owned(),
         collects: false,
+    }
+}
+
+/// What the tool makes belongs to whoever calls it.
+pub(super) fn own_attributes(mode: u32, now: Timestamp) -> Attributes {
+    Attributes {
+        mode,
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        ..Attributes::default()
     }
 }
 

@@ -1,11 +1,10 @@
 //! `strongroom init`.
 
-use super::connect::holds_volume;
+use super::connect::{holds_volume, own_attributes};
 use super::output::{self, Failure};
 use super::settings::Common;
 use crate::config::{self, StoreBase, VolumeUrl};
 use crate::crypto::{Kdf, NewSlot, Suite};
-use crate::volume::native::record::Attributes;
 use crate::volume::native::{InitSettings, Volume, keys};
 use clap::{Args, ValueEnum};
 
@@ -82,16 +81,7 @@ impl Init {
             passphrase.as_ref().map(|passphrase| NewSlot { label, passphrase, kdf: kdf.kdf() });
         let world = config::system_world();
         let now = world.clock.now();
-        let root = Attributes {
-            mode: 0o755,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            ..Attributes::default()
-        };
+        let root = own_attributes(0o755, now);
         Volume::init(&store, &world, InitSettings { suite: *encryption, slot, root }).await?;
         if *json {
             return output::json(&serde_json::json!({

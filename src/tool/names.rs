@@ -1,5 +1,6 @@
 //! `strongroom rm`, `mkdir`, `rmdir` and `mv`.
 
+use super::connect::own_attributes;
 use super::list::below;
 use super::output::{Failure, Tally};
 use super::settings::Common;
@@ -11,7 +12,7 @@ use crate::volume::native::Volume;
 use crate::volume::native::entries::Expect;
 use crate::volume::native::files::Walked;
 use crate::volume::native::namespace::Found;
-use crate::volume::native::record::{Attributes, Content, Record};
+use crate::volume::native::record::{Content, Record};
 use clap::Args;
 
 /// Remove files, or trees with -r.
@@ -183,16 +184,7 @@ impl Mkdir {
     async fn make(&self, common: &Common, url: &VolumeUrl) -> Result<(), Failure> {
         let (volume, inside) = common.open_to_write(url).await?;
         let now = volume.world().clock.now();
-        let attributes = Attributes {
-            mode: 0o755,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            ..Attributes::default()
-        };
+        let attributes = own_attributes(0o755, now);
         if self.parents {
             volume.make_directories(inside.as_bytes(), &attributes).await?;
         } else {

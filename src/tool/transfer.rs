@@ -1,5 +1,6 @@
 //! `strongroom push`, `pull` and `cat`.
 
+use super::connect::own_attributes;
 use super::output::{self, Failure, Tally};
 use super::settings::Common;
 use crate::config::{self, VolumeUrl};
@@ -57,16 +58,7 @@ impl Push {
             url = format!("{}{}", self.url, name.to_string_lossy()).parse()?;
         }
         let now = config::system_world().clock.now();
-        let mut attributes = Attributes {
-            mode: 0o644,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            ..Attributes::default()
-        };
+        let mut attributes = own_attributes(0o644, now);
         let local = |error| Failure::new(format!("{}: {error}", self.local.display()));
         let (mut source, size): (Box<dyn AsyncRead + Unpin + Send>, _) = if from_pipe {
             (Box::new(tokio::io::stdin()), None)

@@ -100,8 +100,9 @@ impl Options<'_> {
         let Some(section) = self.conf.ini.section(STORAGE) else { return Ok(()) };
         let unknown = section.keys().find(|key| known().all(|(name, _)| name != key));
         let Some(unknown) = unknown else { return Ok(()) };
-        let nearest = known().map(|(name, _)| *name).min_by_key(|name| distance(name, unknown));
-        let nearest = nearest.filter(|name| distance(name, unknown) <= 3);
+        let nearest =
+            known().map(|(name, _)| *name).min_by_key(|name| strsim::levenshtein(name, unknown));
+        let nearest = nearest.filter(|name| strsim::levenshtein(name, unknown) <= 3);
         let hint = nearest.map_or("take it out".to_owned(), |name| format!("is {name} meant?"));
         Err(DatasafedError(format!("storage.{unknown} is no key of this storage type: {hint}")))
     }
@@ -227,20 +228,4 @@ fn with_scheme(endpoint: &str) -> Result<String, DatasafedError> {
             "storage.endpoint is no http or https URL: write https://HOST[:PORT] or http://HOST[:PORT]",
         )
     })
-}
-
-/// How many letters differ (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (line, a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, b) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -42,8 +42,9 @@ pub(super) fn topic(arguments: &[OsString]) -> String {
 /// Commands whose names are near one that is none.
 pub(super) fn suggestions(name: &str) -> Vec<&'static str> {
     let name = name.to_lowercase();
-    let near =
-        |command: &&Command| distance(&name, command.name) <= 2 || command.name.starts_with(&name);
+    let near = |command: &&Command| {
+        strsim::levenshtein(&name, command.name) <= 2 || command.name.starts_with(&name)
+    };
     COMMANDS.iter().filter(near).map(|command| command.name).collect()
 }
 
@@ -71,20 +72,4 @@ fn row(flag: &Flag) -> (String, String) {
         default => format!(" (default {default})"),
     };
     (format!("  {short} --{}{value}", flag.name), format!("{}{default}", flag.help))
-}
-
-/// How many letters differ (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (line, a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, b) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[b.len()]
 }
