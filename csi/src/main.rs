@@ -1,0 +1,2 @@
+//! The CSI driver of Strongroom.
+fn main() {}
