@@ -1,0 +1,32 @@
+//! What a call says of a volume, parsed once: handle, parameters, options, secrets. Below this module nothing
+//! is checked again, and no secret leaves [`Secrets`] but into a connection or a worker.
+
+mod geesefs;
+mod handle;
+mod options;
+mod parameters;
+mod secrets;
+
+pub use handle::{Handle, ID_LIMIT, Reach};
+pub use options::{MUTABLE, Options};
+pub use parameters::{Encryption, Parameters};
+pub use secrets::Secrets;
+
+/// Whose parameters and secrets are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Our own.
+    Own,
+    /// csi-s3's, whose driver name this driver was given, and our own where they do not collide.
+    CsiS3,
+}
+
+/// The name of csi-s3's driver.
+pub const CSI_S3: &str = "ru.yandex.s3.csi";
+
+impl Dialect {
+    /// What a driver of this name speaks.
+    pub fn of_driver(name: &str) -> Self {
+        if name == CSI_S3 { Self::CsiS3 } else { Self::Own }
+    }
+}

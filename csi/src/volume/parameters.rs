@@ -1,0 +1,230 @@
+//! The parameters of a StorageClass, which are also the attributes of its volumes.
+
+use super::geesefs;
+use super::handle::{check_bucket, check_endpoint, check_path, check_region};
+use super::{Dialect, Options, Reach};
+use std::collections::{BTreeMap, HashMap};
+use strongroom::crypto::Suite;
+
+/// Our own parameters.
+const OWN: &[&str] = &[
+    "bucket", "prefix", "layout", "encryption", "endpoint", "region", "forcePathStyle", "options",
+];
+/// What csi-s3 has besides.
+const CSI_S3: &[&str] = &["mounter", "capacity"];
+/// Mounters of csi-s3.
+const MOUNTERS: &[&str] = &["geesefs", "s3fs", "rclone"];
+/// Keys that Kubernetes adds on its own.
+const KUBERNETES: &[&str] = &["csi.storage.k8s.io/", "storage.kubernetes.io/"];
+
+/// Whether and how a volume is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// Not: said explicitly.
+    None,
+    /// With this suite.
+    With(Suite),
+    /// The volume's own suite, whatever it is; a new one gets AES-256-GCM. Never none.
+    Some,
+}
+
+impl Encryption {
+    /// The suite of a new volume.
+    pub fn suite(self) -> Suite {
+        match self {
+            Self::None => Suite::None,
+            Self::With(suite) => suite,
+            Self::Some => Suite::Aes256Gcm,
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters {
+    /// The bucket; a new volume needs one.
+    pub bucket: Option<String>,
+    /// Where in the bucket, without slashes at its ends.
+    pub prefix: String,
+    /// Whether it is encrypted.
+    pub encryption: Encryption,
+    /// How the store is reached, as far as it is said here.
+    pub reach: Reach,
+    /// How it is mounted.
+    pub options: Options,
+}
+
+impl Parameters {
+    /// Reads parameters or attributes.
+    ///
+    /// # Errors
+    /// Which one is unknown or malformed, and what is known.
+    pub fn parse(given: &HashMap<String, String>, dialect: Dialect) -> Result<Self, String> {
+        let given: BTreeMap<&str, &str> = given
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .filter(|(key, _)| !KUBERNETES.iter().any(|start| key.starts_with(start)))
+            .collect();
+        let theirs = if dialect == Dialect::CsiS3 { CSI_S3 } else { &[] };
+        for key in given.keys() {
+            if !OWN.contains(key) && !theirs.contains(key) {
+                let known = [OWN, theirs].concat().join(", ");
+                return Err(format!("parameter `{key}` is unknown; known are {known}"));
+            }
+        }
+        let said = |key: &str| given.get(key).copied().filter(|value| !value.is_empty());
+        let named = |key: &'static str| move |why: String| format!("parameter `{key}`: {why}");
+        check_layout(said("layout"), said("mounter"))?;
+        let bucket = said("bucket");
+        bucket.map(check_bucket).transpose().map_err(named("bucket"))?;
+        let prefix = said("prefix").unwrap_or_default().trim_matches('/').to_owned();
+        check_path(&prefix).map_err(named("prefix"))?;
+        let encryption = match said("encryption") {
+            None => Encryption::Some,
+            Some(text) => match text.parse().map_err(|error| {
+                named("encryption")(format!("{text:?}: {error}"))
+            })? {
+                Suite::None => Encryption::None,
+                suite => Encryption::With(suite),
+            },
+        };
+        let mut reach = Reach {
+            endpoint: said("endpoint")
+                .map(check_endpoint)
+                .transpose()
+                .map_err(named("endpoint"))?,
+            region: said("region").map(check_region).transpose().map_err(named("region"))?,
+            path_style: said("forcePathStyle").map(switch).transpose().map_err(named("forcePathStyle"))?,
+        };
+        let options = match dialect {
+            Dialect::Own => Options::parse(said("options").unwrap_or_default()),
+            Dialect::CsiS3 => geesefs::parse(said("options").unwrap_or_default()).map(|parsed| {
+                reach = reach.or(&parsed.reach);
+                parsed.options
+            }),
+        };
+        Ok(Self {
+            bucket: bucket.map(str::to_owned),
+            prefix,
+            encryption,
+            reach,
+            options: options.map_err(named("options"))?,
+        })
+    }
+
+    /// The attributes of a new volume: what its id does not say already.
+    pub fn attributes(given: &HashMap<String, String>) -> HashMap<String, String> {
+        let told = |key: &str| matches!(key, "bucket" | "prefix" | "endpoint" | "region" | "forcePathStyle");
+        given
+            .iter()
+            .filter(|(key, value)| {
+                !told(key) && !value.is_empty() && !KUBERNETES.iter().any(|start| key.starts_with(start))
+            })
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+}
+
+/// Only the native layout can be mounted yet. Asking for the other one must not quietly give this one.
+fn check_layout(layout: Option<&str>, mounter: Option<&str>) -> Result<(), String> {
+    if let Some(mounter) = mounter
+        && !MOUNTERS.contains(&mounter)
+    {
+        return Err(format!(
+            "parameter `mounter`: {mounter:?} is unknown; known are {}",
+            MOUNTERS.join(", ")
+        ));
+    }
+    match (layout, mounter) {
+        (Some("native"), _) | (None, None) => Ok(()),
+        (None, Some(_)) => Err(
+            "parameter `mounter`: csi-s3's volumes keep a file in one object (layout objects), which this \
+             driver cannot mount yet: say `layout: native` for a new, encrypted volume, or leave this \
+             volume with csi-s3"
+                .to_owned(),
+        ),
+        (Some("objects"), _) => Err(
+            "parameter `layout`: objects cannot be mounted yet (`strongroom datasafed` reads and writes \
+             them): say `layout: native`"
+                .to_owned(),
+        ),
+        (Some(other), _) => {
+            Err(format!("parameter `layout`: {other:?} is unknown; known are native, objects"))
+        }
+    }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(given: &[(&str, &str)], dialect: Dialect) -> Result<Parameters, String> {
+        let given: HashMap<String, String> =
+            given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Parameters::parse(&given, dialect)
+    }
+
+    #[test]
+    fn what_is_said_is_read_and_the_rest_is_usual() {
+        let parameters = parse(
+            &[
+                ("bucket", "backups"),
+                ("prefix", "/a/b/"),
+                ("encryption", "AES-256-CFB"),
+                ("endpoint", "minio:9000"),
+                ("forcePathStyle", "true"),
+                ("csi.storage.k8s.io/pvc/name", "x"),
+                ("storage.kubernetes.io/csiProvisionerIdentity", "y"),
+            ],
+            Dialect::Own,
+        )
+        .expect("fine");
+        assert_eq!(parameters.prefix, "a/b");
+        assert_eq!(parameters.encryption, Encryption::With(Suite::Aes256Cfb));
+        assert_eq!(parameters.reach.endpoint.as_deref(), Some("https://minio:9000"));
+        assert_eq!(parameters.reach.path_style, Some(true));
+        let bare = parse(&[], Dialect::Own).expect("fine");
+        assert_eq!((bare.encryption, bare.encryption.suite()), (Encryption::Some, Suite::Aes256Gcm));
+    }
+
+    #[test]
+    fn what_is_wrong_names_the_parameter() {
+        for (given, why) in [
+            (("bukcet", "x"), "`bukcet` is unknown; known are bucket, prefix"),
+            (("mounter", "geesefs"), "`mounter` is unknown"),
+            (("bucket", "a/b"), "`bucket`"),
+            (("prefix", "a/../b"), "`prefix`"),
+            (("layout", "objects"), "cannot be mounted yet"),
+            (("layout", "other"), "known are native, objects"),
+            (("encryption", "ROT13"), "`encryption`"),
+            (("endpoint", "ftp://x"), "`endpoint`"),
+            (("forcePathStyle", "yes"), "`forcePathStyle`"),
+            (("options", "bogus=1"), "`bogus` is unknown"),
+        ] {
+            let error = parse(&[given], Dialect::Own).expect_err(given.0);
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_volume_of_csi_s3_is_refused_unless_it_asks_for_the_native_layout() {
+        let error = parse(&[("mounter", "geesefs")], Dialect::CsiS3).expect_err("objects");
+        assert!(error.contains("say `layout: native`"), "{error}");
+        let given = [
+            ("mounter", "geesefs"),
+            ("layout", "native"),
+            ("options", "--memory-limit 1000 --dir-mode 0777 --region eu"),
+        ];
+        let parameters = parse(&given, Dialect::CsiS3).expect("fine");
+        assert_eq!(parameters.reach.region.as_deref(), Some("eu"));
+        assert!(parse(&[("mounter", "fuse")], Dialect::CsiS3).is_err());
+    }
+}
