@@ -123,6 +123,12 @@ impl ConfigFile {
         Self::parse(&text, path)
     }
 
+    /// The same keys from a program that starts this one.
+    pub fn from_json(options: &serde_json::Map<String, serde_json::Value>) -> Result<Self, String> {
+        let options = serde_json::Value::Object(options.clone());
+        serde_json::from_value(options).map_err(|error| format!("options: {error}"))
+    }
+
     /// Reads the file's text; `path` is for the message.
     #[doc(hidden)]
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {

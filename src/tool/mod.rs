@@ -1,5 +1,6 @@
 //! Rank 5: the command line. One file per group of commands; they parse, call the engine and print.
 
+pub mod attach;
 mod connect;
 mod datasafed;
 mod doctor;

@@ -1,0 +1,157 @@
+//! The keeper's socket: who may ask, one request for each connection, and the thread that watches.
+
+use super::protocol::{Answer, FailureKind, Message, VERSION};
+use super::volumes::{Refusal, Volumes};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use strongroom::tool::attach::protocol::{encode, parse};
+use strongroom::tool::attach::socket;
+
+/// Requests at a time; more are refused. One of them may wait for the kernel.
+const CONNECTIONS: usize = 64;
+/// How long a caller may take to say what it wants, and to take the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often volumes without a worker are looked for.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// How the keeper runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where it listens. The directory is made; only the keeper's user can enter it if it is new.
+    pub socket: PathBuf,
+    /// Users that may ask, besides root and the keeper's own.
+    pub allowed: Vec<u32>,
+    /// Paths must be below one of these; anywhere if there are none.
+    pub below: Vec<PathBuf>,
+    /// For how long requests wait for a worker before they are answered with EIO.
+    pub patience: Duration,
+}
+
+/// Runs the keeper until it is killed: nothing else ends it, since all mounts end with it.
+///
+/// # Errors
+/// If the socket cannot be made.
+pub fn run(settings: Settings) -> io::Result<()> {
+    protect();
+    let Settings { socket, allowed, below, patience } = settings;
+    let listener = listen(&socket, &allowed)?;
+    let volumes = Arc::new(Volumes::new(below, patience));
+    {
+        let volumes = volumes.clone();
+        std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
+            loop {
+                std::thread::sleep(WATCH);
+                volumes.watch();
+            }
+        })?;
+    }
+    tracing::info!("keeper listens at {}", socket.display());
+    let open = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming() {
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!("{}: {error}", socket.display());
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
+            open.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (volumes, allowed, open) = (volumes.clone(), allowed.clone(), open.clone());
+        let started = std::thread::Builder::new().name("request".to_owned()).spawn({
+            let open = open.clone();
+            move || {
+                if let Err(error) = serve(&stream, &volumes, &allowed) {
+                    tracing::warn!("a request was not understood or not answered: {error}");
+                }
+                open.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
+        if started.is_err() {
+            open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+/// No core dump with other people's secrets, and the last process to be killed when memory is short.
+fn protect() {
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    let _ = nix::sys::prctl::set_dumpable(false);
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-999") {
+        tracing::warn!(
+            "oom_score_adj not set, the keeper may be killed when memory is short: {error}"
+        );
+    }
+}
+
+fn listen(path: &Path, allowed: &[u32]) -> io::Result<UnixListener> {
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(named)?;
+    }
+    // One that a former keeper left.
+    if std::fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket()) {
+        if UnixStream::connect(path).is_ok() {
+            return Err(named(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another keeper listens here",
+            )));
+        }
+        std::fs::remove_file(path).map_err(named)?;
+    }
+    let listener = UnixListener::bind(path).map_err(named)?;
+    // Who may ask is decided by who it is; others need not even connect.
+    let mode = if allowed.is_empty() { 0o600 } else { 0o666 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(named)?;
+    Ok(listener)
+}
+
+fn serve(stream: &UnixStream, volumes: &Volumes, allowed: &[u32]) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let (answer, descriptors) = match handle(stream, volumes, allowed)? {
+        None => return Ok(()),
+        Some(Ok(done)) => done,
+        Some(Err(Refusal(kind, message))) => {
+            tracing::info!("refused: {message}");
+            (Answer::Failed { kind, message }, Vec::new())
+        }
+    };
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    socket::send(stream, &encode(&answer), &descriptors)
+}
+
+type Handled = Result<(Answer, Vec<OwnedFd>), Refusal>;
+
+fn handle(stream: &UnixStream, volumes: &Volumes, allowed: &[u32]) -> io::Result<Option<Handled>> {
+    let caller = getsockopt(&stream.as_fd(), PeerCredentials)?.uid();
+    let own = nix::unistd::geteuid().as_raw();
+    if caller != 0 && caller != own && !allowed.contains(&caller) {
+        let text = format!("user {caller} may not ask the keeper: --allow-uid {caller} lets it");
+        return Ok(Some(Err(Refusal(FailureKind::Denied, text))));
+    }
+    let Some((message, descriptors)) = socket::receive(stream)? else { return Ok(None) };
+    drop(descriptors);
+    let message = zeroize::Zeroizing::new(message);
+    let asked = match parse::<Message>(&message) {
+        Ok(Message { version: VERSION, request }) => volumes.carry_out(request),
+        Ok(Message { version, .. }) => Err(Refusal(
+            FailureKind::Invalid,
+            format!("protocol version {version}: this keeper speaks {VERSION}: replace its pod"),
+        )),
+        Err(why) => Err(Refusal(FailureKind::Invalid, why)),
+    };
+    Ok(Some(asked))
+}
