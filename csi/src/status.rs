@@ -1,7 +1,10 @@
 //! The one place that maps failures of the engine, the keeper and the workers to gRPC codes. Messages say
 //! what failed and how to mend it, in words of StorageClasses and secrets; none holds a secret.
 
+use crate::keeper::{FailureKind as KeeperFailure, KeeperError};
+use crate::worker::WorkerError;
 use strongroom::store::{StoreError, StoreErrorKind};
+use strongroom::tool::attach::protocol::FailureKind;
 use strongroom::volume::VolumeError;
 use tonic::{Code, Status};
 
@@ -50,6 +53,37 @@ pub fn of_volume(error: &VolumeError) -> Status {
         VolumeError::Corrupt { .. } => Code::DataLoss,
     };
     Status::new(code, in_our_words(&error.to_string()))
+}
+
+/// A failure of the keeper.
+pub fn of_keeper(error: &KeeperError) -> Status {
+    let code = match error.kind() {
+        None if matches!(error, KeeperError::Unreachable { .. }) => Code::Unavailable,
+        None => Code::Internal,
+        Some(KeeperFailure::Invalid | KeeperFailure::Denied) => Code::InvalidArgument,
+        Some(KeeperFailure::NotFound) => Code::NotFound,
+        Some(KeeperFailure::Conflict) => Code::AlreadyExists,
+        Some(KeeperFailure::Busy) => Code::Aborted,
+        Some(KeeperFailure::NotMounted) => Code::FailedPrecondition,
+        Some(KeeperFailure::System) => Code::Internal,
+    };
+    Status::new(code, in_our_words(&error.to_string()))
+}
+
+/// A failure of a worker.
+pub fn of_worker(error: &WorkerError) -> Status {
+    let code = match error.kind {
+        FailureKind::Invalid => Code::InvalidArgument,
+        FailureKind::NotFound => Code::NotFound,
+        FailureKind::Denied => denied(&error.message),
+        FailureKind::Passphrase => Code::Unauthenticated,
+        FailureKind::InUse | FailureKind::Tls => Code::FailedPrecondition,
+        FailureKind::Unreachable => Code::Unavailable,
+        FailureKind::Damaged => Code::DataLoss,
+        FailureKind::Busy => Code::Aborted,
+        FailureKind::Other => Code::Internal,
+    };
+    Status::new(code, in_our_words(&error.message))
 }
 
 /// Keys that the store does not know are another thing than keys that may not do this.

@@ -2,8 +2,8 @@
 //! Flags that have a counterpart here take effect; the others are known, mean nothing for this file system,
 //! and are named once in the log; a flag that geesefs would not know is an error.
 
-use super::{Options, Reach};
 use super::handle::{check_endpoint, check_region};
+use super::{Options, Reach};
 
 /// What a flag is to us.
 #[derive(Clone, Copy)]
@@ -237,7 +237,10 @@ fn go_number(text: &str) -> Option<u32> {
         [b'0', _, ..] => (&text[1..], 8),
         _ => (text, 10),
     };
-    digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, radix).ok())?
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_hexdigit())
+        .then(|| u32::from_str_radix(digits, radix).ok())?
 }
 
 /// csi-s3's words: separated by white space, with double quotes that may stand inside a word, in which a

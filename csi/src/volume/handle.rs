@@ -268,15 +268,25 @@ mod tests {
 
     #[test]
     fn an_id_that_would_be_too_long_says_what_to_shorten() {
-        let error = id("bucket", &"p/".repeat(60).trim_end_matches('/').to_owned(), "n", Reach::default());
+        let error =
+            id("bucket", &"p/".repeat(60).trim_end_matches('/').to_owned(), "n", Reach::default());
         assert!(error.expect_err("too long").contains("shorten the prefix"));
     }
 
     #[test]
     fn ids_of_others_are_not_ours() {
         for id in [
-            "", "b", "vol:1/x", "bucket/../x", "bucket/a/./b", "bucket/.volumes/x", "bucket/a//x=1",
-            "bucket/a//p=2", "bucket//e=ftp://x", "bucket/a//e=http://user:word@host", "bucket/a\nb",
+            "",
+            "b",
+            "vol:1/x",
+            "bucket/../x",
+            "bucket/a/./b",
+            "bucket/.volumes/x",
+            "bucket/a//x=1",
+            "bucket/a//p=2",
+            "bucket//e=ftp://x",
+            "bucket/a//e=http://user:word@host",
+            "bucket/a\nb",
         ] {
             assert!(Handle::parse(id).is_err(), "{id:?}");
         }

@@ -7,10 +7,11 @@ mod options;
 mod parameters;
 mod secrets;
 
+pub(crate) use handle::records_prefix;
 pub use handle::{Handle, ID_LIMIT, Reach};
 pub use options::{MUTABLE, Options};
 pub use parameters::{Encryption, Parameters};
-pub use secrets::Secrets;
+pub use secrets::{Secrets, WorkerSecrets};
 
 /// Whose parameters and secrets are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,4 +30,10 @@ impl Dialect {
     pub fn of_driver(name: &str) -> Self {
         if name == CSI_S3 { Self::CsiS3 } else { Self::Own }
     }
+}
+
+/// A bucket and a prefix in it, as an id may have them.
+pub(crate) fn check_place(bucket: &str, prefix: &str) -> Result<(), String> {
+    handle::check_bucket(bucket)?;
+    handle::check_path(prefix)
 }

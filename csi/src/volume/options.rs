@@ -34,11 +34,20 @@ const KNOWN: &[(&str, Kind)] = &[
 ];
 
 /// What may change during the life of a volume (ModifyVolume), and the option that it is.
-pub const MUTABLE: &[(&str, &str)] = &[("memoryLimit", "memory-limit"), ("cacheSize", "cache-size")];
+pub const MUTABLE: &[(&str, &str)] =
+    &[("memoryLimit", "memory-limit"), ("cacheSize", "cache-size")];
 
 /// What every mount of ours is anyway, or what has no meaning for one: taken and left.
 const USUAL: &[&str] = &[
-    "rw", "defaults", "async", "nosuid", "nodev", "noatime", "nodiratime", "relatime", "lazytime",
+    "rw",
+    "defaults",
+    "async",
+    "nosuid",
+    "nodev",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "lazytime",
     "_netdev",
 ];
 
@@ -51,6 +60,8 @@ pub struct Options {
     values: Map<String, Value>,
     /// Refuse every change.
     pub read_only: bool,
+    /// SELinux context of the mount.
+    pub selinux_context: Option<String>,
 }
 
 impl Options {
@@ -74,7 +85,11 @@ impl Options {
     /// As [`Self::parse`].
     pub fn add_flags(&mut self, flags: &[String]) -> Result<(), String> {
         for flag in flags {
-            self.add(Self::parse(flag)?);
+            // kubelet gives it as a flag of its own; its categories are separated by commas.
+            match flag.strip_prefix("context=") {
+                Some(context) => self.selinux_context = Some(context.trim_matches('"').to_owned()),
+                None => self.add(Self::parse(flag)?),
+            }
         }
         Ok(())
     }
@@ -83,6 +98,7 @@ impl Options {
     pub fn add(&mut self, others: Self) {
         self.values.extend(others.values);
         self.read_only |= others.read_only;
+        self.selinux_context = others.selinux_context.or(self.selinux_context.take());
     }
 
     /// Adds mutable parameters.
@@ -112,8 +128,10 @@ impl Options {
             .iter()
             .find(|(known, _)| *known == name)
             .ok_or_else(|| format!("option `{name}` is unknown; known are {}", known()))?;
-        let value = checked(*kind, text).map_err(|why| format!("option `{name}`: {text:?} {why}"))?;
-        if name == "memory-limit" && config::parse_size(text).is_ok_and(|size| size < LEAST_MEMORY) {
+        let value =
+            checked(*kind, text).map_err(|why| format!("option `{name}`: {text:?} {why}"))?;
+        if name == "memory-limit" && config::parse_size(text).is_ok_and(|size| size < LEAST_MEMORY)
+        {
             return Err(format!("option `{name}`: {text:?} is less than 64MiB"));
         }
         self.values.insert(name.replace('-', "_"), value);
@@ -184,7 +202,9 @@ mod tests {
     #[test]
     fn words_become_settings_and_the_last_one_wins() {
         assert_eq!(
-            settings("memory-limit=100MiB, --memory-limit=512MiB uid=5,exclusive,no-gc=false,noatime"),
+            settings(
+                "memory-limit=100MiB, --memory-limit=512MiB uid=5,exclusive,no-gc=false,noatime"
+            ),
             serde_json::json!({
                 "memory_limit": "512MiB", "uid": 5, "exclusive": true, "no_gc": false
             })

@@ -2,13 +2,20 @@
 
 use super::geesefs;
 use super::handle::{check_bucket, check_endpoint, check_path, check_region};
-use super::{Dialect, Options, Reach};
+use super::{Dialect, Handle, Options, Reach};
 use std::collections::{BTreeMap, HashMap};
 use strongroom::crypto::Suite;
 
 /// Our own parameters.
 const OWN: &[&str] = &[
-    "bucket", "prefix", "layout", "encryption", "endpoint", "region", "forcePathStyle", "options",
+    "bucket",
+    "prefix",
+    "layout",
+    "encryption",
+    "endpoint",
+    "region",
+    "forcePathStyle",
+    "options",
 ];
 /// What csi-s3 has besides.
 const CSI_S3: &[&str] = &["mounter", "capacity"];
@@ -81,9 +88,10 @@ impl Parameters {
         check_path(&prefix).map_err(named("prefix"))?;
         let encryption = match said("encryption") {
             None => Encryption::Some,
-            Some(text) => match text.parse().map_err(|error| {
-                named("encryption")(format!("{text:?}: {error}"))
-            })? {
+            Some(text) => match text
+                .parse()
+                .map_err(|error| named("encryption")(format!("{text:?}: {error}")))?
+            {
                 Suite::None => Encryption::None,
                 suite => Encryption::With(suite),
             },
@@ -94,7 +102,10 @@ impl Parameters {
                 .transpose()
                 .map_err(named("endpoint"))?,
             region: said("region").map(check_region).transpose().map_err(named("region"))?,
-            path_style: said("forcePathStyle").map(switch).transpose().map_err(named("forcePathStyle"))?,
+            path_style: said("forcePathStyle")
+                .map(switch)
+                .transpose()
+                .map_err(named("forcePathStyle"))?,
         };
         let options = match dialect {
             Dialect::Own => Options::parse(said("options").unwrap_or_default()),
@@ -112,13 +123,40 @@ impl Parameters {
         })
     }
 
+    /// Attributes may repeat where a volume is, but not contradict its id.
+    ///
+    /// # Errors
+    /// Which one does.
+    pub fn check_place(&self, handle: &Handle) -> Result<(), String> {
+        if let Some(bucket) = &self.bucket
+            && bucket != handle.bucket()
+        {
+            return Err(format!(
+                "parameter `bucket`: is {bucket}, but the volume's id says {}",
+                handle.bucket()
+            ));
+        }
+        let whole = handle.prefix();
+        match self.prefix.is_empty() || whole.starts_with(&format!("{}/", self.prefix)) {
+            true => Ok(()),
+            false => Err(format!(
+                "parameter `prefix`: is {}, but the volume's id says {whole}",
+                self.prefix
+            )),
+        }
+    }
+
     /// The attributes of a new volume: what its id does not say already.
     pub fn attributes(given: &HashMap<String, String>) -> HashMap<String, String> {
-        let told = |key: &str| matches!(key, "bucket" | "prefix" | "endpoint" | "region" | "forcePathStyle");
+        let told = |key: &str| {
+            matches!(key, "bucket" | "prefix" | "endpoint" | "region" | "forcePathStyle")
+        };
         given
             .iter()
             .filter(|(key, value)| {
-                !told(key) && !value.is_empty() && !KUBERNETES.iter().any(|start| key.starts_with(start))
+                !told(key)
+                    && !value.is_empty()
+                    && !KUBERNETES.iter().any(|start| key.starts_with(start))
             })
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect()
@@ -192,7 +230,10 @@ mod tests {
         assert_eq!(parameters.reach.endpoint.as_deref(), Some("https://minio:9000"));
         assert_eq!(parameters.reach.path_style, Some(true));
         let bare = parse(&[], Dialect::Own).expect("fine");
-        assert_eq!((bare.encryption, bare.encryption.suite()), (Encryption::Some, Suite::Aes256Gcm));
+        assert_eq!(
+            (bare.encryption, bare.encryption.suite()),
+            (Encryption::Some, Suite::Aes256Gcm)
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::Reach;
 use super::handle::{check_endpoint, check_region};
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use strongroom::crypto::Passphrase;
 use strongroom::store::S3Credentials;
 use tonic::Status;
@@ -63,11 +64,14 @@ impl Secrets {
         };
         let access_key = needed(ACCESS_KEY)?.to_string();
         let secret_key = needed(SECRET_KEY)?;
-        let session_token = text(SESSION_TOKEN)?.map(|value| word(SESSION_TOKEN, value)).transpose()?;
+        let session_token =
+            text(SESSION_TOKEN)?.map(|value| word(SESSION_TOKEN, value)).transpose()?;
         let passphrase = text(PASSPHRASE)?;
         let insecure = match text(INSECURE)? {
             None => false,
-            Some(value) => flag(&value).ok_or_else(|| refused("`insecure` is neither true nor false"))?,
+            Some(value) => {
+                flag(&value).ok_or_else(|| refused("`insecure` is neither true nor false"))?
+            }
         };
         let endpoint = text(ENDPOINT)?
             .map(|endpoint| match endpoint.contains("://") || !insecure {
@@ -82,6 +86,31 @@ impl Secrets {
             .map_err(|why| refused(&why))?;
         let reach = Reach { endpoint, region, path_style: None };
         Ok(Self { access_key, secret_key, session_token, passphrase, reach })
+    }
+
+    /// Reads a directory with a file for each key, as Kubernetes mounts a secret. It is read at each call, so
+    /// that keys can be exchanged.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], or FAILED_PRECONDITION if a file cannot be read.
+    pub fn read(directory: &Path) -> Result<Self, Status> {
+        let mut given = HashMap::new();
+        for key in KNOWN {
+            let path = directory.join(key);
+            match std::fs::read_to_string(&path) {
+                Ok(value) => {
+                    given.insert((*key).to_owned(), value);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(Status::failed_precondition(format!(
+                        "{}: {error}",
+                        path.display()
+                    )));
+                }
+            }
+        }
+        Self::parse(given)
     }
 
     /// How the store is reached, as far as the secret says it.
@@ -141,9 +170,9 @@ pub type WorkerSecrets = strongroom::tool::attach::protocol::Secrets;
 /// One line end at the end is not part of a value: that is how `echo` and editors make files. It counts as it
 /// does for the tool's passphrase file, so that both open the same volume.
 fn line(key: &str, value: Zeroizing<String>) -> Result<Zeroizing<String>, Status> {
-    let text = value.strip_suffix('\n').map_or(value.as_str(), |text| {
-        text.strip_suffix('\r').unwrap_or(text)
-    });
+    let text = value
+        .strip_suffix('\n')
+        .map_or(value.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     if text.is_empty() {
         return Err(refused(&format!("`{key}` is empty")));
     }
@@ -193,7 +222,8 @@ mod tests {
 
     #[test]
     fn one_line_end_is_not_part_of_a_value() {
-        let secrets = parse(&[("passphrase", " p\n\n"), ("secretAccessKey", "key\r\n")]).expect("fine");
+        let secrets =
+            parse(&[("passphrase", " p\n\n"), ("secretAccessKey", "key\r\n")]).expect("fine");
         let worker = secrets.for_worker(true).expect("all there");
         assert_eq!(worker.passphrase.as_deref(), Some(" p\n"));
         assert_eq!(worker.secret_key.as_deref(), Some("key"));

@@ -1,0 +1,97 @@
+//! DeleteVolume: empties exactly the volume's own prefix. What has no record of ours is not touched: it was
+//! there before us, and whoever made it may still want it.
+
+use super::ControllerService;
+use crate::api::csi::{DeleteVolumeRequest, DeleteVolumeResponse};
+use crate::place;
+use crate::record::{self, Record, State};
+use crate::request;
+use crate::status;
+use crate::volume::Handle;
+use strongroom::store::{Key, ListRequest, Store};
+use tonic::Status;
+
+/// So often a prefix is listed anew because somebody still writes there.
+const PASSES: u32 = 20;
+
+impl ControllerService {
+    pub(super) async fn delete(
+        &self,
+        request: DeleteVolumeRequest,
+    ) -> Result<DeleteVolumeResponse, Status> {
+        let DeleteVolumeRequest { volume_id, secrets } = request;
+        request::volume_id(&volume_id)?;
+        // An id that is none of ours names nothing that we could have.
+        let Ok(handle) = Handle::parse(&volume_id) else { return Ok(DeleteVolumeResponse {}) };
+        let Some(key) = handle.record_key() else { return Ok(DeleteVolumeResponse {}) };
+        let _turn = self.busy.begin(&handle.to_string())?;
+        let secrets = self.secrets(secrets)?;
+        let bucket = self.bucket(&handle, &secrets).await?;
+        let Some(found) = Record::load(&*bucket, &key).await? else {
+            return Ok(DeleteVolumeResponse {});
+        };
+        // The record lies where its volume's name says; one that was put there for another volume is not
+        // a licence to delete this one.
+        if found.record.id != handle.to_string()
+            && Handle::parse(&found.record.id) != Ok(handle.clone())
+        {
+            return Err(Status::failed_precondition(format!(
+                "volume {handle}: its record {key} is that of volume {}",
+                found.record.id
+            )));
+        }
+        found.change(&*bucket, &key, |record| record.state = State::Deleting).await?;
+        empty(&*place::volume(&bucket, &handle)).await?;
+        record::remove(&*bucket, &key).await?;
+        Ok(DeleteVolumeResponse {})
+    }
+}
+
+/// Removes every object of a store, which is a prefix with its slash.
+async fn empty(store: &dyn Store) -> Result<(), Status> {
+    for _ in 0..PASSES {
+        let page =
+            store.list(&ListRequest::default()).await.map_err(|error| status::of_store(&error))?;
+        if page.objects.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<Key> = page.objects.into_iter().map(|object| object.key).collect();
+        remove_page(store, keys, page.next).await?;
+    }
+    Err(Status::aborted(format!(
+        "{}: new objects appear while it is deleted: is it still mounted somewhere?",
+        store.describe()
+    )))
+}
+
+/// Removes a page of a listing and all that follow it.
+async fn remove_page(
+    store: &dyn Store,
+    mut keys: Vec<Key>,
+    mut next: Option<String>,
+) -> Result<(), Status> {
+    loop {
+        for chunk in keys.chunks(1000) {
+            let failed =
+                store.delete_many(chunk).await.map_err(|error| status::of_store(&error))?;
+            if let Some((key, error)) = failed.first() {
+                let status = status::of_store(error);
+                return Err(Status::new(
+                    status.code(),
+                    format!(
+                        "{}: {} of {} objects could not be deleted; the first: {key}: {}",
+                        store.describe(),
+                        failed.len(),
+                        chunk.len(),
+                        status.message()
+                    ),
+                ));
+            }
+        }
+        let Some(start_after) = next else { return Ok(()) };
+        let request = ListRequest { start_after: Some(start_after), ..ListRequest::default() };
+        let page = store.list(&request).await.map_err(|error| status::of_store(&error))?;
+        keys = page.objects.into_iter().map(|object| object.key).collect();
+        next = page.next;
+    }
+}

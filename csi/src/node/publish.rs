@@ -1,0 +1,79 @@
+//! NodePublishVolume and NodeUnpublishVolume: a staged volume is bound to a pod's directory.
+
+use super::NodeService;
+use crate::api::csi::volume_capability::access_mode::Mode;
+use crate::api::csi::{
+    NodePublishVolumeRequest, NodePublishVolumeResponse, NodeUnpublishVolumeRequest,
+    NodeUnpublishVolumeResponse,
+};
+use crate::request;
+use crate::status;
+use crate::volume::Options;
+use tonic::Status;
+
+impl NodeService {
+    pub(super) async fn publish(
+        &self,
+        request: NodePublishVolumeRequest,
+    ) -> Result<NodePublishVolumeResponse, Status> {
+        let NodePublishVolumeRequest {
+            volume_id: id,
+            publish_context: _,
+            staging_target_path,
+            target_path,
+            volume_capability,
+            readonly,
+            secrets,
+            // What it says of the volume counted when it was staged.
+            volume_context: _,
+        } = request;
+        request::volume_id(&id)?;
+        let target = request::path("target_path", &target_path)?;
+        let usage = request::capability(volume_capability.as_ref())?;
+        let staging = request::path("staging_target_path", &staging_target_path)?;
+        let mut options = Options::default();
+        options
+            .add_flags(&usage.flags)
+            .map_err(|why| Status::invalid_argument(format!("mount_flags: {why}")))?;
+        let _turn = self.busy.begin(&id)?;
+        let refused = |why: String| Status::failed_precondition(format!("volume {id}: {why}"));
+        let held =
+            self.held(&id).await?.filter(|held| held.path == staging && held.mounted).ok_or_else(
+                || refused(format!("it is not staged at {}: stage it first", staging.display())),
+            )?;
+        let other = held.targets.iter().find(|(path, _)| *path != target);
+        if let Some((other, _)) = other
+            && usage.mode == Mode::SingleNodeSingleWriter
+        {
+            return Err(refused(format!(
+                "its access mode allows one pod, and it is published at {} already",
+                other.display()
+            )));
+        }
+        if !secrets.is_empty() {
+            let secrets = self.secrets(secrets)?;
+            let worker = self.worker_of(&id).await?;
+            if let Some(known) = self.recall(&id).await? {
+                self.renew(&id, known, &worker, &secrets).await?;
+            }
+        }
+        let read_only = readonly || options.read_only || usage.is_read_only();
+        self.keeper
+            .publish(&id, &target, read_only)
+            .await
+            .map_err(|error| status::of_keeper(&error))?;
+        Ok(NodePublishVolumeResponse {})
+    }
+
+    pub(super) async fn unpublish(
+        &self,
+        request: NodeUnpublishVolumeRequest,
+    ) -> Result<NodeUnpublishVolumeResponse, Status> {
+        let NodeUnpublishVolumeRequest { volume_id: id, target_path } = request;
+        request::volume_id(&id)?;
+        let target = request::path("target_path", &target_path)?;
+        let _turn = self.busy.begin(&id)?;
+        self.keeper.unpublish(&target).await.map_err(|error| status::of_keeper(&error))?;
+        Ok(NodeUnpublishVolumeResponse {})
+    }
+}

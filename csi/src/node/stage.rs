@@ -1,0 +1,311 @@
+//! NodeStageVolume and NodeUnstageVolume.
+//!
+//! # Crash story
+//! Staging: the keeper mounts, then remembers what the worker needs, then the worker starts and proves bucket,
+//! keys and passphrase. Cut short anywhere, the volume is in the keeper's list: the next call, or the node
+//! plugin's next start, goes on from there; a call that fails takes the mount away again if it was new.
+//! Unstaging: everything that programs have written is stored, then the mount goes, then the worker.
+
+use super::NodeService;
+use super::state::Remembered;
+use crate::api::csi::{
+    NodeStageVolumeRequest, NodeStageVolumeResponse, NodeUnstageVolumeRequest,
+    NodeUnstageVolumeResponse,
+};
+use crate::keeper::{Held, MountOptions};
+use crate::place;
+use crate::record::{Record, State};
+use crate::request::{self, Use};
+use crate::status;
+use crate::volume::{Encryption, Handle, Options, Parameters, Reach, Secrets};
+use data_encoding::HEXLOWER;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use strongroom::tool::attach::protocol::Settings as WorkerSettings;
+use tonic::Status;
+
+/// kubelet waits two minutes for an answer.
+const DRAINING: Duration = Duration::from_secs(100);
+
+/// What a call asks for, parsed.
+struct Wish {
+    id: String,
+    handle: Handle,
+    path: PathBuf,
+    usage: Use,
+    parameters: Parameters,
+    context: BTreeMap<String, String>,
+    secrets: Secrets,
+}
+
+impl NodeService {
+    pub(super) async fn stage(
+        &self,
+        request: NodeStageVolumeRequest,
+    ) -> Result<NodeStageVolumeResponse, Status> {
+        let wish = self.wish(request)?;
+        let _turn = self.busy.begin(&wish.id)?;
+        let held = self.held(&wish.id).await?;
+        if let Some(held) = held.as_ref().filter(|held| held.mounted) {
+            wish.check_same_path(held)?;
+            let known = self.recall(&wish.id).await?;
+            if let Some(known) = &known {
+                wish.check_same(known)?;
+            }
+            if let (Some(known), Some(worker)) = (known, self.workers.get(&wish.id)) {
+                self.renew(&wish.id, known, &worker, &wish.secrets).await?;
+                return Ok(NodeStageVolumeResponse {});
+            }
+        } else if let Some(worker) = self.workers.remove(&wish.id) {
+            // The keeper was restarted: the mount that this worker serves is nobody's any more.
+            drop(worker);
+        }
+        let remembered = self.prepare(&wish).await?;
+        let options = MountOptions {
+            read_only: remembered.settings.options.contains_key("read_only"),
+            selinux_context: wish.parameters.options.selinux_context.clone(),
+        };
+        let staged = self.keeper.stage(&wish.id, &wish.path, &options).await;
+        let device = staged.map_err(|error| status::of_keeper(&error))?;
+        let started = async {
+            self.remember(&wish.id, &remembered).await?;
+            let Remembered { settings, secrets, .. } = &remembered;
+            self.start_worker(&wish.id, device, settings, secrets.copied()).await
+        };
+        match started.await {
+            Ok(_) => Ok(NodeStageVolumeResponse {}),
+            Err(error) => {
+                // What was there before, pods may use; what is new, nobody does.
+                if held.is_none_or(|held| !held.mounted) {
+                    self.workers.remove(&wish.id);
+                    if let Err(error) = self.keeper.unstage(&wish.id).await {
+                        tracing::warn!(volume = wish.id, "not unmounted after a failure: {error}");
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn wish(&self, request: NodeStageVolumeRequest) -> Result<Wish, Status> {
+        let NodeStageVolumeRequest {
+            volume_id,
+            publish_context: _,
+            staging_target_path,
+            volume_capability,
+            secrets,
+            volume_context,
+        } = request;
+        request::volume_id(&volume_id)?;
+        let path = request::path("staging_target_path", &staging_target_path)?;
+        let usage = request::capability(volume_capability.as_ref())?;
+        let handle = Handle::parse(&volume_id)
+            .map_err(|why| Status::not_found(format!("volume {volume_id}: {why}")))?;
+        let mut parameters = Parameters::parse(&volume_context, self.settings.dialect)
+            .map_err(|why| Status::invalid_argument(format!("volume_context: {why}")))?;
+        parameters
+            .check_place(&handle)
+            .map_err(|why| Status::invalid_argument(format!("volume_context: {why}")))?;
+        parameters
+            .options
+            .add_flags(&usage.flags)
+            .map_err(|why| Status::invalid_argument(format!("mount_flags: {why}")))?;
+        let context = volume_context
+            .into_iter()
+            // Whose pod it is changes from call to call.
+            .filter(|(key, _)| !key.contains('/'))
+            .collect();
+        let secrets = self.secrets(secrets)?;
+        Ok(Wish { id: volume_id, handle, path, usage, parameters, context, secrets })
+    }
+
+    /// Asks the bucket what is known of the volume, and settles how it is to be served. A volume that was
+    /// made by hand has no record.
+    async fn prepare(&self, wish: &Wish) -> Result<Remembered, Status> {
+        let Wish { id, handle, usage, parameters, context, secrets, .. } = wish;
+        let defaults = &self.settings.defaults;
+        let asked = parameters.reach.or(handle.reach());
+        let store = place::bucket(handle.bucket(), &asked, secrets, defaults)
+            .await
+            .map_err(|error| status::of_store(&error))?;
+        let mut options = parameters.options.clone();
+        let mut capacity = 0;
+        if let Some(key) = handle.record_key()
+            && let Some(found) = Record::load(&*store, &key).await?
+        {
+            let Record { state, mutable, .. } = &found.record;
+            if *state != State::Ready {
+                return Err(Status::failed_precondition(format!(
+                    "volume {id}: it is still being made or deleted"
+                )));
+            }
+            capacity = found.record.capacity;
+            options
+                .add_mutable(&mutable.clone().into_iter().collect())
+                .map_err(Status::failed_precondition)?;
+        }
+        let reach = place::reach(&asked, secrets, defaults);
+        Ok(Remembered {
+            settings: WorkerSettings {
+                url: handle.url(),
+                name: id.clone(),
+                options: self.worker_options(id, usage, options, reach),
+                steal: false,
+            },
+            secrets: secrets.for_worker(parameters.encryption != Encryption::None)?,
+            mode: usage.mode.into(),
+            context: context.clone(),
+            capacity,
+        })
+    }
+
+    fn worker_options(
+        &self,
+        id: &str,
+        usage: &Use,
+        mut options: Options,
+        reach: Reach,
+    ) -> Map<String, Value> {
+        options.read_only |= usage.is_read_only();
+        let exclusive = usage.is_single_node() && !options.read_only && !options.has("exclusive");
+        let cached = options.has("cache-size");
+        let mut options = options.into_settings();
+        if exclusive {
+            options.insert("exclusive".to_owned(), true.into());
+        }
+        if let Some(cache) = self.settings.cache.as_ref().filter(|_| cached) {
+            let directory = cache.join(HEXLOWER.encode(&Sha256::digest(id)[..16]));
+            options.insert("cache_dir".to_owned(), shown(&directory).into());
+        }
+        if let Some(authorities) = &self.settings.defaults.ca_bundle {
+            options.insert("ca_bundle".to_owned(), shown(authorities).into());
+        }
+        let Reach { endpoint, region, path_style } = reach;
+        options.extend(endpoint.map(|endpoint| ("endpoint".to_owned(), endpoint.into())));
+        options.extend(region.map(|region| ("region".to_owned(), region.into())));
+        options.extend(path_style.map(|on| ("path_style".to_owned(), on.into())));
+        options
+    }
+
+    /// Hands keys that a call brought to a worker that serves, if they are others.
+    pub(super) async fn renew(
+        &self,
+        id: &str,
+        mut known: Remembered,
+        worker: &crate::worker::Worker,
+        secrets: &Secrets,
+    ) -> Result<(), Status> {
+        let encrypted = known.secrets.passphrase.is_some();
+        let mut new = secrets.for_worker(false)?;
+        let same = new.access_key == known.secrets.access_key
+            && new.secret_key == known.secrets.secret_key
+            && new.session_token == known.secrets.session_token;
+        if same {
+            return Ok(());
+        }
+        worker.credentials(new.copied()).await.map_err(|error| status::of_worker(&error))?;
+        if encrypted {
+            new.passphrase = known.secrets.passphrase.take();
+        }
+        known.secrets = new;
+        self.remember(id, &known).await?;
+        tracing::info!(volume = id, "its keys were replaced");
+        Ok(())
+    }
+
+    pub(super) async fn unstage(
+        &self,
+        request: NodeUnstageVolumeRequest,
+    ) -> Result<NodeUnstageVolumeResponse, Status> {
+        let NodeUnstageVolumeRequest { volume_id: id, staging_target_path } = request;
+        request::volume_id(&id)?;
+        let path = request::path("staging_target_path", &staging_target_path)?;
+        let _turn = self.busy.begin(&id)?;
+        let Some(held) = self.held(&id).await? else {
+            // Nothing is staged, here or elsewhere; a worker without a mount has nothing to do.
+            drop(self.workers.remove(&id));
+            return Ok(NodeUnstageVolumeResponse {});
+        };
+        if held.path != path {
+            return Ok(NodeUnstageVolumeResponse {});
+        }
+        if let Some((target, _)) = held.targets.first() {
+            return Err(Status::failed_precondition(format!(
+                "volume {id}: it is still published at {}: unpublish it first",
+                target.display()
+            )));
+        }
+        if held.mounted {
+            self.drain(&id, held.remembered).await?;
+        }
+        self.keeper.unstage(&id).await.map_err(|error| status::of_keeper(&error))?;
+        if let Some(worker) = self.workers.remove(&id).and_then(Arc::into_inner) {
+            worker.stop().await;
+        }
+        Ok(NodeUnstageVolumeResponse {})
+    }
+
+    /// Everything that programs have written reaches the store, or the volume stays as it is.
+    async fn drain(&self, id: &str, remembered: bool) -> Result<(), Status> {
+        if !remembered && self.workers.get(id).is_none() {
+            // No worker was ever started: nobody can have written anything.
+            return Ok(());
+        }
+        let pending = |why: String| {
+            Status::aborted(format!(
+                "volume {id}: not everything that was written is in the store yet, and it stays mounted \
+                 until it is: {why}"
+            ))
+        };
+        let worker =
+            self.worker_of(id).await.map_err(|status| pending(status.message().to_owned()))?;
+        let drained = worker
+            .drain(DRAINING)
+            .await
+            .map_err(|error| pending(status::of_worker(&error).message().to_owned()))?;
+        if drained.bytes_left > 0 {
+            let first = drained.failures.first().map(String::as_str).unwrap_or("it takes longer");
+            return Err(pending(format!("{} bytes are left: {first}", drained.bytes_left)));
+        }
+        for failure in &drained.failures {
+            tracing::error!(volume = id, "could not be stored: {failure}");
+        }
+        Ok(())
+    }
+}
+
+impl Wish {
+    fn check_same_path(&self, held: &Held) -> Result<(), Status> {
+        match held.path == self.path {
+            true => Ok(()),
+            false => Err(Status::failed_precondition(format!(
+                "volume {}: it is staged at {} already: unstage it there first",
+                self.id,
+                held.path.display()
+            ))),
+        }
+    }
+
+    /// The same call again is fine; the same volume used otherwise is not.
+    fn check_same(&self, known: &Remembered) -> Result<(), Status> {
+        let read_only = self.parameters.options.read_only || self.usage.is_read_only();
+        let same = known.mode == i32::from(self.usage.mode)
+            && known.context == self.context
+            && known.settings.options.contains_key("read_only") == read_only;
+        match same {
+            true => Ok(()),
+            false => Err(Status::already_exists(format!(
+                "volume {}: it is staged here already, with another access mode, mount flags or attributes",
+                self.id
+            ))),
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

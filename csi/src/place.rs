@@ -1,0 +1,64 @@
+//! From a handle and secrets to a connection to the bucket. A connection belongs to one call: the secrets of
+//! another call may be others.
+
+use crate::volume::{Handle, Reach, Secrets};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use strongroom::config::system_world;
+use strongroom::store::{
+    Limit, Prefixed, Retry, RetryPolicy, S3Config, S3Store, Store, StoreError,
+};
+
+/// Requests of one call under way at once.
+const REQUESTS: usize = 16;
+
+/// What the driver itself was told of stores, for all volumes.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// Where neither the volume nor its secret says it.
+    pub reach: Reach,
+    /// PEM file of certificate authorities, instead of the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// How long a call may wait for the store.
+    pub patience: Duration,
+}
+
+/// How the store of a volume is reached: what the volume says, then its secret, then the driver.
+pub fn reach(volume: &Reach, secrets: &Secrets, defaults: &Defaults) -> Reach {
+    volume.or(secrets.reach()).or(&defaults.reach)
+}
+
+/// The volume's bucket, whole.
+///
+/// # Errors
+/// Those of making a client; the bucket is not asked yet.
+pub async fn bucket(
+    bucket: &str,
+    volume: &Reach,
+    secrets: &Secrets,
+    defaults: &Defaults,
+) -> Result<Arc<dyn Store>, StoreError> {
+    let Reach { endpoint, region, path_style } = reach(volume, secrets, defaults);
+    let config = S3Config {
+        bucket: bucket.to_owned(),
+        region,
+        endpoint,
+        path_style,
+        ca_bundle: defaults.ca_bundle.clone(),
+        credentials: secrets.credentials(),
+        ..S3Config::default()
+    };
+    let store: Arc<dyn Store> = Arc::new(S3Store::connect(config).await?);
+    let policy = RetryPolicy::within(defaults.patience);
+    let store = Arc::new(Retry::new(store, policy, system_world().entropy));
+    Ok(Arc::new(Limit::new(store, REQUESTS)))
+}
+
+/// The volume's own part of its bucket: nothing outside of it can be reached by this one.
+pub fn volume(bucket: &Arc<dyn Store>, handle: &Handle) -> Arc<dyn Store> {
+    match handle.prefix() {
+        prefix if prefix.is_empty() => bucket.clone(),
+        prefix => Arc::new(Prefixed::new(bucket.clone(), prefix)),
+    }
+}
