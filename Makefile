@@ -6,13 +6,13 @@ export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
-.PHONY: help demo test test-posix test-datasafed model fuzz bench lint build tools
+.PHONY: help demo test test-posix test-datasafed test-csi model fuzz bench lint build tools
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-build: ## Build the strongroom binary
-	cargo build --release --locked
+build: ## Build the programs strongroom and strongroom-csi
+	cargo build --release --locked --workspace
 
 demo: build ## Show the product at work: files in through a mount, ciphertext in the store, bytes back
 	tests/demo.sh $(BINARY)
@@ -20,14 +20,17 @@ demo: build ## Show the product at work: files in through a mount, ciphertext in
 tools: ## Install what tests need (Debian packages, MinIO) into the machine or the cache
 	tests/setup/tools.sh
 
-test: tools ## Run all tests: unit, stores, real mounts, kills, the POSIX suites
-	cargo test --release --locked
+test: tools build ## Run all tests: unit, stores, real mounts, kills, the POSIX suites, the CSI driver
+	cargo test --release --locked --workspace
 
 test-posix: tools ## Run suites and programs of others on a mount: pjdfstest, fsx, fio, backup clients
 	cargo test --release --locked --test posix
 
 test-datasafed: tools ## Compare with the real datasafed: generated command lines on MinIO and directories
 	cargo test --release --locked --test datasafed
+
+test-csi: tools build ## Test the CSI driver: csi-sanity, and what it leaves out, with real processes and mounts
+	cargo test --release --locked -p strongroom-csi
 
 model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
 	STRONGROOM_CASES=20000 cargo test --release --locked --test model
@@ -42,6 +45,6 @@ bench: build tools ## Measure: crypto on one core, mounts over MinIO, then datas
 
 lint: tools ## Check format, clippy, licences and sources, layers
 	cargo fmt --check
-	cargo clippy --release --locked --all-targets -- -D warnings
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	$(CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline --locked --config .deny.toml check bans licenses sources
 	cargo test --release --locked --test tidy

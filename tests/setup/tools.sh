@@ -42,6 +42,21 @@ go_tool() { # NAME VERSION PACKAGE
     fi
 }
 go_tool minio v0.0.0-20260212201848-7aac2a2c5b7c github.com/minio/minio
+go_tool csi-sanity v5.5.0 github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+
+# One file of a Go module, pinned: interfaces that ours are compared with.
+go_file() { # NAME VERSION MODULE PATH
+    local place="$cache/interfaces/$1-$2"
+    if [ ! -e "$place" ]; then
+        mkdir -p "$cache/interfaces"
+        local folder; folder="$(cd "$cache" && go mod download -json "$3@$2" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')"
+        cp "$folder/$4" "$place.new"
+        chmod 644 "$place.new"
+        mv "$place.new" "$place"
+    fi
+}
+go_file csi.proto v1.12.0 github.com/container-storage-interface/spec csi.proto
+go_file pluginregistration.proto v0.34.4 k8s.io/kubelet pkg/apis/pluginregistration/v1/api.proto
 
 # One program of a module of ours that pins it, where `go install` cannot.
 go_module() { # NAME VERSION PACKAGE

@@ -138,6 +138,11 @@ impl Minio {
         name
     }
 
+    /// Where a bucket's objects lie: each is a directory with the file `xl.meta` in it.
+    pub(crate) fn data_of(&self, bucket: &str) -> PathBuf {
+        self.data.path().join("data").join(bucket)
+    }
+
     /// What a client needs in its environment.
     pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
         [

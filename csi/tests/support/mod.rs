@@ -1,0 +1,388 @@
+//! The whole driver for a test: MinIO, keeper, controller and node plugin as real processes, workers with real
+//! mounts, and clients that speak CSI to them. Everything lies below one temporary directory; what a test
+//! leaves, also a failing one, is unmounted, ended by its process id and removed on drop. Every output of
+//! every process is searched for the secrets.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
+
+pub(crate) mod calls;
+#[path = "../../../tests/support/minio.rs"]
+pub(crate) mod minio;
+
+use minio::Minio;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::HashMap;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The driver under test.
+pub(crate) const DRIVER: &str = env!("CARGO_BIN_EXE_strongroom-csi");
+/// How long anything may take that is not a transfer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Where the driver's own tests keep their volumes in the bucket.
+pub(crate) const PREFIX: &str = "volumes";
+
+/// One of the driver's processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Process {
+    Keeper,
+    Controller,
+    Node,
+}
+
+/// A driver with its store.
+pub(crate) struct Driver {
+    pub(crate) temporary: TempDir,
+    pub(crate) minio: Arc<Minio>,
+    pub(crate) bucket: String,
+    pub(crate) passphrase: String,
+    running: HashMap<Process, Child>,
+    /// More flags for controller and node.
+    flags: Vec<String>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Driver {
+    /// All processes, on the server that this test process shares.
+    pub(crate) fn start() -> Self {
+        Self::start_with(Minio::shared(), &[])
+    }
+
+    /// The same on a server, with more flags for controller and node.
+    pub(crate) fn start_with(minio: Arc<Minio>, flags: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().expect("a temporary directory");
+        let bucket = minio.new_bucket();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let mut driver = Self {
+            temporary,
+            minio,
+            bucket,
+            passphrase: format!("pass {}", fresh_hex::<16>()),
+            running: HashMap::new(),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            runtime,
+        };
+        driver.write_credentials();
+        for process in [Process::Keeper, Process::Controller, Process::Node] {
+            driver.run(process);
+        }
+        driver
+    }
+
+    /// A path in the temporary directory.
+    pub(crate) fn local(&self, name: &str) -> PathBuf {
+        self.temporary.path().join(name)
+    }
+
+    /// The CSI socket of a process.
+    pub(crate) fn socket(&self, process: Process) -> PathBuf {
+        self.local(match process {
+            Process::Keeper => "keeper.sock",
+            Process::Controller => "controller.sock",
+            Process::Node => "csi.sock",
+        })
+    }
+
+    /// What kubelet and the provisioner would take from a Secret.
+    pub(crate) fn secrets(&self) -> HashMap<String, String> {
+        [
+            ("accessKeyID", &self.minio.access_key),
+            ("secretAccessKey", &self.minio.secret_key),
+            ("passphrase", &self.passphrase),
+            ("endpoint", &self.minio.endpoint),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.clone()))
+        .into()
+    }
+
+    /// The parameters of a StorageClass.
+    pub(crate) fn parameters(&self) -> HashMap<String, String> {
+        [("bucket", self.bucket.as_str()), ("prefix", PREFIX)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into()
+    }
+
+    /// The bucket, as its owner sees it.
+    pub(crate) async fn store(&self) -> Arc<dyn strongroom::store::Store> {
+        use strongroom_csi::place::{Defaults, bucket};
+        use strongroom_csi::volume::{Reach, Secrets};
+        let secrets = Secrets::parse(self.secrets()).expect("usable");
+        let defaults = Defaults { patience: PATIENCE, ..Defaults::default() };
+        bucket(&self.bucket, &Reach::default(), &secrets, &defaults).await.expect("a client")
+    }
+
+    /// Runs a future of the clients.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Starts a process and waits until it listens.
+    pub(crate) fn run(&mut self, process: Process) {
+        let socket = self.socket(process);
+        let _ = std::fs::remove_file(&socket);
+        let mut command = self.command(process);
+        let child = ends_with_this_thread(&mut command, Signal::SIGKILL).spawn();
+        let child = child.expect("the driver starts");
+        self.running.insert(process, child);
+        let start = Instant::now();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            let child = self.running.get_mut(&process).expect("just started");
+            let ended = child.try_wait().expect("a child of ours");
+            assert!(ended.is_none(), "{process:?} ended: {}", self.log(process));
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{process:?} does not listen: {}",
+                self.log(process)
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends a process with a signal and waits for its end.
+    pub(crate) fn end(&mut self, process: Process, signal: Signal) {
+        let mut child = self.running.remove(&process).expect("it runs");
+        kill(pid_of(&child), signal).expect("it is there");
+        let start = Instant::now();
+        while child.try_wait().expect("a child of ours").is_none() {
+            assert!(start.elapsed() < PATIENCE, "{process:?} does not end: {}", self.log(process));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends a process as an upgrade does, and starts the next.
+    pub(crate) fn restart(&mut self, process: Process) {
+        self.end(process, Signal::SIGTERM);
+        self.run(process);
+    }
+
+    /// The workers: processes of `strongroom mount` that the node plugin has started.
+    pub(crate) fn workers(&self) -> Vec<Pid> {
+        let mine = format!("/{}", name_of(self.temporary.path()));
+        processes()
+            .into_iter()
+            .filter(|(_, line, environment)| {
+                line.contains("--attach") && environment.contains(&mine)
+            })
+            .map(|(pid, _, _)| pid)
+            .collect()
+    }
+
+    /// What a process has logged.
+    pub(crate) fn log(&self, process: Process) -> String {
+        let bytes = std::fs::read(self.log_file(process)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The keys of all objects in the bucket: on a single drive each is a directory with its content's file.
+    pub(crate) fn objects(&self) -> Vec<String> {
+        let root = self.minio.data_of(&self.bucket);
+        let mut keys: Vec<String> = files_below(&root)
+            .into_iter()
+            .filter_map(|path| {
+                let path = path.strip_prefix(&root).ok()?.to_string_lossy().into_owned();
+                path.strip_suffix("/xl.meta").map(str::to_owned)
+            })
+            .collect();
+        keys.sort();
+        keys
+    }
+
+    /// Everything that the processes have written, and that lies in their directory but the credentials.
+    pub(crate) fn outputs(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let logs = files_below(self.temporary.path())
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        logs.map(|path| (path.clone(), std::fs::read(path).unwrap_or_default())).collect()
+    }
+
+    /// Panics if a secret is in any output, command line or environment of the driver's processes.
+    pub(crate) fn assert_no_secret(&self) {
+        let secrets = [self.passphrase.as_str(), self.minio.secret_key.as_str()];
+        for (path, bytes) in self.outputs() {
+            for secret in secrets {
+                let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                assert!(!found, "a secret is in {}", path.display());
+            }
+        }
+        let mine = format!("/{}", name_of(self.temporary.path()));
+        for (pid, line, environment) in processes() {
+            // MinIO's own environment has its root's password, by MinIO's design.
+            if !(line.contains(&mine) || environment.contains(&mine)) || line.contains("minio") {
+                continue;
+            }
+            for secret in secrets {
+                assert!(!line.contains(secret), "a secret is in the arguments of {pid}: {line}");
+                assert!(!environment.contains(secret), "a secret is in the environment of {pid}");
+            }
+        }
+    }
+
+    fn write_credentials(&self) {
+        let directory = self.local("credentials");
+        std::fs::create_dir(&directory).expect("a directory");
+        for (key, value) in self.secrets() {
+            std::fs::write(directory.join(key), format!("{value}\n")).expect("written");
+        }
+    }
+
+    fn log_file(&self, process: Process) -> PathBuf {
+        self.local(&format!("{process:?}.log").to_lowercase())
+    }
+
+    fn command(&self, process: Process) -> Command {
+        let mut command = Command::new(DRIVER);
+        let file = self.log_file(process);
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(file).expect("a log");
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy().into_owned();
+            if ["AWS_", "STRONGROOM_", "XDG_"].iter().any(|start| text.starts_with(start)) {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("HOME", self.temporary.path())
+            .env("STRONGROOM_LOG", "debug,h2=info,hyper=info,hyper_util=info,tower=info")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log);
+        let endpoint = format!("unix://{}", self.socket(process).display());
+        match process {
+            Process::Keeper => {
+                command.arg("keeper").arg("--socket").arg(self.socket(process));
+                command.arg("--below").arg(self.temporary.path()).args(["--patience", "20s"]);
+            }
+            Process::Controller => {
+                let place = format!("s3://{}/{PREFIX}", self.bucket);
+                command.args(["controller", "--endpoint", &endpoint]);
+                command.args(["--list", &place, "--credentials"]).arg(self.local("credentials"));
+                command.args(["--store-timeout", "5s"]).args(&self.flags);
+            }
+            Process::Node => {
+                command.args(["node", "--endpoint", &endpoint, "--node-id", "node-1"]);
+                command.arg("--keeper-socket").arg(self.socket(Process::Keeper));
+                command.arg("--worker-binary").arg(strongroom());
+                command.arg("--registration-dir").arg(self.local("registry"));
+                command.arg("--kubelet-dir").arg(self.local("kubelet"));
+                command.args(["--store-timeout", "5s"]).args(&self.flags);
+            }
+        }
+        command
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let workers = self.workers();
+        for process in [Process::Node, Process::Controller, Process::Keeper] {
+            if let Some(mut child) = self.running.remove(&process) {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        for worker in workers {
+            let _ = kill(worker, Signal::SIGKILL);
+        }
+        for path in mounts_below(self.temporary.path()) {
+            let _ = umount2(&path, MntFlags::MNT_DETACH);
+        }
+        if std::thread::panicking() {
+            for process in [Process::Keeper, Process::Controller, Process::Node] {
+                eprintln!("log of {process:?}:\n{}", self.log(process));
+            }
+        } else {
+            self.assert_no_secret();
+        }
+    }
+}
+
+/// The `strongroom` program beside the driver's: `cargo build --workspace` has made both.
+pub(crate) fn strongroom() -> PathBuf {
+    let program = Path::new(DRIVER).with_file_name("strongroom");
+    let built = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let sources = files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../src"));
+    let newest = sources.iter().filter_map(|path| built(path)).max();
+    assert!(
+        built(&program) >= newest,
+        "{} is missing or older than its sources: `cargo build --workspace` makes it",
+        program.display()
+    );
+    program
+}
+
+/// All mount points below a directory, the last one first.
+pub(crate) fn mounts_below(root: &Path) -> Vec<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4).map(PathBuf::from));
+    let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(root)).collect();
+    points.reverse();
+    points
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Bytes of the system's random source as hexadecimal digits.
+pub(crate) fn fresh_hex<const BYTES: usize>() -> String {
+    use strongroom::config::system_world;
+    system_world().entropy.bytes::<BYTES>().map(|byte| format!("{byte:02x}")).concat()
+}
+
+/// Sends a signal to a child when the thread that starts it ends: a test process that is killed has no
+/// drops, and would leave its servers behind.
+pub(crate) fn ends_with_this_thread(command: &mut Command, signal: Signal) -> &mut Command {
+    let set = move || nix::sys::prctl::set_pdeathsig(signal).map_err(std::io::Error::from);
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe { command.pre_exec(set) }
+}
+
+/// All files below a directory, without a look into mounts.
+pub(crate) fn files_below(root: &Path) -> Vec<PathBuf> {
+    let walk = walkdir::WalkDir::new(root).same_file_system(true);
+    let entries = walk.into_iter().filter_map(Result::ok);
+    let mut files: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_type().is_file())
+        .map(walkdir::DirEntry::into_path)
+        .collect();
+    files.sort();
+    files
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().expect("a name").to_string_lossy().into_owned()
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().try_into().expect("process ids fit"))
+}
+
+/// Every process with its command line and environment.
+fn processes() -> Vec<(Pid, String, String)> {
+    let text = |path: PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\0', " ")
+    };
+    let entries = std::fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    entries
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let path = entry.path();
+            Some((Pid::from_raw(pid), text(path.join("cmdline")), text(path.join("environ"))))
+        })
+        .collect()
+}
