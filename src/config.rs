@@ -12,7 +12,7 @@ mod world;
 
 pub use self::url::{InvalidUrl, StoreBase, VolumeUrl};
 pub use file::{ConfigError, ConfigFile};
-pub use passphrase::{PassphraseError, PassphraseSource};
+pub use passphrase::{Handed, PassphraseError, PassphraseSource};
 pub use process::{is_gone, this_process};
 pub use world::system_world;
 

@@ -5,6 +5,7 @@ use crate::crypto::Passphrase;
 use std::io::{IsTerminal, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// The longest passphrase that is read; a file that is longer was given by mistake.
@@ -20,6 +21,19 @@ pub struct PassphraseSource {
     pub flag: Option<PathBuf>,
     /// `passphrase_file` of the configuration file.
     pub config: Option<PathBuf>,
+    /// What the program that started this one says of it; then nothing else counts.
+    pub handed: Option<Handed>,
+}
+
+/// A passphrase that another program has handed over, or that there is none.
+#[derive(Clone)]
+pub struct Handed(pub Arc<Zeroizing<Option<String>>>);
+
+/// Never the passphrase.
+impl std::fmt::Debug for Handed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Handed" } else { "None" })
+    }
 }
 
 /// Why there is no passphrase.
@@ -79,6 +93,7 @@ impl PassphraseSource {
     /// Where the passphrase comes from, for messages.
     pub fn shown(&self) -> String {
         match self.chosen() {
+            Some(Chosen::Handed(_)) => "the program that started this one".to_owned(),
             Some(Chosen::Text(_)) => TEXT_VARIABLE.to_owned(),
             Some(Chosen::File(path, None)) => path.display().to_string(),
             Some(Chosen::File(path, Some(by))) => format!("{} ({by})", path.display()),
@@ -88,6 +103,10 @@ impl PassphraseSource {
 
     /// The setting that counts: flag, then environment, then configuration file.
     fn chosen(&self) -> Option<Chosen> {
+        if let Some(Handed(passphrase)) = &self.handed {
+            let text = (***passphrase).as_ref()?;
+            return Some(Chosen::Handed(Passphrase::new(text.as_bytes().to_vec())));
+        }
         if let Some(path) = &self.flag {
             return Some(Chosen::File(path.clone(), None));
         }
@@ -121,7 +140,7 @@ impl PassphraseSource {
     fn without_prompt(&self) -> Result<Option<Passphrase>, PassphraseError> {
         match self.chosen() {
             Some(Chosen::File(path, _)) => read_file(&path).map(Some),
-            Some(Chosen::Text(passphrase)) => Ok(Some(passphrase)),
+            Some(Chosen::Text(passphrase) | Chosen::Handed(passphrase)) => Ok(Some(passphrase)),
             None => Ok(None),
         }
     }
@@ -133,6 +152,8 @@ enum Chosen {
     File(PathBuf, Option<&'static str>),
     /// In the environment.
     Text(Passphrase),
+    /// From the program that started this one.
+    Handed(Passphrase),
 }
 
 fn read_file(path: &Path) -> Result<Passphrase, PassphraseError> {

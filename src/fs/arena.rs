@@ -1,11 +1,13 @@
 //! The memory that holds data not yet stored: one memfd, so that it can outlive the process that
 //! filled it, with a table of what it holds.
 //!
-//! Layout: a header block, the table (an entry of 64 bytes for each block of data, meaningful at the
-//! first block of a run), then the blocks. A run is a number of consecutive blocks with bytes of one
-//! file from one offset on. An entry is valid if its state says so and its checksum fits; a process
-//! killed in the middle of writing one leaves a checksum that does not fit. Later runs (by sequence)
-//! win over earlier ones of the same bytes.
+//! Layout: a header block, the table (an entry of two slots of 64 bytes for each block of data, meaningful
+//! at the first block of a run), then the blocks. A run is a number of consecutive blocks with bytes of one
+//! file from one offset on. A slot is valid if its state says so and its checksum fits; of two valid ones
+//! the later counts. They are written in turn, so that a process killed in the middle of writing one leaves
+//! the former description, which holds for every byte that was acknowledged. Later runs (by sequence) win
+//! over earlier ones of the same bytes; a run that grows gets a new number, since it grows only while all
+//! of it is the newest (see `dirty.rs`).
 
 use crate::units::{ByteRange, FileId};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -22,8 +24,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The unit of allocation.
 pub const BLOCK: usize = 4096;
-const ENTRY: usize = 64;
-const MAGIC: u64 = u64::from_le_bytes(*b"SRARENA1");
+const SLOT: usize = 64;
+const ENTRY: usize = 2 * SLOT;
+const MAGIC: u64 = u64::from_le_bytes(*b"SRARENA2");
 const FILLED: u32 = 0x4649_4c4c;
 /// Memory is given back to the system when nothing is in use and this much has been.
 const RETURN: usize = 32 << 20;
@@ -37,6 +40,8 @@ pub struct Arena {
     data: usize,
     free: Mutex<Free>,
     sequence: AtomicU64,
+    /// Runs that were dropped while it is not certain yet that this process takes over: they stay described.
+    undecided: Mutex<Option<Vec<(usize, usize)>>>,
 }
 
 // SAFETY: the memory is a shared mapping that lives as long as the arena. Parts of it are reached only
@@ -57,14 +62,75 @@ struct Free {
 impl Arena {
     /// An arena for `bytes` of data (rounded up to whole blocks), not one of them touched yet.
     pub fn create(bytes: u64) -> io::Result<Self> {
+        Self::format(memfd_create(c"strongroom-dirty", MFdFlags::MFD_CLOEXEC)?, bytes)
+    }
+
+    /// The arena that a former process left in this memory, with what it holds in the order in which it
+    /// was written; a new one for `bytes` of data if the memory is empty. Entries that are torn are left
+    /// out: their bytes were never acknowledged. Until [`Self::decide`] nothing is taken out of the memory,
+    /// so that a process that fails to take over changes nothing.
+    ///
+    /// # Errors
+    /// If the memory is something else, or its table contradicts itself.
+    pub fn adopt(fd: OwnedFd, bytes: u64) -> io::Result<(Arc<Self>, Vec<Run>)> {
+        let file = std::fs::File::from(fd);
+        let length = file.metadata()?.len();
+        if length == 0 {
+            return Ok((Arc::new(Self::format(file.into(), bytes)?), Vec::new()));
+        }
+        let (blocks, found) = read_table(&file, length)?;
+        let mut arena = Self::map(file.into(), blocks)?;
+        let mut extents = BTreeMap::new();
+        let (mut used, mut touched, mut end) = (0, 0, 0);
+        for run in &found {
+            if run.first > end {
+                extents.insert(end, run.first - end);
+            }
+            end = run.first + run.blocks;
+            used += run.blocks;
+            touched = end;
+        }
+        if end < blocks {
+            extents.insert(end, blocks - end);
+        }
+        let next = found.iter().map(|run| run.sequence).max().unwrap_or(0) + 1;
+        arena.free = Mutex::new(Free { extents, used, touched });
+        arena.undecided = Mutex::new(Some(Vec::new()));
+        arena.sequence = AtomicU64::new(next);
+        let arena = Arc::new(arena);
+        let mut runs: Vec<Run> = found
+            .into_iter()
+            .map(|found| {
+                let FoundRun { first, blocks, slot, file, range, sequence } = found;
+                let (offset, length) = (range.offset(), range.length() as usize);
+                let arena = arena.clone();
+                Run { arena, first, blocks, length, file, offset, sequence, slot }
+            })
+            .collect();
+        runs.sort_by_key(|run| run.sequence);
+        Ok((arena, runs))
+    }
+
+    fn format(fd: OwnedFd, bytes: u64) -> io::Result<Self> {
         let blocks =
             usize::try_from(bytes.div_ceil(BLOCK as u64)).map_err(io::Error::other)?.max(64);
-        let data = BLOCK + (blocks * ENTRY).next_multiple_of(BLOCK);
+        nix::unistd::ftruncate(&fd, (data_of(blocks) + blocks * BLOCK) as i64)?;
+        let arena = Self::map(fd, blocks)?;
+        let header = [MAGIC, blocks as u64, arena.data as u64, BLOCK as u64];
+        for (index, word) in header.into_iter().enumerate() {
+            // SAFETY: the header block is inside the mapping, aligned, and written only here.
+            unsafe { arena.memory.as_ptr().add(index * 8).cast::<u64>().write(word) };
+        }
+        Ok(arena)
+    }
+
+    /// Maps memory that has room for so many blocks; all of them are free.
+    fn map(fd: OwnedFd, blocks: usize) -> io::Result<Self> {
+        let data = data_of(blocks);
         let length = data + blocks * BLOCK;
-        let fd = memfd_create(c"strongroom-dirty", MFdFlags::MFD_CLOEXEC)?;
-        nix::unistd::ftruncate(&fd, length as i64)?;
         let size = NonZeroUsize::new(length).ok_or_else(|| io::Error::other("empty arena"))?;
-        // SAFETY: a fresh shared mapping at an address of the kernel's choice; nothing else refers to it.
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice; nothing in this process
+        // refers to it, and no other process uses the memory while this one does.
         let memory = unsafe {
             mmap(
                 None,
@@ -79,7 +145,7 @@ impl Arena {
         // Plaintext must not appear in a core dump.
         // SAFETY: the range is exactly the mapping made above; the advice changes no byte.
         unsafe { madvise(memory.cast::<c_void>(), length, MmapAdvise::MADV_DONTDUMP)? };
-        let arena = Self {
+        Ok(Self {
             memory,
             length,
             fd,
@@ -87,13 +153,24 @@ impl Arena {
             data,
             free: Mutex::new(Free { extents: BTreeMap::from([(0, blocks)]), used: 0, touched: 0 }),
             sequence: AtomicU64::new(1),
-        };
-        let header = [MAGIC, blocks as u64, data as u64, BLOCK as u64];
-        for (index, word) in header.into_iter().enumerate() {
-            // SAFETY: the header block is inside the mapping, aligned, and written only here.
-            unsafe { arena.memory.as_ptr().add(index * 8).cast::<u64>().write(word) };
+            undecided: Mutex::new(None),
+        })
+    }
+
+    /// This process has taken over: what it found of no account is free.
+    pub fn decide(&self) {
+        let undecided = self.undecided.lock().take();
+        for (first, blocks) in undecided.into_iter().flatten() {
+            self.give_back(first, blocks);
         }
-        Ok(arena)
+    }
+
+    /// Takes a run's description away and frees its blocks.
+    fn give_back(&self, first: usize, blocks: usize) {
+        // SAFETY: the table has an entry for each block, and this one belongs to a run that nobody has any
+        // more; the state is zero before the blocks can be given to another run.
+        unsafe { std::ptr::write_bytes(self.memory.as_ptr().add(BLOCK + first * ENTRY), 0, ENTRY) };
+        self.release(first, blocks);
     }
 
     /// The memory itself, to hand to another process.
@@ -129,8 +206,18 @@ impl Arena {
         free.used += taken;
         free.touched = free.touched.max(first + taken);
         drop(free);
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
-        Some(Run { arena: self.clone(), first, blocks: taken, length: 0, file, offset, sequence })
+        let (arena, sequence) = (self.clone(), self.next_sequence());
+        Some(Run { arena, first, blocks: taken, length: 0, file, offset, sequence, slot: 0 })
+    }
+
+    /// A number higher than that of everything written so far.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// All numbers from now on are higher than this one, too.
+    pub fn raise_sequence(&self, known: u64) {
+        self.sequence.fetch_max(known.saturating_add(1), Ordering::Relaxed);
     }
 
     fn release(&self, first: usize, blocks: usize) {
@@ -177,9 +264,26 @@ pub struct Run {
     file: FileId,
     offset: u64,
     sequence: u64,
+    /// The slot that was written last.
+    slot: usize,
 }
 
 impl Run {
+    /// Whose bytes.
+    pub fn file(&self) -> FileId {
+        self.file
+    }
+
+    /// Where in the file they begin.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Later ones win.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Bytes that more appends can take.
     pub fn room(&self) -> usize {
         self.blocks * BLOCK - self.length
@@ -207,7 +311,8 @@ impl Run {
         unsafe { std::slice::from_raw_parts(self.start(), self.length) }
     }
 
-    /// Adds as many bytes as there is room for; returns how many.
+    /// Adds as many bytes as there is room for; returns how many. All bytes of the run count as written
+    /// now: nothing newer may lie over any of them.
     pub fn append(&mut self, data: &[u8]) -> usize {
         let count = data.len().min(self.room());
         // SAFETY: `count` more bytes fit into this run's blocks, which are its own; `data` is a live
@@ -230,12 +335,6 @@ impl Run {
         }
     }
 
-    /// Forgets bytes from the end.
-    pub fn truncate(&mut self, length: usize) {
-        self.length = self.length.min(length);
-        self.describe();
-    }
-
     fn start(&self) -> *mut u8 {
         // SAFETY: block `first` lies inside the mapping (the allocator gave it out).
         unsafe { self.arena.memory.as_ptr().add(self.arena.data + self.first * BLOCK) }
@@ -246,85 +345,106 @@ impl Run {
         unsafe { self.arena.memory.as_ptr().add(BLOCK + self.first * ENTRY) }
     }
 
-    /// Says in the table what this run holds. The data are written before, so an entry that is whole
-    /// tells the truth; one that is torn has a checksum that does not fit.
-    fn describe(&self) {
-        let mut entry = [0_u8; ENTRY];
-        entry[0..4].copy_from_slice(&FILLED.to_le_bytes());
-        entry[4..8].copy_from_slice(&(self.blocks as u32).to_le_bytes());
-        entry[8..24].copy_from_slice(&self.file.0);
-        entry[24..32].copy_from_slice(&self.offset.to_le_bytes());
-        entry[32..40].copy_from_slice(&(self.length as u64).to_le_bytes());
-        entry[40..48].copy_from_slice(&self.sequence.to_le_bytes());
-        let sum = checksum(&entry[..48]);
-        entry[48..56].copy_from_slice(&sum.to_le_bytes());
+    /// Says in the table what this run holds. The data are written before, so a slot that is whole tells
+    /// the truth; while one is written the other one still says what was true before.
+    fn describe(&mut self) {
+        self.sequence = self.arena.next_sequence();
+        self.slot = 1 - self.slot;
+        let mut slot = [0_u8; SLOT];
+        slot[0..4].copy_from_slice(&FILLED.to_le_bytes());
+        slot[4..8].copy_from_slice(&(self.blocks as u32).to_le_bytes());
+        slot[8..24].copy_from_slice(&self.file.0);
+        slot[24..32].copy_from_slice(&self.offset.to_le_bytes());
+        slot[32..40].copy_from_slice(&(self.length as u64).to_le_bytes());
+        slot[40..48].copy_from_slice(&self.sequence.to_le_bytes());
+        let sum = checksum(&slot[..48]);
+        slot[48..56].copy_from_slice(&sum.to_le_bytes());
         fence(Ordering::Release);
         // SAFETY: this entry belongs to this run, whose first block it describes; readers in this
         // process do not exist, another process reads only after this one ended.
-        unsafe { std::ptr::copy_nonoverlapping(entry.as_ptr(), self.entry(), ENTRY) };
+        unsafe {
+            let place = self.entry().add(self.slot * SLOT);
+            std::ptr::copy_nonoverlapping(slot.as_ptr(), place, SLOT);
+        }
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // SAFETY: as in `describe`; zeroes the state before the blocks can be given to another run.
-        unsafe { std::ptr::write_bytes(self.entry(), 0, ENTRY) };
-        self.arena.release(self.first, self.blocks);
+        if let Some(undecided) = &mut *self.arena.undecided.lock() {
+            return undecided.push((self.first, self.blocks));
+        }
+        self.arena.give_back(self.first, self.blocks);
     }
+}
+
+/// Where the data begin behind a table for so many blocks.
+fn data_of(blocks: usize) -> usize {
+    BLOCK + (blocks * ENTRY).next_multiple_of(BLOCK)
 }
 
 /// A run as the table of an arena describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundRun {
-    /// Whose bytes.
-    pub file: FileId,
-    /// Which bytes.
-    pub range: ByteRange,
-    /// Later ones win.
-    pub sequence: u64,
-    /// The bytes.
-    pub bytes: Vec<u8>,
+struct FoundRun {
+    first: usize,
+    blocks: usize,
+    slot: usize,
+    file: FileId,
+    range: ByteRange,
+    sequence: u64,
 }
 
-/// Reads what an arena holds from its memory, in the order in which it was written: for whoever takes
-/// over from a process that was killed. Entries that are torn are left out: their bytes were never
-/// acknowledged whole.
-pub fn read_runs(memory: &impl std::os::unix::fs::FileExt) -> io::Result<Vec<FoundRun>> {
-    let word = |at: u64| {
+/// Reads the table of an arena in memory of this length: the number of blocks, and the runs in the order
+/// of their blocks. Nothing is mapped yet: reading what was never touched must not take memory.
+fn read_table(memory: &std::fs::File, length: u64) -> io::Result<(usize, Vec<FoundRun>)> {
+    use std::os::unix::fs::FileExt;
+    let damaged = |why| io::Error::other(format!("data of the former worker: {why}"));
+    let mut header = [0; 32];
+    memory.read_exact_at(&mut header, 0)?;
+    let word = |at: usize| {
         let mut bytes = [0; 8];
-        memory.read_exact_at(&mut bytes, at).map(|()| u64::from_le_bytes(bytes))
+        bytes.copy_from_slice(&header[at..at + 8]);
+        u64::from_le_bytes(bytes)
     };
-    if word(0)? != MAGIC || word(24)? != BLOCK as u64 {
-        return Err(io::Error::other("this memory is no arena of dirty data"));
+    let blocks = usize::try_from(word(8)).unwrap_or(usize::MAX);
+    let fits = blocks > 0
+        && blocks as u64 <= length / BLOCK as u64
+        && (data_of(blocks) + blocks * BLOCK) as u64 == length;
+    if word(0) != MAGIC || word(24) != BLOCK as u64 || !fits || word(16) != data_of(blocks) as u64 {
+        return Err(damaged("this memory is no arena of this version"));
     }
-    let (blocks, data) = (word(8)?, word(16)?);
-    let mut runs = Vec::new();
-    let mut entry = [0; ENTRY];
-    for block in 0..blocks {
-        memory.read_exact_at(&mut entry, BLOCK as u64 + block * ENTRY as u64)?;
-        let number = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&entry[at..at + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        let state = number(0) as u32;
-        let (run_blocks, length) = (number(0) >> 32, number(32));
-        let whole = state == FILLED
-            && number(48) == checksum(&entry[..48])
-            && block + run_blocks <= blocks
-            && length <= run_blocks * BLOCK as u64;
-        if !whole || length == 0 {
-            continue;
+    let mut table = vec![0; blocks * ENTRY];
+    memory.read_exact_at(&mut table, BLOCK as u64)?;
+    let mut runs: Vec<FoundRun> = Vec::new();
+    for (first, entry) in table.chunks_exact(ENTRY).enumerate() {
+        let slots = [0, 1].map(|slot| read_slot(&entry[slot * SLOT..][..SLOT], first, slot, blocks));
+        let Some(run) = slots.into_iter().flatten().max_by_key(|run| run.sequence) else { continue };
+        if runs.last().is_some_and(|before| before.first + before.blocks > first) {
+            return Err(damaged("two pieces lie over each other"));
         }
-        let mut bytes = vec![0; length as usize];
-        memory.read_exact_at(&mut bytes, data + block * BLOCK as u64)?;
-        let mut file = [0; 16];
-        file.copy_from_slice(&entry[8..24]);
-        let Some(range) = ByteRange::checked(number(24), length) else { continue };
-        runs.push(FoundRun { file: FileId(file), range, sequence: number(40), bytes });
+        runs.push(run);
     }
-    runs.sort_by_key(|run| run.sequence);
-    Ok(runs)
+    Ok((blocks, runs))
+}
+
+fn read_slot(bytes: &[u8], first: usize, slot: usize, blocks: usize) -> Option<FoundRun> {
+    let number = |at: usize| {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(eight)
+    };
+    let (run_blocks, length) = ((number(0) >> 32) as usize, number(32));
+    let whole = number(0) as u32 == FILLED
+        && number(48) == checksum(&bytes[..48])
+        && run_blocks > 0
+        && run_blocks <= blocks - first
+        && length > 0
+        && length <= (run_blocks * BLOCK) as u64
+        && number(40) < u64::MAX / 2;
+    let mut file = [0; 16];
+    file.copy_from_slice(&bytes[8..24]);
+    let range = ByteRange::checked(number(24), length).filter(|_| whole)?;
+    let sequence = number(40);
+    Some(FoundRun { first, blocks: run_blocks, slot, file: FileId(file), range, sequence })
 }
 
 /// FNV-1a: against tearing, not against an adversary.
@@ -354,21 +474,59 @@ mod tests {
         assert_eq!(whole.capacity(), 64 * BLOCK);
     }
 
+    /// The arena as another process finds it.
+    fn adopted(arena: &Arena) -> (Arc<Arena>, Vec<Run>) {
+        Arena::adopt(arena.memory().try_clone_to_owned().expect("descriptor"), 0).expect("an arena")
+    }
+
     #[test]
     fn another_process_finds_what_is_there_and_nothing_that_is_gone() {
         let arena = Arc::new(Arena::create(1 << 20).expect("memory"));
         let mut kept = arena.allocate(FILE, 4096, 100).expect("room");
-        kept.append(b"kept");
+        kept.append(b"ke");
         let mut gone = arena.allocate(FILE, 0, 100).expect("room");
         gone.append(b"gone");
         drop(gone);
-        let file = std::fs::File::from(arena.memory().try_clone_to_owned().expect("descriptor"));
-        let runs = read_runs(&file).expect("an arena");
+        kept.append(b"pt");
+        let (next, runs) = adopted(&arena);
         assert_eq!(runs.len(), 1);
-        assert_eq!((runs[0].range, &runs[0].bytes[..]), (ByteRange::new(4096, 4), &b"kept"[..]));
-        // A torn entry is not believed.
+        assert_eq!((runs[0].offset(), runs[0].bytes()), (4096, &b"kept"[..]));
+        assert_eq!(next.used(), BLOCK as u64);
+        let other = next.allocate(FILE, 0, BLOCK).expect("room");
+        assert!(other.first != runs[0].first && other.sequence() > runs[0].sequence());
+        drop((runs, other));
+        assert_eq!(adopted(&arena).1.len(), 1, "it did not take over, so nothing is gone");
+        next.decide();
+        assert_eq!((next.used(), adopted(&arena).1.len()), (0, 0));
+        std::mem::forget(kept);
+    }
+
+    #[test]
+    fn a_description_that_is_torn_leaves_the_former_one() {
         use std::os::unix::fs::FileExt;
-        file.write_all_at(&[0xff], BLOCK as u64 + 30).expect("write");
-        assert!(read_runs(&file).expect("an arena").is_empty());
+        let arena = Arc::new(Arena::create(1 << 20).expect("memory"));
+        let mut run = arena.allocate(FILE, 0, 100).expect("room");
+        run.append(b"first");
+        run.append(b", second");
+        let file = std::fs::File::from(arena.memory().try_clone_to_owned().expect("descriptor"));
+        let slot = BLOCK + run.first * ENTRY + run.slot * SLOT;
+        file.write_all_at(&[0xff], slot as u64 + 30).expect("torn");
+        let (_, runs) = adopted(&arena);
+        assert_eq!(runs[0].bytes(), b"first");
+    }
+
+    #[test]
+    fn memory_that_is_no_arena_is_refused() {
+        use std::os::unix::fs::FileExt;
+        let arena = Arc::new(Arena::create(1 << 20).expect("memory"));
+        for (at, bytes) in [(0, [1; 8]), (8, [0xff; 8]), (8, [0; 8]), (16, [3; 8]), (24, [1; 8])] {
+            let fd = arena.memory().try_clone_to_owned().expect("descriptor");
+            let file = std::fs::File::from(fd.try_clone().expect("descriptor"));
+            let mut former = [0; 8];
+            file.read_exact_at(&mut former, at).expect("read");
+            file.write_all_at(&bytes, at).expect("written");
+            assert!(Arena::adopt(fd, 0).is_err(), "{at}");
+            file.write_all_at(&former, at).expect("restored");
+        }
     }
 }

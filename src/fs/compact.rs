@@ -84,13 +84,13 @@ impl FileSystem {
         let run = run?;
         let mut state = inode.state.lock();
         let Ok(body) = state.file_mut() else { return Ok(()) };
-        let Some(map) = &mut body.map else { return Ok(()) };
         for (range_of_piece, piece) in pieces {
+            let Some(map) = &body.map else { return Ok(()) };
             // Not what was written over meanwhile.
             let same = map.lookup(range_of_piece) == [(range_of_piece, piece)];
             if same {
                 let start = range_of_piece.offset() - range.offset();
-                map.insert(range_of_piece, Piece::Segments(SegmentRun { start, ..run.clone() }));
+                body.put(range_of_piece, Piece::Segments(SegmentRun { start, ..run.clone() }));
             }
         }
         Ok(())

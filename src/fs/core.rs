@@ -62,7 +62,15 @@ pub struct FileSystem {
     pub(super) indexing: Arc<Mutex<HashSet<DirId>>>,
     pub(super) late: super::late::Late,
     pub(super) runtime: tokio::runtime::Handle,
-    next_handle: AtomicU64,
+    pub(super) next_handle: AtomicU64,
+    /// What writes down what a process that takes over needs, if one can.
+    pub(super) recorder: Option<Arc<super::recorder::Recorder>>,
+    /// How many processes served this mount before.
+    pub(super) takeovers: u64,
+    /// What the former process opened, by request, and may not have told the kernel.
+    pub(super) unanswered: Mutex<HashMap<u64, super::types::Opened>>,
+    /// What the former process wrote of changes of names under way, by request.
+    pub(super) replies: Mutex<HashMap<u64, super::remembered::ReplyForm>>,
 }
 
 impl FileSystem {
@@ -74,21 +82,65 @@ impl FileSystem {
     ) -> Result<Arc<Self>, FsError> {
         let arena = Arena::create(config.dirty_bytes)
             .map_err(|error| FsError::io(format!("memory for dirty data: {error}")))?;
+        let fs = Self::assemble(volume, config, runtime, Arc::new(arena), None);
+        fs.begin_with_root().await?;
+        fs.start_tasks();
+        Ok(fs)
+    }
+
+    /// The same in memory that outlives this process, going on where a former one stopped.
+    ///
+    /// # Errors
+    /// If what is needed of the store cannot be had; then the estate is as it was.
+    pub async fn take_over(
+        volume: Arc<Volume>,
+        config: FsConfig,
+        runtime: tokio::runtime::Handle,
+        estate: super::takeover::Estate,
+    ) -> Result<Arc<Self>, FsError> {
+        let arena = estate.recorder.arena.clone();
+        let kept = Some((estate.recorder.clone(), estate.takeovers));
+        let fs = Self::assemble(volume, config, runtime, arena, kept);
+        fs.begin_with_root().await?;
+        fs.restore(estate).await?;
+        fs.arena.decide();
+        fs.start_tasks();
+        Ok(fs)
+    }
+
+    fn assemble(
+        volume: Arc<Volume>,
+        config: FsConfig,
+        runtime: tokio::runtime::Handle,
+        arena: Arc<Arena>,
+        kept: Option<(Arc<super::recorder::Recorder>, u64)>,
+    ) -> Arc<Self> {
+        let (recorder, takeovers) = kept.map_or((None, 0), |(kept, count)| (Some(kept), count));
         let permits = (config.upload_bytes / SEALING_UNIT).max(1) as usize;
-        let fs = Arc::new(Self {
-            arena: Arc::new(arena),
+        let mut table = Table::default();
+        table.recorder.clone_from(&recorder);
+        Arc::new(Self {
+            arena,
             uploads: Arc::new(tokio::sync::Semaphore::new(permits)),
             room: tokio::sync::Notify::new(),
-            table: Mutex::default(),
+            table: Mutex::new(table),
             files: Mutex::default(),
             directories: Mutex::default(),
             indexing: Arc::default(),
             late: super::late::Late::default(),
             next_handle: AtomicU64::new(1),
+            recorder,
+            takeovers,
+            unanswered: Mutex::default(),
+            replies: Mutex::default(),
             volume,
             config,
             runtime,
-        });
+        })
+    }
+
+    async fn begin_with_root(self: &Arc<Self>) -> Result<(), FsError> {
+        let fs = self;
         let root = fs.volume.root().await?;
         let state = match root {
             Some(stored) => {
@@ -106,15 +158,18 @@ impl FileSystem {
             }
         };
         fs.table.lock().add(Identity::Directory(fs.volume.root_directory()), true, state);
-        let weak = Arc::downgrade(&fs);
-        fs.runtime.spawn(super::publish::retry_in_background(weak));
-        let weak = Arc::downgrade(&fs.volume);
-        fs.runtime.spawn(async move {
+        Ok(())
+    }
+
+    fn start_tasks(self: &Arc<Self>) {
+        let weak = Arc::downgrade(self);
+        self.runtime.spawn(super::publish::retry_in_background(weak));
+        let weak = Arc::downgrade(&self.volume);
+        self.runtime.spawn(async move {
             if let Some(volume) = weak.upgrade() {
                 volume.session().keep_alive(&volume).await;
             }
         });
-        Ok(fs)
     }
 
     /// The volume behind it.

@@ -57,9 +57,20 @@ impl FileSystem {
         inode.directory()?;
         inode.state.lock().handles += 1;
         let handle = self.next_handle();
+        if let Some(recorder) = &self.recorder {
+            recorder.opened_directory(handle, inode.ino);
+        }
         let directory = DirectoryHandle { inode, rows: Mutex::default() };
         self.directories.lock().insert(handle, Arc::new(directory));
         Ok(handle)
+    }
+
+    /// A directory that a former process had open. Where its reader was is found in a new snapshot: the
+    /// rows of a directory come in the same order while nothing in it changes.
+    pub(super) fn reopen_directory(&self, inode: &Arc<Inode>, handle: HandleId) {
+        inode.state.lock().handles += 1;
+        let directory = DirectoryHandle { inode: inode.clone(), rows: Mutex::default() };
+        self.directories.lock().insert(handle, Arc::new(directory));
     }
 
     /// Rows from `offset` on. Reading from the start takes a new snapshot.
@@ -111,6 +122,9 @@ impl FileSystem {
     /// Closes a directory.
     pub async fn releasedir(&self, handle: HandleId) -> Result<(), FsError> {
         let Some(directory) = self.directories.lock().remove(&handle) else { return Ok(()) };
+        if let Some(recorder) = &self.recorder {
+            recorder.closed(handle);
+        }
         {
             let mut state = directory.inode.state.lock();
             state.handles = state.handles.saturating_sub(1);

@@ -80,6 +80,24 @@ impl DirtyMap {
         done
     }
 
+    /// Takes over what another process wrote. Runs come in the order of their numbers.
+    pub fn adopt(&mut self, run: Run) {
+        let range = ByteRange::new(run.offset(), run.len() as u64);
+        self.cut(range);
+        let piece = Piece { length: run.len(), run: Arc::new(run), skip: 0, frozen: None };
+        self.insert(range.offset(), piece);
+    }
+
+    /// The lowest number of a run that is still here; `None` if there is none.
+    pub fn oldest(&self) -> Option<u64> {
+        self.pieces.values().map(|piece| piece.run.sequence()).min()
+    }
+
+    /// Where the last dirty byte is followed by none.
+    pub fn end(&self) -> u64 {
+        self.pieces.last_key_value().map_or(0, |(start, piece)| start + piece.length as u64)
+    }
+
     /// What is dirty of `range`, in order.
     pub fn overlay(&self, range: ByteRange) -> Vec<(ByteRange, &[u8])> {
         self.touching(range)
@@ -189,9 +207,11 @@ impl DirtyMap {
 
     /// The batch is stored: what is left of its pieces is clean. Returns which bytes of the file those
     /// are, and where each begins in the batch; what was overwritten or cut meanwhile is not among them.
-    pub fn complete(&mut self, batch: FrozenBatch) -> Vec<(ByteRange, u64)> {
+    /// The memory is free when the caller drops the batch: not before it is written down where the bytes
+    /// are now.
+    pub fn complete(&mut self, batch: &FrozenBatch) -> Vec<(ByteRange, u64)> {
         let mut clean = Vec::new();
-        for (start, at) in self.of_batch(&batch) {
+        for (start, at) in self.of_batch(batch) {
             if let Some(piece) = self.pieces.remove(&start) {
                 self.bytes -= piece.length as u64;
                 self.frozen -= piece.length as u64;
@@ -294,10 +314,12 @@ impl DirtyMap {
         }
     }
 
-    /// Appends to the piece that ends where the data begin, as far as its run has room.
+    /// Appends to the piece that ends where the data begin, as far as its run has room. Only if it is all
+    /// of its run: the whole run counts as written now, and a part that was cut from it must not come back
+    /// when another process takes over.
     fn extend_in_place(&mut self, offset: u64, data: &[u8]) -> usize {
         let room = match self.ending_at(offset) {
-            Some(piece) if piece.skip + piece.length == piece.run.len() => {
+            Some(piece) if piece.skip == 0 && piece.length == piece.run.len() => {
                 Arc::get_mut(&mut piece.run).map_or(0, |run| run.room())
             }
             _ => 0,
@@ -374,6 +396,8 @@ mod tests {
             // What a reader must see: dirty bytes over stored ones.
             let mut truth: Vec<Option<u8>> = vec![None; 30_000];
             let mut batches = Vec::new();
+            // What a recorder would keep: what happened to bytes that a run may still hold.
+            let mut voided: Vec<(u64, ByteRange)> = Vec::new();
             for step in steps {
                 match step {
                     Step::Write(offset, data) => {
@@ -385,12 +409,14 @@ mod tests {
                     }
                     Step::Truncate(size) => {
                         map.truncate(size);
+                        voided.push((arena.next_sequence(), ByteRange::between(size, u64::MAX)));
                         dirty[size as usize..].fill(None);
                         stored[size as usize..].fill(None);
                         truth[size as usize..].fill(None);
                     }
                     Step::Punch(at, length) => {
                         map.punch(ByteRange::new(at, length));
+                        voided.push((arena.next_sequence(), ByteRange::new(at, length)));
                         let end = (at + length).min(30_000) as usize;
                         dirty[at as usize..end].fill(None);
                         stored[at as usize..end].fill(None);
@@ -405,7 +431,8 @@ mod tests {
                     }
                     Step::Complete => {
                         if let Some((batch, bytes)) = batches.pop() {
-                            for (range, at) in map.complete(batch) {
+                            for (range, at) in map.complete(&batch) {
+                                voided.push((arena.next_sequence(), range));
                                 for index in 0..range.length() {
                                     let position = (range.offset() + index) as usize;
                                     stored[position] = Some(bytes[(at + index) as usize]);
@@ -433,9 +460,33 @@ mod tests {
                     prop_assert_eq!(dirty[position].or(stored[position]), truth[position]);
                 }
             }
+            let taken_over = taken_over(&arena, &voided);
+            prop_assert!(taken_over == dirty, "another process finds other bytes");
             drop((map, batches));
             prop_assert_eq!(arena.used(), 0);
         }
+    }
+
+    /// What a process that takes over makes of the arena.
+    fn taken_over(arena: &Arena, voided: &[(u64, ByteRange)]) -> Vec<Option<u8>> {
+        let memory = arena.memory().try_clone_to_owned().expect("descriptor");
+        let (_, runs) = Arena::adopt(memory, 0).expect("an arena");
+        let mut map = DirtyMap::default();
+        let mut voided = voided.iter().peekable();
+        for run in runs {
+            while let Some((_, range)) = voided.next_if(|(number, _)| *number < run.sequence()) {
+                map.punch(*range);
+            }
+            map.adopt(run);
+        }
+        voided.for_each(|(_, range)| map.punch(*range));
+        let mut bytes = vec![None; 30_000];
+        for (range, found) in map.overlay(ByteRange::new(0, 30_000)) {
+            for (index, byte) in found.iter().enumerate() {
+                bytes[range.offset() as usize + index] = Some(*byte);
+            }
+        }
+        bytes
     }
 
     trait ConcatBytes {

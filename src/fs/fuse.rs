@@ -31,6 +31,7 @@ use tracing::Instrument;
 
 use super::core::FileSystem;
 use super::errno::FsError;
+use super::once::RequestId;
 use super::types::*;
 use crate::world::Timestamp;
 
@@ -86,6 +87,17 @@ impl FuseAdapter {
         if matches!(first, Ok(poll) if poll.is_pending()) {
             self.runtime.spawn(work);
         }
+    }
+}
+
+impl FuseAdapter {
+    /// Begins a request that must not happen twice when the kernel sends it to the next process again.
+    fn once<W>(&self, request: &Request, operation: &'static str, ino: INodeNo, work: W)
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let (fs, id) = (self.fs.clone(), RequestId::from_unique(request.unique().0));
+        self.begin(operation, ino, async move { fs.as_request(id, work).await });
     }
 }
 
@@ -197,8 +209,10 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEntry,
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), bytes(name));
-        self.begin("mknod", parent, async move {
-            let result = fs.mknod(&caller, Ino(parent.0), &name, mode, umask, rdev).await;
+        self.once(request, "mknod", parent, async move {
+            let parent = Ino(parent.0);
+            let result = fs.mknod(&caller, parent, &name, mode, umask, rdev).await;
+            let result = fs.made_once(parent, &name, result).await;
             answer!(reply, "mknod", result, give_entry)
         });
     }
@@ -213,23 +227,24 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEntry,
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), bytes(name));
-        self.begin("mkdir", parent, async move {
+        self.once(request, "mkdir", parent, async move {
             let result = fs.mkdir(&caller, Ino(parent.0), &name, mode, umask).await;
+            let result = fs.made_once(Ino(parent.0), &name, result).await;
             answer!(reply, "mkdir", result, give_entry)
         });
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), bytes(name));
-        self.begin("unlink", parent, async move {
-            answer!(reply, "unlink", fs.unlink(Ino(parent.0), &name).await, done)
+        self.once(request, "unlink", parent, async move {
+            answer!(reply, "unlink", fs.unlink_once(Ino(parent.0), &name).await, done)
         });
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), bytes(name));
-        self.begin("rmdir", parent, async move {
-            answer!(reply, "rmdir", fs.rmdir(Ino(parent.0), &name).await, done)
+        self.once(request, "rmdir", parent, async move {
+            answer!(reply, "rmdir", fs.rmdir_once(Ino(parent.0), &name).await, done)
         });
     }
 
@@ -243,15 +258,16 @@ impl Filesystem for FuseAdapter {
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), bytes(name));
         let target = bytes(target.as_os_str());
-        self.begin("symlink", parent, async move {
+        self.once(request, "symlink", parent, async move {
             let result = fs.symlink(&caller, Ino(parent.0), &name, &target).await;
+            let result = fs.made_once(Ino(parent.0), &name, result).await;
             answer!(reply, "symlink", result, give_entry)
         });
     }
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -261,24 +277,25 @@ impl Filesystem for FuseAdapter {
     ) {
         let Some(mode) = rename_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (fs, name, new_name) = (self.fs.clone(), bytes(name), bytes(new_name));
-        self.begin("rename", parent, async move {
-            let (from, to) = (Ino(parent.0), Ino(new_parent.0));
-            answer!(reply, "rename", fs.rename(from, &name, to, &new_name, mode).await, done)
+        self.once(request, "rename", parent, async move {
+            let (from, to) = ((Ino(parent.0), &name[..]), (Ino(new_parent.0), &new_name[..]));
+            answer!(reply, "rename", fs.rename_once(from, to, mode).await, done)
         });
     }
 
-    fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs.clone(), bytes(name));
-        self.begin("link", ino, async move {
-            answer!(reply, "link", fs.link(Ino(ino.0), Ino(parent.0), &name).await, give_entry)
+        self.once(request, "link", ino, async move {
+            let result = fs.link_once(Ino(ino.0), Ino(parent.0), &name).await;
+            answer!(reply, "link", result, give_entry)
         });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller) = (self.fs.clone(), caller(request));
         let mode = OpenMode::from_flags(flags.0);
-        self.begin("open", ino, async move {
-            let result = fs.open(&caller, Ino(ino.0), mode).await;
+        self.once(request, "open", ino, async move {
+            let result = fs.open_once(&caller, Ino(ino.0), mode).await;
             answer!(reply, "open", result, |reply: ReplyOpen, opened: Opened| {
                 reply.opened(FileHandle(opened.handle.0), open_flags(&opened))
             })
@@ -297,8 +314,9 @@ impl Filesystem for FuseAdapter {
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), bytes(name));
         let open = OpenMode::from_flags(flags);
-        self.begin("create", parent, async move {
-            let result = fs.create(&caller, Ino(parent.0), &name, mode, umask, open).await;
+        self.once(request, "create", parent, async move {
+            let modes = (mode, umask);
+            let result = fs.create_once(&caller, Ino(parent.0), &name, modes, open).await;
             answer!(
                 reply,
                 "create",
@@ -487,7 +505,7 @@ impl Filesystem for FuseAdapter {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -497,8 +515,9 @@ impl Filesystem for FuseAdapter {
     ) {
         let Some(mode) = XattrMode::from_flags(flags) else { return reply.error(Errno::EINVAL) };
         let (fs, name, value) = (self.fs.clone(), bytes(name), value.to_vec());
-        self.begin("setxattr", ino, async move {
+        self.once(request, "setxattr", ino, async move {
             let result = fs.setxattr(Ino(ino.0), &name, &value, mode).await;
+            let result = fs.xattr_once(result);
             answer!(reply, "setxattr", result, done)
         });
     }
@@ -519,10 +538,11 @@ impl Filesystem for FuseAdapter {
         });
     }
 
-    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), bytes(name));
-        self.begin("removexattr", ino, async move {
-            answer!(reply, "removexattr", fs.removexattr(Ino(ino.0), &name).await, done)
+        self.once(request, "removexattr", ino, async move {
+            let result = fs.removexattr(Ino(ino.0), &name).await;
+            answer!(reply, "removexattr", fs.xattr_once(result), done)
         });
     }
 

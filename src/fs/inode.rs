@@ -2,16 +2,17 @@
 
 use super::dirty::DirtyMap;
 use super::errno::FsError;
+use super::recorder::{Recorded, Recorder, Written};
 use super::settle::merge_attributes;
 use super::types::{Attr, Ino, Kind};
-use crate::units::{DirId, FileId, SegmentId};
-use crate::volume::native::extents::ExtentMap;
+use crate::units::{ByteRange, DirId, FileId, SegmentId};
+use crate::volume::native::extents::{ExtentMap, Piece};
 use crate::volume::native::record::{Attributes, Content, FileContent, Record, SpecialKind};
 use crate::volume::native::session::Session;
 use crate::volume::native::{Place, Stored};
-use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The root's number.
@@ -48,7 +49,7 @@ impl Identity {
 pub(super) struct Inode {
     pub(super) ino: Ino,
     pub(super) identity: Identity,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Recorded,
     /// Whoever changes the inode's record in the store holds this: each change is based on the one
     /// before. Taken before `state`, held across requests.
     pub(super) turn: tokio::sync::Mutex<()>,
@@ -97,6 +98,13 @@ pub(super) struct State {
     pub(super) lost_a_name: bool,
     /// Names of this mount's table that lead here.
     pub(super) names: HashSet<(Ino, Vec<u8>)>,
+    /// Bytes that were accepted are lost with a former process: every write, fsync and close says so.
+    pub(super) lost: bool,
+    /// What is written down for a process that takes over.
+    pub(super) written: Written,
+    /// The newest change of content that the record being sent covers, and the one that the store has.
+    pub(super) sent_change: u64,
+    pub(super) published_change: u64,
 }
 
 /// What kind of thing it is, while in use.
@@ -125,7 +133,15 @@ pub(super) struct FileBody {
     pub(super) in_page_cache: bool,
     /// An upload failed and has to be tried again.
     pub(super) upload_failed: bool,
+    /// What was stored or cut since the state's lock was taken, if that is to be written down.
+    pub(super) changes: Vec<(ByteRange, Option<Piece>)>,
+    pub(super) remembers_changes: bool,
+    /// Tells this content from what the inode had before it was loaded anew.
+    pub(super) mark: u64,
 }
+
+/// Marks of contents.
+static MARKS: AtomicU64 = AtomicU64::new(1);
 
 impl FileBody {
     pub(super) fn new(content: FileContent) -> Self {
@@ -143,7 +159,30 @@ impl FileBody {
             read_in_small_pieces: false,
             in_page_cache: false,
             upload_failed: false,
+            changes: Vec::new(),
+            remembers_changes: false,
+            mark: MARKS.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// Enters where bytes are now. For whoever has seen the map.
+    pub(super) fn put(&mut self, range: ByteRange, piece: Piece) {
+        let Some(map) = &mut self.map else { return };
+        if self.remembers_changes {
+            self.changes.push((range, Some(piece.clone())));
+        }
+        map.insert(range, piece);
+    }
+
+    /// Makes a hole, also in what is dirty.
+    pub(super) fn cut(&mut self, range: ByteRange) -> Result<(), FsError> {
+        let map = self.map.as_mut().ok_or_else(super::core::map_missing)?;
+        self.dirty.punch(range);
+        map.remove(range);
+        if self.remembers_changes {
+            self.changes.push((range, None));
+        }
+        Ok(())
     }
 }
 
@@ -173,11 +212,16 @@ impl SegmentNumbers {
 }
 
 impl Inode {
-    pub(super) fn new(ino: Ino, identity: Identity, state: State) -> Self {
+    pub(super) fn new(
+        ino: Ino,
+        identity: Identity,
+        state: State,
+        recorder: Option<Arc<Recorder>>,
+    ) -> Self {
         Self {
             ino,
             identity,
-            state: Mutex::new(state),
+            state: Recorded::new(state, recorder, ino, identity),
             turn: tokio::sync::Mutex::default(),
             uploaded: tokio::sync::Notify::new(),
             subdirectories: AtomicU32::new(0),
@@ -255,6 +299,10 @@ impl State {
             failures: 0,
             lost_a_name: false,
             names: HashSet::new(),
+            lost: false,
+            written: Written::default(),
+            sent_change: 0,
+            published_change: 0,
         }
     }
 

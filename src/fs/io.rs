@@ -156,6 +156,9 @@ impl FileSystem {
         let now = self.now();
         let written = {
             let mut state = file.inode.state.lock();
+            if state.lost {
+                return Err(bytes_lost());
+            }
             let body = state.file_mut()?;
             let written = body.dirty.write(&self.arena, id, offset, data);
             if written > 0 {
@@ -199,8 +202,7 @@ impl FileSystem {
         if punch {
             let inside = range.intersection(ByteRange::new(0, body.size));
             if !inside.is_empty() {
-                body.dirty.punch(inside);
-                body.map.as_mut().ok_or_else(map_missing)?.remove(inside);
+                body.cut(inside)?;
             }
         }
         if extend {
@@ -321,8 +323,8 @@ impl FileSystem {
         }
         let body = state.file_mut()?;
         let place = ByteRange::new(to, range.length());
-        body.dirty.punch(place);
-        body.map.as_mut().ok_or_else(map_missing)?.insert(place, Piece::Segments(run));
+        body.cut(place)?;
+        body.put(place, Piece::Segments(run));
         body.size = body.size.max(place.end());
         body.settled_size = body.settled_size.max(place.end());
         state.attributes.mtime = now;
@@ -346,9 +348,7 @@ impl FileSystem {
         let mut state = inode.state.lock();
         let body = state.file_mut()?;
         if size < body.size {
-            body.dirty.truncate(size);
-            let beyond = ByteRange::between(size, u64::MAX);
-            body.map.as_mut().ok_or_else(map_missing)?.remove(beyond);
+            body.cut(ByteRange::between(size, u64::MAX))?;
         }
         body.size = size;
         body.settled_size = size;
@@ -367,6 +367,9 @@ impl FileSystem {
     /// Failures of this inode that this handle has not reported yet.
     pub(super) fn unreported(&self, file: &FileHandleState) -> Result<(), FsError> {
         let state = file.inode.state.lock();
+        if state.lost {
+            return Err(bytes_lost());
+        }
         let mut seen = file.failures_seen.lock();
         if *seen == state.failures {
             return Ok(());
@@ -378,4 +381,10 @@ impl FileSystem {
         }
         state.failure.clone().map_or(Ok(()), Err)
     }
+}
+
+/// What is said of a file of which a former process took accepted bytes with it: at every write, fsync and
+/// close, as long as it is open.
+pub(super) fn bytes_lost() -> FsError {
+    FsError::io("bytes that were written before the server was restarted are lost")
 }

@@ -9,10 +9,13 @@
 use super::core::FileSystem;
 use super::errno::FsError;
 use super::inode::{Identity, Inode};
+use super::remembered::{BurialForm, burial_key};
 use super::types::Ino;
 use crate::volume::VolumeError;
+use crate::volume::native::Place;
 use crate::volume::native::namespace::Found;
 use parking_lot::Mutex;
+use prost::Message;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -88,6 +91,16 @@ impl Late {
         told.into_iter().map(|(_, name, error)| (name, error)).collect()
     }
 
+    /// A removal failed, which somebody must be told.
+    fn failed(&self, directory: &Inode, name: &[u8], error: VolumeError) {
+        let shown = name.escape_ascii().to_string();
+        tracing::error!(name = shown, "not removed: {error}");
+        let mut failures = self.failures.lock();
+        if failures.len() < MOST_FAILURES {
+            failures.push((directory.ino, shown, error.into()));
+        }
+    }
+
     /// Room for one more.
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, FsError> {
         let permit = self.permits.clone().acquire_owned().await;
@@ -125,12 +138,22 @@ impl FileSystem {
         // The directory keeps its number as long as it is waited for by that.
         directory.state.lock().pins += 1;
         let done = self.late.begin(directory.ino, name);
+        let written = burial_key(directory.ino, name);
+        if let Some(recorder) = &self.recorder {
+            let identity = inode.state.lock().identity(inode);
+            let form = BurialForm::of(identity, &found.entry.place);
+            recorder.ledger.put(&written, &form.encode_to_vec());
+        }
         let (fs, directory, inode, name) =
             (self.clone(), directory.clone(), inode.clone(), name.to_vec());
         self.runtime.spawn(async move {
-            let result = fs.bury_whatever_it_is(&inode, found).await;
+            let identity = inode.state.lock().identity(&inode);
+            let result = fs.bury_whatever_it_is(identity, found).await;
             if let Err(error) = result {
                 fs.came_back(&directory, &name, &inode, error);
+            }
+            if let Some(recorder) = &fs.recorder {
+                recorder.ledger.remove(&written);
             }
             fs.late.end(directory.ino, &name);
             directory.state.lock().pins -= 1;
@@ -140,9 +163,56 @@ impl FileSystem {
         });
     }
 
+    /// Buries a name that a former process removed, if it still leads to the same thing.
+    pub(super) async fn bury_if_same(
+        &self,
+        identity: Identity,
+        place: &Place,
+    ) -> Result<(), VolumeError> {
+        match self.volume.lookup_place(place).await? {
+            Some(found) if Identity::of(&found.home().record.content) == Some(identity) => {
+                self.bury_whatever_it_is(identity, found).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same without anybody waiting, for a directory that is in use.
+    pub(super) fn bury_restored(
+        self: &Arc<Self>,
+        directory: &Arc<Inode>,
+        name: &[u8],
+        identity: Identity,
+        place: Place,
+    ) {
+        directory.state.lock().pins += 1;
+        let done = self.late.begin(directory.ino, name);
+        let (fs, directory, name) = (self.clone(), directory.clone(), name.to_vec());
+        self.runtime.spawn(async move {
+            match fs.bury_if_same(identity, &place).await {
+                Ok(()) => {
+                    if let Some(recorder) = &fs.recorder {
+                        recorder.ledger.remove(&burial_key(directory.ino, &name));
+                    }
+                }
+                Err(error) => {
+                    fs.table.lock().doubt_name(directory.ino, &name);
+                    fs.late.failed(&directory, &name, error);
+                }
+            }
+            fs.late.end(directory.ino, &name);
+            directory.state.lock().pins -= 1;
+            fs.table.lock().drop_if_unused(directory.ino);
+            drop(done);
+        });
+    }
+
     /// Buries the name as it is now, as long as it leads to the same thing.
-    async fn bury_whatever_it_is(&self, inode: &Inode, found: Found) -> Result<(), VolumeError> {
-        let identity = inode.state.lock().identity(inode);
+    async fn bury_whatever_it_is(
+        &self,
+        identity: Identity,
+        found: Found,
+    ) -> Result<(), VolumeError> {
         let mut found = found;
         for _ in 0..ATTEMPTS {
             match self.volume.unlink(&found).await {
@@ -162,8 +232,6 @@ impl FileSystem {
 
     /// A removal failed: the store decides whether the name is there.
     fn came_back(&self, directory: &Inode, name: &[u8], inode: &Inode, error: VolumeError) {
-        let shown = name.escape_ascii().to_string();
-        tracing::error!(name = shown, "not removed: {error}");
         {
             let mut state = inode.state.lock();
             state.unlinked = false;
@@ -171,10 +239,7 @@ impl FileSystem {
             state.checked_at = None;
         }
         self.table.lock().doubt_name(directory.ino, name);
-        let mut failures = self.late.failures.lock();
-        if failures.len() < MOST_FAILURES {
-            failures.push((directory.ino, shown, error.into()));
-        }
+        self.late.failed(directory, name, error);
     }
 
     /// Waits until what was removed beside a file is removed in the store. SQLite commits by removing a

@@ -634,10 +634,6 @@ impl FileSystem {
         }
         if self.volume.is_empty_directory(dir).await? { Ok(()) } else { Err(FsError::NotEmpty) }
     }
-
-    fn new_id(&self) -> [u8; 16] {
-        self.volume.world().entropy.bytes()
-    }
 }
 
 enum RenameError {

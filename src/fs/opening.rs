@@ -59,6 +59,10 @@ impl FileSystem {
             }
             _ => (mode.direct, false),
         };
+        let opened = Opened { handle, direct_io, keep_cache };
+        if let Some(recorder) = &self.recorder {
+            recorder.opened(opened, inode.ino, mode, self.opening_request());
+        }
         self.files.lock().insert(
             handle,
             Arc::new(FileHandleState {
@@ -68,7 +72,7 @@ impl FileSystem {
                 failures_seen: Mutex::new(failures),
             }),
         );
-        Opened { handle, direct_io, keep_cache }
+        opened
     }
 
     /// Creates and opens a file.
@@ -102,6 +106,9 @@ impl FileSystem {
     /// The last descriptor of an open file is gone.
     pub async fn release(self: &Arc<Self>, _ino: Ino, handle: HandleId) -> Result<(), FsError> {
         let Some(file) = self.files.lock().remove(&handle) else { return Ok(()) };
+        if let Some(recorder) = &self.recorder {
+            recorder.closed(handle);
+        }
         // What close could not store is tried again by the background task.
         {
             let mut state = file.inode.state.lock();

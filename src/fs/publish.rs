@@ -71,6 +71,20 @@ impl FileSystem {
 
     /// Stores everything that is not stored yet, before an unmount. Returns what could not be.
     pub async fn drain(self: &Arc<Self>) -> Vec<(String, FsError)> {
+        let failed = self.store_everything().await;
+        if failed.is_empty() {
+            self.index_what_was_made(WORTH_WRITING).await;
+        }
+        if failed.is_empty()
+            && let Err(error) = self.volume.session().end(&self.volume).await
+        {
+            tracing::warn!("session not ended: {error}");
+        }
+        failed
+    }
+
+    /// The same while the mount is used, now and later.
+    pub async fn store_everything(self: &Arc<Self>) -> Vec<(String, FsError)> {
         let mut failed = Vec::new();
         let inodes = self.table.lock().all();
         for inode in inodes {
@@ -82,12 +96,6 @@ impl FileSystem {
         failed.extend(self.late.take_failures(None));
         if failed.is_empty() {
             self.store_all_times().await;
-            self.index_what_was_made(WORTH_WRITING).await;
-        }
-        if failed.is_empty()
-            && let Err(error) = self.volume.session().end(&self.volume).await
-        {
-            tracing::warn!("session not ended: {error}");
         }
         failed
     }
@@ -160,7 +168,8 @@ impl FileSystem {
             return Ok(());
         }
         let (record, modified, home, place) = {
-            let state = inode.state.lock();
+            let mut state = inode.state.lock();
+            state.sent_change = state.written.newest_change();
             // Writes that came in since are not in the record: they remain changes.
             let complete = match &state.content {
                 Body::File(body) => body.dirty.dirty_bytes() == 0,
@@ -198,6 +207,7 @@ impl FileSystem {
         }
         state.home = Some(stored);
         state.published = state.published.max(modified);
+        state.published_change = state.published_change.max(state.sent_change);
         state.checked_at = Some(self.boot_time());
     }
 
@@ -239,6 +249,7 @@ impl FileSystem {
     async fn store_data(self: &Arc<Self>, inode: &Arc<Inode>, file: FileId) -> Result<(), FsError> {
         loop {
             let uploaded = inode.uploaded.notified();
+            let mut spent = None;
             let step = {
                 let mut state = inode.state.lock();
                 let body = state.file_mut()?;
@@ -246,18 +257,22 @@ impl FileSystem {
                     // Its bytes are dirty again; this round tries them.
                     tracing::debug!("an earlier upload failed and is tried again");
                 }
-                let map = body.map.as_mut().ok_or_else(map_missing)?;
+                let map = body.map.as_ref().ok_or_else(map_missing)?;
                 let fresh = body.dirty.freezable_bytes();
                 if fresh > 0 {
                     if fresh + map.inline_bytes() <= INLINE_LIMIT as u64 && body.uploads == 0 {
                         if let Some(batch) = body.dirty.freeze(INLINE_LIMIT as u64) {
                             for (range, bytes) in batch.pieces() {
                                 let bytes = bytes::Bytes::copy_from_slice(bytes);
-                                map.insert(range, Piece::Inline(bytes));
+                                body.put(range, Piece::Inline(bytes));
                                 body.settled_size = body.settled_size.max(range.end());
                             }
-                            body.dirty.complete(batch);
+                            body.dirty.complete(&batch);
+                            spent = Some(batch);
                         }
+                        // The lock first, see `complete`.
+                        drop(state);
+                        drop(spent);
                         self.room.notify_waiters();
                         continue;
                     }
@@ -453,20 +468,19 @@ impl FileSystem {
         };
         let (batch, result) = self.volume.upload(file, number, batch).await;
         drop(permits);
+        let mut spent = None;
         let result = {
             let mut state = inode.state.lock();
             let body = state.file_mut()?;
             body.uploads -= 1;
             match result {
                 Ok(run) => {
-                    let valid = body.dirty.complete(batch);
-                    if let Some(map) = &mut body.map {
-                        for (range, start) in valid {
-                            let run = SegmentRun { start, ..run.clone() };
-                            map.insert(range, Piece::Segments(run));
-                            body.settled_size = body.settled_size.max(range.end());
-                        }
+                    for (range, start) in body.dirty.complete(&batch) {
+                        let run = SegmentRun { start, ..run.clone() };
+                        body.put(range, Piece::Segments(run));
+                        body.settled_size = body.settled_size.max(range.end());
                     }
+                    spent = Some(batch);
                     Ok(())
                 }
                 Err(error) => {
@@ -478,6 +492,8 @@ impl FileSystem {
                 }
             }
         };
+        // After the lock, see `complete`.
+        drop(spent);
         inode.uploaded.notify_waiters();
         self.room.notify_waiters();
         if let Err(error) = &result {

@@ -1,11 +1,14 @@
 //! Mounting: the connection to the kernel, from mount(2) to the last answer. With `fuse.rs` the only
 //! file that knows the FUSE library.
 
+use super::connection::Connection;
 use super::core::FileSystem;
 use super::fuse::FuseAdapter;
+use super::takeover::Negotiated;
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use parking_lot::Mutex;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -96,6 +99,59 @@ pub fn mount(
         .map_err(refused)?;
     raise_read_ahead(mountpoint);
     Ok(Mounted { thread, unmounter, tasks, mountpoint: mountpoint.to_owned() })
+}
+
+/// A connection that somebody else has made, served from here.
+pub struct Attached {
+    thread: JoinHandle<io::Result<()>>,
+    tasks: TaskTracker,
+}
+
+/// Serves a mount's connection, from its beginning or where a former process stopped. For a file system
+/// that [`FileSystem::take_over`] has made.
+///
+/// # Errors
+/// If the connection is none, or the kernel was told something else by the former process.
+pub fn attach(
+    fs: Arc<FileSystem>,
+    fuse: OwnedFd,
+    negotiated: Negotiated,
+    threads: usize,
+    runtime: tokio::runtime::Handle,
+) -> io::Result<Attached> {
+    let recorder = fs.recorder.clone();
+    let recorder = recorder.ok_or_else(|| io::Error::other("nothing would be kept of this mount"))?;
+    let (connection, library) = Connection::prepare(fuse, negotiated.0)?;
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    // All threads read from one descriptor: a clone that a process makes dies with it and takes the
+    // requests that were read through it along.
+    config.n_threads = Some(threads.max(1));
+    let adapter = FuseAdapter::new(fs, runtime);
+    let tasks = adapter.tasks();
+    let number = library.as_raw_fd();
+    let session = Session::from_fd(adapter, library, SessionACL::All, config)?;
+    let fuse = connection.establish(number, &recorder)?;
+    let thread = std::thread::Builder::new().name("fuse".to_owned()).spawn(move || {
+        let _fuse = fuse;
+        session.run()
+    })?;
+    Ok(Attached { thread, tasks })
+}
+
+impl Attached {
+    /// Whether the kernel still sends requests.
+    pub fn is_served(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
+    /// Waits until the kernel has sent its last request and all are answered. Blocks the thread.
+    pub fn join(self) -> (io::Result<()>, TaskTracker) {
+        let panicked = |_| Err(io::Error::other("the thread that serves the mount panicked"));
+        let result = self.thread.join().unwrap_or_else(panicked);
+        self.tasks.close();
+        (result, self.tasks)
+    }
 }
 
 impl Mounted {

@@ -6,6 +6,7 @@
 
 use super::absent::Listings;
 use super::inode::{Body, Identity, Inode, ROOT, State};
+use super::recorder::Recorder;
 use super::types::Ino;
 use crate::units::FileId;
 use crate::volume::native::Stored;
@@ -40,6 +41,8 @@ pub(super) struct Table {
     pub(super) listings: Listings,
     /// Names that this mount has made, by directory, and no index knows of yet.
     pub(super) made: HashMap<Ino, usize>,
+    /// What writes down what a process that takes over needs.
+    pub(super) recorder: Option<Arc<Recorder>>,
 }
 
 impl Table {
@@ -64,7 +67,12 @@ impl Table {
         while self.by_ino.contains_key(&ino) {
             ino = Ino(ino.0.wrapping_add(1).max(2));
         }
-        let inode = Arc::new(Inode::new(ino, identity, state));
+        self.add_as(ino, identity, state)
+    }
+
+    /// Adds an inode under a number that is free.
+    pub(super) fn add_as(&mut self, ino: Ino, identity: Identity, state: State) -> Arc<Inode> {
+        let inode = Arc::new(Inode::new(ino, identity, state, self.recorder.clone()));
         // Names may be known since before the directory was forgotten.
         let below = self.names.get(&ino).into_iter().flatten();
         let below = below.filter(|(_, dentry)| leads_to_directory(dentry)).count();
@@ -195,6 +203,7 @@ impl Table {
         for (parent, name) in names {
             self.take_name(parent, &name);
         }
+        inode.state.forget();
         self.by_ino.remove(&ino);
         self.listings.forget(ino);
         self.made.remove(&ino);

@@ -49,7 +49,7 @@ pub use providers::{PROVIDERS, PathStyle, Provider};
 pub use retry::{Retry, RetryPolicy};
 pub use retry_files::RetryFiles;
 pub use s3::S3Store;
-pub use s3_connect::{ListVersion, Listing, PART_LIMIT, Profile, S3Config, S3Credentials};
+pub use s3_connect::{ListVersion, Listing, PART_LIMIT, Profile, S3Config, S3Credentials, S3Keys};
 pub use s3_errors::NO_CREDENTIALS;
 
 use crate::units::ByteRange;

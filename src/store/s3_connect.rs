@@ -6,9 +6,10 @@ use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
+use aws_config::identity::IdentityCache;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
     Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
@@ -19,6 +20,7 @@ use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -93,8 +95,47 @@ pub enum S3Credentials {
         /// The session token of temporary credentials.
         session_token: Option<Zeroizing<String>>,
     },
+    /// Those that a slot holds when a request is signed.
+    Slot(S3Keys),
     /// Nobody: requests are not signed.
     Anonymous,
+}
+
+/// Keys that are replaced while they are in use.
+#[derive(Clone)]
+pub struct S3Keys(Arc<parking_lot::RwLock<Credentials>>);
+
+impl S3Keys {
+    /// A slot with these keys.
+    pub fn new(access_key: &str, secret_key: &str, session_token: Option<&str>) -> Self {
+        let keys = signing_keys(access_key, secret_key, session_token);
+        Self(Arc::new(parking_lot::RwLock::new(keys)))
+    }
+
+    /// From now on requests are signed with these.
+    pub fn replace(&self, access_key: &str, secret_key: &str, session_token: Option<&str>) {
+        *self.0.write() = signing_keys(access_key, secret_key, session_token);
+    }
+}
+
+/// Never the secret.
+impl std::fmt::Debug for S3Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("S3Keys")
+    }
+}
+
+impl ProvideCredentials for S3Keys {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::ready(Ok(self.0.read().clone()))
+    }
+}
+
+fn signing_keys(access_key: &str, secret_key: &str, session_token: Option<&str>) -> Credentials {
+    Credentials::new(access_key, secret_key, session_token.map(str::to_owned), None, "given")
 }
 
 /// Never the secret.
@@ -103,6 +144,7 @@ impl std::fmt::Debug for S3Credentials {
         f.write_str(match self {
             Self::Found => "Found",
             Self::Given { .. } => "Given",
+            Self::Slot(_) => "Slot",
             Self::Anonymous => "Anonymous",
         })
     }
@@ -220,10 +262,15 @@ fn given(http: SharedHttpClient, region: Option<Region>, credentials: S3Credenti
         .region(region.unwrap_or(Region::new("us-east-1")));
     match credentials {
         S3Credentials::Given { access_key, secret_key, session_token } => {
-            let token = session_token.map(|token| token.to_string());
-            let given = Credentials::new(access_key, secret_key.as_str(), token, None, "given");
+            let token = session_token.as_ref().map(|token| token.as_str());
+            let given = signing_keys(&access_key, &secret_key, token);
             builder.credentials_provider(SharedCredentialsProvider::new(given)).build()
         }
+        // Asked for at each request: what the SDK would keep goes on to be used after a change.
+        S3Credentials::Slot(keys) => builder
+            .credentials_provider(SharedCredentialsProvider::new(keys))
+            .identity_cache(IdentityCache::no_cache())
+            .build(),
         S3Credentials::Anonymous | S3Credentials::Found => builder.build(),
     }
 }

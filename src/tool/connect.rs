@@ -1,5 +1,6 @@
 //! From settings to an open volume.
 
+use super::attach::protocol::FailureKind;
 use super::output::Failure;
 use super::settings::Common;
 use crate::config::StoreBase;
@@ -124,7 +125,8 @@ impl Common {
                     "{}: the volume is not encrypted, but a passphrase is given: if it was encrypted \
                      before, the store was tampered with; if it never was, leave the passphrase away",
                     store.describe()
-                )));
+                ))
+                .of(FailureKind::Passphrase));
             }
             false => None,
         };
@@ -140,7 +142,8 @@ impl Common {
                 Err(Failure::new(format!(
                     "{url}: wrong passphrase: no key slot of this volume opens with it: it came from {}",
                     source.shown()
-                )))
+                ))
+                .of(FailureKind::Passphrase))
             }
             Err(error) => Err(error.into()),
         }
@@ -213,7 +216,8 @@ impl Common {
         }
         Err(Failure::new(format!(
             "{url}: no volume here: `strongroom init` makes one of an empty prefix"
-        )))
+        ))
+        .of(FailureKind::NotFound))
     }
 
     /// The store whose keys are relative to `root`, which must exist already where that matters.

@@ -99,7 +99,8 @@ impl Key {
                 let old = source.read()?;
                 let new = match new_passphrase_file {
                     Some(path) => {
-                        PassphraseSource { flag: Some(path.clone()), config: None }.read()?
+                        PassphraseSource { flag: Some(path.clone()), ..PassphraseSource::default() }
+                            .read()?
                     }
                     None => PassphraseSource::prompt_for_new()?,
                 };

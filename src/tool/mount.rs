@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +32,14 @@ use tokio::signal::unix::{SignalKind, signal};
   kill -USR1 PID                  writes the counts of requests to the log (--log info)")]
 pub(super) struct Mount {
     /// The volume
-    url: VolumeUrl,
+    #[arg(required_unless_present = "attach", value_name = "URL")]
+    url: Option<VolumeUrl>,
     /// The directory to mount it on
-    mountpoint: PathBuf,
+    #[arg(required_unless_present = "attach", value_name = "MOUNTPOINT")]
+    mountpoint: Option<PathBuf>,
+    /// Serve the volume, with the settings and on the mount, that a program hands over at this socket
+    #[arg(long, value_name = "SOCKET", hide = true, exclusive = true)]
+    attach: Option<PathBuf>,
     /// Return as soon as it serves; the server goes on in the background
     #[arg(long)]
     background: bool,
@@ -47,8 +52,15 @@ pub(super) struct Mount {
 
 impl Mount {
     pub(super) fn run(&self, common: &Common) -> Result<ExitCode, Failure> {
+        if let Some(socket) = &self.attach {
+            return super::attach::run(socket, common);
+        }
+        let (Some(url), Some(mountpoint)) = (&self.url, &self.mountpoint) else {
+            return Err(Failure::new("a volume and a directory are needed"));
+        };
+        let place = Target { flags: self, url, mountpoint };
         if !self.background {
-            return self.serve(common, |_| {});
+            return place.serve(common, |_| {});
         }
         // Before any thread is started. The parent waits until the child says that it serves, and
         // takes its exit code if it ends instead. A prompt still reaches the terminal.
@@ -62,7 +74,7 @@ impl Mount {
             ForkResult::Child => {
                 drop(reader);
                 let mut writer = Some(std::fs::File::from(writer));
-                self.serve(common, move |serves| {
+                place.serve(common, move |serves| {
                     if serves {
                         detach();
                     }
@@ -74,6 +86,16 @@ impl Mount {
         }
     }
 
+}
+
+/// What to mount where.
+struct Target<'a> {
+    flags: &'a Mount,
+    url: &'a VolumeUrl,
+    mountpoint: &'a Path,
+}
+
+impl Target<'_> {
     /// A mount over its own store would wait for itself: the kernel asks us for the directory that we
     /// ask the kernel for.
     fn check_places(&self) -> Result<(), Failure> {
@@ -104,8 +126,8 @@ impl Mount {
             ownership,
             exclusive,
             collects,
-        } = self.flags.resolve(&common.file()?)?;
-        if self.steal && !exclusive {
+        } = self.flags.flags.resolve(&common.file()?)?;
+        if self.flags.steal && !exclusive {
             return Err(Failure::new(
                 "--steal takes the volume for this mount alone: add --exclusive",
             ));
@@ -120,7 +142,7 @@ impl Mount {
                 collects: false,
             };
             let (volume, inside) = common
-                .open_over(&self.url, settings, |store| match &cache {
+                .open_over(self.url, settings, |store| match &cache {
                     Some(cache) => cached(store, cache),
                     None => Ok(store),
                 })
@@ -137,7 +159,7 @@ impl Mount {
             if exclusive {
                 let (process, is_gone) =
                     (config::this_process(), config::is_gone as fn(&str) -> bool);
-                volume.take_exclusively(&Claim { process, is_gone, steal: self.steal }).await?;
+                volume.take_exclusively(&Claim { process, is_gone, steal: self.flags.steal }).await?;
             } else if !read_only {
                 volume.check_not_exclusive().await?;
             }
@@ -156,7 +178,7 @@ impl Mount {
             let signals = EndSignals::register()?;
             let reports = signal(SignalKind::user_defined1())?;
             tokio::spawn(report_on_signal(reports, common.meter.clone()));
-            let mounted = mount(fs.clone(), &self.mountpoint, &settings, handle)?;
+            let mounted = mount(fs.clone(), self.mountpoint, &settings, handle)?;
             Ok::<_, Failure>((fs, mounted, signals))
         })?;
         ready(true);
@@ -236,7 +258,7 @@ impl Mount {
 }
 
 /// A store whose segments are kept on disk.
-fn cached(store: Arc<dyn Store>, cache: &DiskCacheChoice) -> Result<Arc<dyn Store>, Failure> {
+pub(super) fn cached(store: Arc<dyn Store>, cache: &DiskCacheChoice) -> Result<Arc<dyn Store>, Failure> {
     let DiskCacheChoice { directory, limit } = cache;
     let cache = DiskCache::open(store, directory, *limit, keys::is_segment);
     let fail = |error| Failure::new(format!("cache directory {}: {error}", directory.display()));
@@ -244,14 +266,14 @@ fn cached(store: Arc<dyn Store>, cache: &DiskCacheChoice) -> Result<Arc<dyn Stor
 }
 
 /// Before the session ends: a garbage collection under way would begin it anew.
-async fn stop(gc: Option<Background>) {
+pub(super) async fn stop(gc: Option<Background>) {
     if let Some(gc) = gc {
         gc.stop().await;
     }
 }
 
 /// SIGUSR1: the counts of requests go to the log.
-async fn report_on_signal(mut signals: tokio::signal::unix::Signal, meter: connect::MeterSlot) {
+pub(super) async fn report_on_signal(mut signals: tokio::signal::unix::Signal, meter: connect::MeterSlot) {
     while signals.recv().await.is_some() {
         tracing::info!("requests: {}", meter.summary());
     }

@@ -24,7 +24,7 @@ pub(super) enum DurabilityChoice {
 }
 
 /// The flags.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct MountFlags {
     /// Refuse every change
     #[arg(long, env = "STRONGROOM_READ_ONLY", num_args = 0..=1, require_equals = true,

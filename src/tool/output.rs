@@ -1,6 +1,7 @@
 //! What people and machines see: errors, tables, JSON, progress, the log.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use super::attach::protocol::FailureKind;
 use super::settings::Common;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,37 +11,50 @@ use std::time::Duration;
 
 /// A failure as the user reads it: one line that says what, on which object, why, and what to do.
 #[derive(Debug)]
-pub(super) struct Failure(String);
+pub(super) struct Failure {
+    text: String,
+    kind: FailureKind,
+}
 
 impl Failure {
     pub(super) fn new(text: impl fmt::Display) -> Self {
-        Self(text.to_string())
+        Self { text: text.to_string(), kind: FailureKind::Other }
     }
 
     /// Whose lines have been printed already.
     pub(super) fn told() -> Self {
-        Self(String::new())
+        Self::new("")
+    }
+
+    /// The same, said to be of a kind.
+    pub(super) fn of(self, kind: FailureKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// What a program that started this one can do about it.
+    pub(super) fn kind(&self) -> FailureKind {
+        self.kind
     }
 
     pub(super) fn print(&self) {
-        if self.0.is_empty() {
+        if self.text.is_empty() {
             return;
         }
         // One line: causes of causes may have brought more.
-        let line = self.0.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
+        let line = self.text.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
         let _ = writeln!(io::stderr(), "strongroom: {line}");
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self(error.to_string())
+        Self { text: error.to_string(), kind: super::attach::kinds::kind_of(&error) }
     }
 }
 

@@ -4,7 +4,7 @@
 use super::connect::{Clients, MeterSlot, Volumes};
 use super::output::{Failure, LogFormat};
 use crate::config::{self, ConfigFile, PassphraseSource};
-use crate::store::{Profile, S3Config};
+use crate::store::{Profile, S3Config, S3Credentials};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Command};
 use std::path::PathBuf;
@@ -65,10 +65,44 @@ pub(super) struct Common {
     /// One client for a bucket, however often a place in it is looked at.
     #[arg(skip)]
     pub(super) clients: Clients,
+    /// Settings from the program that started this one, instead of environment and files.
+    #[arg(skip)]
+    pub(super) given: Option<Given>,
+}
+
+/// Settings that another program has handed over.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    pub(super) file: ConfigFile,
+    pub(super) credentials: S3Credentials,
+    pub(super) passphrase: config::Handed,
 }
 
 impl Common {
+    /// What was handed over, and nothing else but the log of `self`.
+    pub(super) fn instead(&self, given: Given) -> Self {
+        Self {
+            config: None,
+            passphrase_file: None,
+            log: self.log.clone(),
+            log_format: self.log_format,
+            endpoint: None,
+            region: None,
+            path_style: None,
+            ca_bundle: None,
+            profile: None,
+            io_timeout: None,
+            meter: MeterSlot::default(),
+            volumes: Volumes::default(),
+            clients: Clients::default(),
+            given: Some(given),
+        }
+    }
+
     pub(super) fn file(&self) -> Result<ConfigFile, Failure> {
+        if let Some(given) = &self.given {
+            return Ok(given.file.clone());
+        }
         Ok(ConfigFile::find(self.config.as_deref())?)
     }
 
@@ -76,6 +110,7 @@ impl Common {
         PassphraseSource {
             flag: self.passphrase_file.clone(),
             config: file.passphrase_file.clone(),
+            handed: self.given.as_ref().map(|given| given.passphrase.clone()),
         }
     }
 
@@ -83,7 +118,8 @@ impl Common {
     pub(super) fn s3(&self, bucket: &str) -> Result<S3Config, Failure> {
         let file = self.file()?;
         let either = |flag: &Option<String>, names: &[&str], file: Option<String>| {
-            flag.clone().or_else(|| names.iter().find_map(|name| config::variable(name))).or(file)
+            let variable = |name: &&str| self.given.is_none().then(|| config::variable(name))?;
+            flag.clone().or_else(|| names.iter().find_map(variable)).or(file)
         };
         let profile = match &self.profile {
             Some(name) => Some(Profile { name: name.clone(), over_environment: true }),
@@ -102,9 +138,13 @@ impl Common {
             ca_bundle: self
                 .ca_bundle
                 .clone()
-                .or_else(|| config::variable("AWS_CA_BUNDLE").map(PathBuf::from))
+                .or_else(|| either(&None, &["AWS_CA_BUNDLE"], None).map(PathBuf::from))
                 .or(file.ca_bundle),
             profile,
+            credentials: self
+                .given
+                .as_ref()
+                .map_or(S3Credentials::Found, |given| given.credentials.clone()),
             ..S3Config::default()
         })
     }
@@ -154,7 +194,7 @@ mod tests {
     use std::path::Path;
 
     /// What asks for one action rather than setting how things are done.
-    const ACTIONS: [&str; 4] = ["config", "background", "steal", "help"];
+    const ACTIONS: [&str; 5] = ["config", "background", "steal", "attach", "help"];
 
     #[test]
     fn every_setting_has_a_flag_a_variable_and_a_key_of_one_name() {

@@ -270,7 +270,8 @@ mod tests {
             .collect(),
             ..Settings::default()
         };
-        let secrets = Secrets { passphrase: Some("p\n\"".to_owned()), ..Secrets::default() };
+        let mut secrets = Secrets::default();
+        secrets.passphrase = Some("p\n\"".to_owned());
         let sent = encode(&Hello { version: VERSION, settings: settings.clone(), secrets });
         let hello: Hello = parse(&sent).expect("a hello");
         assert_eq!((hello.version, &hello.settings), (VERSION, &settings));
@@ -283,7 +284,8 @@ mod tests {
 
     #[test]
     fn neither_debug_nor_an_error_shows_a_secret() {
-        let secrets = Secrets { secret_key: Some("hunter2".to_owned()), ..Secrets::default() };
+        let mut secrets = Secrets::default();
+        secrets.secret_key = Some("hunter2".to_owned());
         let request = Request::Credentials { secrets };
         assert!(!format!("{request:?}").contains("hunter2"));
         let error = parse::<Request>(br#"{"ask":"hunter2"}"#).expect_err("unknown");

@@ -204,7 +204,8 @@ impl Volume {
             ));
         }
         self.session().begin_change(self).await?;
-        let publish_id = u64::from_le_bytes(self.world().entropy.bytes());
+        let random = u64::from_le_bytes(self.world().entropy.bytes());
+        let publish_id = self.session().publish_id(random);
         record.publishes.push(publish_id);
         let surplus = record.publishes.len().saturating_sub(PUBLISHES_KEPT);
         record.publishes.drain(..surplus);

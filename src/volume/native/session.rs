@@ -45,6 +45,27 @@ pub struct Session {
     admission: tokio::sync::Mutex<()>,
 }
 
+/// What a process must know of the session of the one that it takes over from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its id.
+    pub id: SessionId,
+    /// Ids that were declared dead before.
+    pub former: Vec<SessionId>,
+    /// Segment numbers below this one may have been used.
+    pub next_segment: u64,
+    /// It stands in the store, or did.
+    pub begun: bool,
+    /// It had the volume for itself.
+    pub alone: bool,
+}
+
+/// Keeps what a process that takes over needs; called with every change, with a lock held.
+pub type Keep = Box<dyn Fn(&Kept) + Send + Sync>;
+
+/// Segment numbers that are kept as used at a time.
+const NUMBERS_KEPT: u64 = 4096;
+
 /// Who may write beside this session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Writers {
@@ -68,6 +89,9 @@ struct State {
     pins: HashMap<FileId, u32>,
     /// Salts of renewals of which no answer came: what stands in the store may be one of them.
     unsettled: Vec<[u8; 16]>,
+    /// Tells whoever takes over; segment numbers up to this one are told already.
+    keep: Option<Keep>,
+    numbers_kept: u64,
 }
 
 impl Session {
@@ -82,6 +106,8 @@ impl Session {
             renewed_at: None,
             pins: HashMap::new(),
             unsettled: Vec::new(),
+            keep: None,
+            numbers_kept: 0,
         };
         Self {
             host,
@@ -114,6 +140,9 @@ impl Session {
         let mut state = self.state.lock();
         let counter = state.next_segment;
         state.next_segment += count;
+        if state.next_segment > state.numbers_kept {
+            state.tell();
+        }
         SegmentId { session: state.id, counter }
     }
 
@@ -151,8 +180,94 @@ impl Session {
         if volume.is_read_only() {
             return Err(VolumeError::ReadOnly);
         }
-        self.state.lock().writers = Writers::One;
+        {
+            let mut state = self.state.lock();
+            state.writers = Writers::One;
+            state.tell();
+        }
         self.renew(volume, true).await
+    }
+
+    /// Tells `keep` what a process that takes over from this one needs, from now on and with every change;
+    /// with `former`, goes on as the session of the process that this one takes over from. To be called
+    /// before anything is changed through this session.
+    ///
+    /// If that session was declared dead meanwhile, this one starts anew as it does after any silence, and
+    /// what was stored under the former id is stored again before a record refers to it.
+    ///
+    /// # Errors
+    /// `TakenOver` if the session had the volume for itself and another one has it now.
+    pub async fn carry_on(
+        &self,
+        volume: &Volume,
+        former: Option<Kept>,
+        keep: Keep,
+    ) -> Result<(), VolumeError> {
+        let begun = {
+            let mut state = self.state.lock();
+            let begun = former.as_ref().is_some_and(|former| former.begun);
+            if let Some(Kept { id, former, next_segment, begun: _, alone }) = former {
+                state.id = id;
+                state.former = former;
+                state.next_segment = next_segment;
+                if alone {
+                    state.writers = Writers::One;
+                }
+            }
+            state.keep = Some(keep);
+            state.tell();
+            begun
+        };
+        let key = keys::session(self.id());
+        let found = match volume.store().get(&key, None, None).await {
+            Ok(Fetched::Object(object)) => Some(object),
+            Ok(Fetched::Unchanged) => None,
+            Err(missing) if missing.kind == StoreErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        let Some(object) = found else {
+            // Ended by a drain, or never begun: nothing is lost by beginning it anew, unless segments were
+            // stored under it that nothing refers to yet.
+            return if begun { self.start_anew(volume).await } else { Ok(()) };
+        };
+        let bytes = object.body.bytes();
+        volume.learn_master(crate::crypto::record_master(&bytes)).await;
+        let opened = volume
+            .keyring()
+            .open_record(&context(key.as_str()), &bytes)
+            .map_err(|error| VolumeError::corrupt(&key, error))?;
+        let stored = proto::Session::decode(&opened.head[..])
+            .map_err(|_| VolumeError::corrupt(&key, "not a session"))?;
+        if !stored.fenced_by.is_empty() {
+            return self.start_anew(volume).await;
+        }
+        {
+            let mut state = self.state.lock();
+            state.etag = Some(object.meta.etag);
+            state.renewals = stored.renewals;
+            // In the store, but silent for who knows how long: nothing is acknowledged before the renewal.
+            state.renewed_at = Some(Duration::ZERO);
+        }
+        self.renew(volume, false).await
+    }
+
+    /// Whether the last change of a record was made under this session, by whichever process.
+    pub fn made_last(&self, publishes: &[u64]) -> bool {
+        let state = self.state.lock();
+        let Some(last) = publishes.last() else { return false };
+        state.former.iter().chain([&state.id]).any(|id| tag(*id) == last >> 32)
+    }
+
+    /// A publish id: which session, then what tells its publishes apart.
+    pub(super) fn publish_id(&self, random: u64) -> u64 {
+        tag(self.id()) << 32 | random & 0xffff_ffff
+    }
+
+    /// Goes on under another id, since the former one was declared dead.
+    async fn start_anew(&self, volume: &Volume) -> Result<(), VolumeError> {
+        let _turn = self.turn.lock().await;
+        self.replace_id(volume)?;
+        self.renew_once(volume).await
     }
 
     /// Whether this session is the only writer, and was not silent for so long that another one may be.
@@ -244,28 +359,28 @@ impl Session {
             Err(VolumeError::Fenced) => {}
             other => return other,
         }
-        {
-            let mut state = self.state.lock();
-            if state.writers == Writers::One {
-                // What it decided without asking the store may be wrong by now.
-                state.writers = Writers::Others;
-                return Err(VolumeError::TakenOver);
-            }
-        }
+        self.replace_id(volume)?;
+        self.renew_once(volume).await
+    }
+
+    fn replace_id(&self, volume: &Volume) -> Result<(), VolumeError> {
         let id = SessionId(volume.world().entropy.bytes());
-        let former = {
-            let mut state = self.state.lock();
-            let former = std::mem::replace(&mut state.id, id);
-            state.former.push(former);
-            state.next_segment = 1;
-            state.not_begun();
-            former
-        };
+        let mut state = self.state.lock();
+        if state.writers == Writers::One {
+            // What it decided without asking the store may be wrong by now.
+            state.writers = Writers::Others;
+            return Err(VolumeError::TakenOver);
+        }
+        let former = std::mem::replace(&mut state.id, id);
+        state.former.push(former);
+        state.next_segment = 1;
+        state.numbers_kept = 0;
+        state.not_begun();
         tracing::warn!(
             "session {former} was silent for too long and was declared dead: {id} goes on in its place, \
              and stores again what is not published yet"
         );
-        self.renew_once(volume).await
+        Ok(())
     }
 
     async fn renew_once(&self, volume: &Volume) -> Result<(), VolumeError> {
@@ -305,6 +420,9 @@ impl Session {
         state.renewals = renewals + 1;
         state.renewed_at = Some(sent_at);
         state.unsettled.clear();
+        if !begun {
+            state.tell();
+        }
         Ok(())
     }
 
@@ -390,7 +508,26 @@ impl State {
         self.renewals = 0;
         self.renewed_at = None;
         self.unsettled.clear();
+        self.tell();
     }
+
+    /// Writes down what a process that takes over needs.
+    fn tell(&mut self) {
+        let Some(keep) = &self.keep else { return };
+        self.numbers_kept = self.next_segment + NUMBERS_KEPT;
+        keep(&Kept {
+            id: self.id,
+            former: self.former.clone(),
+            next_segment: self.numbers_kept,
+            begun: self.renewed_at.is_some(),
+            alone: self.writers == Writers::One,
+        });
+    }
+}
+
+/// What of a session's id is in the ids of its publishes.
+fn tag(SessionId(id): SessionId) -> u64 {
+    u64::from(u32::from_le_bytes([id[0], id[1], id[2], id[3]]))
 }
 
 /// What a session's record is bound to.

@@ -1,0 +1,589 @@
+//! A mount that goes on where a killed process left it.
+//!
+//! What that process left is in two memory files that somebody else holds: the ledger (see `remembered.rs`)
+//! and the arena with the dirty bytes. First comes what needs no store: inodes under the kernel's numbers,
+//! their names, open handles, removals on their way. Then, for files that are open or were changed, the map:
+//! the record in the store, the changes of content that it does not have, in their order, and between them,
+//! by their numbers, the dirty runs. The record in the store is the one that was known, or one that this
+//! very session stored and had no time to write down; applying changes once more that it has already leads
+//! to the same map.
+//!
+//! Nothing is guessed. Where something that was accepted cannot be recovered, whoever has the file open for
+//! writing is told so by EIO at every write, fsync and close.
+
+use super::arena::{Arena, Run};
+use super::core::FileSystem;
+use super::dirty::DirtyMap;
+use super::errno::FsError;
+use super::inode::{Body, FileBody, Identity, Inode, ROOT, State};
+use super::io::FileHandleState;
+use super::ledger::{Found, Ledger};
+use super::recorder::{Recorder, Written};
+use super::remembered::{
+    BurialForm, ChangedForm, ContentChange, HandleForm, InitForm, Node, NodeForm, ReplyForm, SECRET,
+    SESSION, SessionForm, TAKEOVERS, split,
+};
+use super::table::Dentry;
+use super::types::{HandleId, Ino, Opened};
+use crate::units::FileId;
+use crate::volume::native::entries::Loaded;
+use crate::volume::native::record::{Content, FileContent, Record};
+use crate::volume::native::session::{Keep, Kept};
+use crate::volume::native::{Place, Stored};
+use crate::world::World;
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use prost::Message;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Files whose maps are loaded at the same time.
+const PARALLEL: usize = 64;
+/// Names that a file may have had one after the other.
+const MOVES: usize = 8;
+
+/// What outlives this process, and what a former one left.
+pub struct Estate {
+    pub(super) recorder: Arc<Recorder>,
+    former: Option<Former>,
+    runs: Vec<Run>,
+    /// How many processes served before.
+    pub(super) takeovers: u64,
+}
+
+/// What a former process wrote, by kind.
+#[derive(Default)]
+struct Former {
+    init: Option<InitForm>,
+    session: Option<Kept>,
+    secret: Option<[u8; 32]>,
+    takeovers: u64,
+    nodes: BTreeMap<Ino, Node>,
+    lookups: HashMap<Ino, u64>,
+    changed: HashMap<Ino, ChangedForm>,
+    content: HashMap<Ino, BTreeMap<u64, ContentChange>>,
+    files: BTreeMap<u64, HandleForm>,
+    directories: BTreeMap<u64, HandleForm>,
+    burials: Vec<(Ino, Vec<u8>, BurialForm)>,
+    replies: HashMap<u64, ReplyForm>,
+    /// Not everything is there.
+    damaged: bool,
+}
+
+impl Former {
+    fn read(found: Found) -> Self {
+        let mut former = Self { damaged: found.damaged, ..Self::default() };
+        for (key, value) in found.entries {
+            if former.enter(&key, &value).is_none() {
+                former.damaged = true;
+            }
+        }
+        former
+    }
+
+    /// `None` if an entry makes no sense.
+    fn enter(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let Some((letter, number, rest)) = split(key) else {
+            match key {
+                SECRET => self.secret = Some(value.try_into().ok()?),
+                TAKEOVERS => self.takeovers = u64::from_le_bytes(value.try_into().ok()?),
+                SESSION => self.session = Some(SessionForm::decode(value).ok()?.read()?),
+                super::remembered::INIT => self.init = Some(InitForm::decode(value).ok()?),
+                _ => return None,
+            }
+            return Some(());
+        };
+        let ino = Ino(number);
+        match letter {
+            b'N' => drop(self.nodes.insert(ino, NodeForm::decode(value).ok()?.read()?)),
+            b'L' => drop(self.lookups.insert(ino, u64::from_le_bytes(value.try_into().ok()?))),
+            b'A' => {
+                let changed = ChangedForm::decode(value).ok()?;
+                changed.attributes()?;
+                self.changed.insert(ino, changed);
+            }
+            b'C' => {
+                let order = u64::from_be_bytes(rest.try_into().ok()?);
+                let change = ContentChange::decode(value)?;
+                self.content.entry(ino).or_default().insert(order, change);
+            }
+            b'H' => drop(self.files.insert(number, HandleForm::decode(value).ok()?)),
+            b'D' => drop(self.directories.insert(number, HandleForm::decode(value).ok()?)),
+            b'B' => {
+                let burial = BurialForm::decode(value).ok()?;
+                burial.read()?;
+                self.burials.push((ino, rest.to_vec(), burial));
+            }
+            b'R' => drop(self.replies.insert(number, ReplyForm::decode(value).ok()?)),
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+impl Estate {
+    /// Opens the memory of a mount, with what a former process left in it; new memory is made ready, with
+    /// an arena for `dirty_bytes`. The caller sees to it that no other process uses it.
+    ///
+    /// # Errors
+    /// If the memory is of another version or damaged as a whole.
+    pub fn open(state: File, arena: OwnedFd, dirty_bytes: u64, world: &World) -> io::Result<Self> {
+        let (ledger, found) = Ledger::open(state)?;
+        let mut former = found.map(Former::read);
+        let (arena, runs) = match Arena::adopt(arena, dirty_bytes) {
+            Ok(adopted) => adopted,
+            Err(error) => {
+                let Some(former) = &mut former else { return Err(error) };
+                tracing::error!("{error}");
+                former.damaged = true;
+                (Arc::new(Arena::create(dirty_bytes)?), Vec::new())
+            }
+        };
+        let secret = former.as_ref().and_then(|former| former.secret);
+        let secret = secret.unwrap_or_else(|| world.entropy.bytes());
+        ledger.put(SECRET, &secret);
+        let takeovers = former.as_ref().map_or(0, |former| former.takeovers + 1);
+        ledger.put(TAKEOVERS, &takeovers.to_le_bytes());
+        let orders = former.iter().flat_map(|former| former.content.values());
+        let newest = orders.filter_map(|changes| changes.keys().next_back()).max();
+        arena.raise_sequence(newest.copied().unwrap_or(0));
+        let recorder = Arc::new(Recorder { ledger, arena, secret });
+        Ok(Self { recorder, former, runs, takeovers })
+    }
+
+    /// How many processes served this mount before.
+    pub fn takeovers(&self) -> u64 {
+        self.takeovers
+    }
+
+    /// The session to go on with.
+    pub fn session(&self) -> Option<Kept> {
+        self.former.as_ref()?.session.clone()
+    }
+
+    /// What writes the session down.
+    pub fn keep(&self) -> Keep {
+        let recorder = self.recorder.clone();
+        Box::new(move |kept| {
+            recorder.ledger.put(SESSION, &SessionForm::of(kept).encode_to_vec());
+        })
+    }
+
+    /// How the connection to the kernel was negotiated.
+    pub fn negotiated(&self) -> Negotiated {
+        Negotiated(self.former.as_ref().and_then(|former| former.init.clone()))
+    }
+}
+
+/// How a connection to the kernel was negotiated, if it was.
+pub struct Negotiated(pub(super) Option<InitForm>);
+
+impl Recorder {
+    /// Writes down how the connection to the kernel was negotiated.
+    pub(super) fn put_init(&self, init: &InitForm) {
+        self.ledger.put(super::remembered::INIT, &init.encode_to_vec());
+    }
+}
+
+impl FileSystem {
+    /// Goes on where the former process stopped. To be called before any request is answered.
+    ///
+    /// # Errors
+    /// If the store cannot be asked for what is needed; then nothing is lost, and it can be tried again.
+    pub(super) async fn restore(self: &Arc<Self>, estate: Estate) -> Result<(), FsError> {
+        let Estate { recorder: _, former, runs, takeovers: _ } = estate;
+        let Some(mut former) = former else { return Ok(()) };
+        let mut runs_of: HashMap<FileId, Vec<Run>> = HashMap::new();
+        for run in runs {
+            runs_of.entry(run.file()).or_default().push(run);
+        }
+        let inodes = self.restore_inodes(&mut former);
+        let open = self.restore_handles(&mut former, &inodes);
+        *self.replies.lock() = std::mem::take(&mut former.replies);
+        let mut work = Vec::new();
+        for (ino, inode) in &inodes {
+            let Ok(file) = inode.file() else { continue };
+            let changes = former.content.remove(ino).unwrap_or_default();
+            let runs = runs_of.remove(&file).unwrap_or_default();
+            let changed = former.changed.remove(ino);
+            // Its size alone may be what the record does not have.
+            let resized = changed.as_ref().is_some_and(|changed| {
+                let stored = inode.state.lock().file().map(|body| body.stored.size).ok();
+                changed.changed && stored.is_some() && changed.size != stored
+            });
+            if !changes.is_empty() || !runs.is_empty() || resized {
+                work.push((inode.clone(), Some((changes, runs, changed))));
+            } else if open.contains_key(ino) {
+                work.push((inode.clone(), None));
+            }
+        }
+        let lost = former.damaged || !runs_of.is_empty();
+        let results = futures::stream::iter(work).map(|(inode, content)| async move {
+            let restored = match content {
+                Some((changes, runs, changed)) => {
+                    self.restore_content(&inode, changes, runs, changed).await
+                }
+                None => self.load_map(&inode).await,
+            };
+            match restored {
+                Err(error) if error.may_pass() => Err(error),
+                Err(error) => {
+                    self.declare_lost(&inode, &error);
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            }
+        });
+        results.buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
+        if lost {
+            let error = FsError::io("what the former worker left is damaged");
+            for (ino, writes) in open {
+                if let Some(inode) = inodes.get(&ino).filter(|_| writes) {
+                    self.declare_lost(inode, &error);
+                }
+            }
+        }
+        for (directory, name, burial) in former.burials {
+            self.bury_again(directory, &name, &burial);
+        }
+        Ok(())
+    }
+
+    fn restore_inodes(&self, former: &mut Former) -> BTreeMap<Ino, Arc<Inode>> {
+        let mut inodes = BTreeMap::new();
+        let mut names = Vec::new();
+        let mut table = self.table.lock();
+        if let Some(root) = table.get(ROOT) {
+            if let Some(changed) = former.changed.remove(&ROOT) {
+                apply(&changed, &mut root.state.lock());
+            }
+            inodes.insert(ROOT, root);
+        }
+        for (ino, node) in std::mem::take(&mut former.nodes) {
+            if ino == ROOT {
+                continue;
+            }
+            let Node { identity, kept_as, place, home, names: known } = node;
+            let changed = former.changed.get(&ino);
+            let record = match (&home, identity) {
+                (Some(home), _) => (*home.record).clone(),
+                (None, Identity::File(file)) => {
+                    let attributes = changed.and_then(ChangedForm::attributes).unwrap_or_default();
+                    Record::new(attributes, Content::File(empty(file)))
+                }
+                // A directory is stored when it is made.
+                (None, Identity::Directory(_)) => {
+                    former.damaged = true;
+                    continue;
+                }
+            };
+            let never_stored = home.is_none();
+            let mut state = State::new(&record, home, place);
+            state.kept_as = kept_as;
+            state.lookups = former.lookups.get(&ino).copied().unwrap_or(0);
+            if never_stored && changed.is_none() {
+                // Made by a request that was not answered.
+                state.published = state.modified;
+            }
+            if let Some(changed) = changed {
+                apply(changed, &mut state);
+            }
+            state.written = Written::adopted(state.lookups, changed.is_some());
+            if table.by_identity(identity).is_some() {
+                former.damaged = true;
+                continue;
+            }
+            names.extend(known.into_iter().map(|(parent, name)| (parent, name, ino)));
+            inodes.insert(ino, table.add_as(ino, identity, state));
+        }
+        for (parent, name, ino) in names {
+            let (Some(child), true) = (inodes.get(&ino), inodes.contains_key(&parent)) else { continue };
+            // Whatever is known of it is as old as the former process.
+            let dentry = Dentry { child: Some(child.clone()), link: None, checked_at: Duration::ZERO };
+            table.set_name(parent, &name, dentry);
+        }
+        inodes
+    }
+
+    /// Enters the open files and directories; returns which inodes those are, and whether for writing.
+    fn restore_handles(
+        &self,
+        former: &mut Former,
+        inodes: &BTreeMap<Ino, Arc<Inode>>,
+    ) -> HashMap<Ino, bool> {
+        let mut open: HashMap<Ino, bool> = HashMap::new();
+        for (number, form) in std::mem::take(&mut former.files) {
+            self.skip_handles(HandleId(number));
+            let Some(inode) = inodes.get(&Ino(form.ino)) else {
+                former.damaged = true;
+                continue;
+            };
+            let (handle, mode) = (HandleId(number), form.mode());
+            {
+                let mut state = inode.state.lock();
+                state.handles += 1;
+                state.writers += u32::from(mode.write);
+            }
+            if let Ok(file) = inode.file() {
+                self.volume.session().pin(file);
+            }
+            *open.entry(inode.ino).or_default() |= mode.write;
+            let state = FileHandleState {
+                inode: inode.clone(),
+                mode,
+                reading: Mutex::default(),
+                failures_seen: Mutex::new(0),
+            };
+            self.files.lock().insert(handle, Arc::new(state));
+            let HandleForm { direct_io, keep_cache, unique, .. } = form;
+            self.expect_again(unique, Opened { handle, direct_io, keep_cache });
+        }
+        for (number, form) in std::mem::take(&mut former.directories) {
+            self.skip_handles(HandleId(number));
+            if let Some(inode) = inodes.get(&Ino(form.ino)) {
+                self.reopen_directory(inode, HandleId(number));
+            }
+        }
+        open
+    }
+
+    /// Puts a file's content together again.
+    async fn restore_content(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        changes: BTreeMap<u64, ContentChange>,
+        runs: Vec<Run>,
+        changed: Option<ChangedForm>,
+    ) -> Result<(), FsError> {
+        let base = self.base(inode).await?;
+        {
+            let mut state = inode.state.lock();
+            match base {
+                Base::Known => {}
+                Base::Stored(home) => {
+                    let Content::File(content) = &home.record.content else {
+                        return Err(FsError::io("its record is not a file's any more"));
+                    };
+                    state.content = Body::File(Box::new(FileBody::new(content.clone())));
+                    state.place = home.place.clone();
+                    if changed.is_none() {
+                        state.attributes = home.record.attributes.clone();
+                    }
+                    state.home = Some(home);
+                }
+                Base::Removed(content) => {
+                    state.content = Body::File(Box::new(FileBody::new(content)));
+                    state.unlinked = true;
+                }
+            }
+        }
+        self.load_map(inode).await?;
+        let mut state = inode.state.lock();
+        let newest = changes.keys().next_back().copied().unwrap_or(0);
+        let orders = changes.keys().copied().collect();
+        let body = state.file_mut()?;
+        let map = body.map.as_mut().ok_or_else(super::core::map_missing)?;
+        let mut dirty = DirtyMap::default();
+        let mut changes = changes.into_iter().peekable();
+        for run in runs {
+            while let Some((_, change)) = changes.next_if(|(order, _)| *order < run.sequence()) {
+                apply_content(change, map, &mut dirty);
+            }
+            dirty.adopt(run);
+        }
+        changes.for_each(|(_, change)| apply_content(change, map, &mut dirty));
+        if let Some(changed) = &changed {
+            body.size = changed.size.unwrap_or(body.size);
+            body.settled_size = changed.settled_size;
+        }
+        body.size = body.size.max(dirty.end());
+        body.dirty = dirty;
+        let (unstored, mark) = (body.dirty.dirty_bytes() > 0, body.mark);
+        state.written.adopt_content(orders, mark);
+        if !state.is_changed() {
+            if unstored {
+                state.modified += 1;
+            } else {
+                // The record has it all: only the former process had no time to say so.
+                state.published_change = newest;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a file's changes are based on.
+    async fn base(&self, inode: &Inode) -> Result<Base, FsError> {
+        let (home, mut place, identity, unlinked) = {
+            let state = inode.state.lock();
+            (state.home.clone(), state.place.clone(), state.identity(inode), state.unlinked)
+        };
+        let whole = home.as_ref().is_none_or(|home| home.record.is_whole());
+        if unlinked && whole {
+            return Ok(Base::Known);
+        }
+        for _ in 0..MOVES {
+            match self.volume.load(&place, None).await? {
+                Loaded::Live(entry) => {
+                    let found = self.volume.resolve(entry).await?;
+                    let current = found.home();
+                    let same = Identity::of(&current.record.content) == Some(identity);
+                    let known = home.as_ref().is_some_and(|home| home.etag == current.etag);
+                    let ours = self.volume.session().made_last(&current.record.publishes);
+                    if same && !unlinked && (known || ours) {
+                        return Ok(Base::Stored(current.clone()));
+                    }
+                    break;
+                }
+                Loaded::Tombstone(buried) => {
+                    if Identity::of(&buried.record.content) != Some(identity) {
+                        break;
+                    }
+                    if let Some(to) = &buried.record.moved_to {
+                        place = Place::Entry(to.dir, to.name.clone());
+                        continue;
+                    }
+                    let ours = self.volume.session().made_last(&buried.record.publishes);
+                    match &buried.record.content {
+                        Content::File(content) if unlinked || ours => {
+                            return Ok(Base::Removed(content.clone()));
+                        }
+                        _ => break,
+                    }
+                }
+                Loaded::Absent | Loaded::Unchanged => break,
+            }
+        }
+        // Not stored yet; or another node has changed it, which the next publish finds out and settles: for
+        // that, what ours is based on must be here.
+        if whole {
+            return Ok(Base::Known);
+        }
+        Err(FsError::stale(format!("{place}: changed by another node while the server was restarted")))
+    }
+
+    /// Somebody must be told: nothing that was accepted disappears in silence.
+    fn declare_lost(&self, inode: &Inode, error: &FsError) {
+        let mut state = inode.state.lock();
+        if state.writers > 0 || state.is_changed() {
+            tracing::error!(file = %state.place, "bytes of an open file are lost: {error}");
+            state.lost = true;
+            state.published = state.modified;
+        }
+    }
+
+    /// A removal that was answered and perhaps not sent.
+    fn bury_again(self: &Arc<Self>, directory: Ino, name: &[u8], burial: &BurialForm) {
+        let Some((identity, place)) = burial.read() else { return };
+        let Some(directory) = self.table.lock().get(directory) else {
+            // Nobody looks at that directory any more; it is finished all the same.
+            let fs = self.clone();
+            let key = super::remembered::burial_key(directory, name);
+            self.runtime.spawn(async move {
+                if fs.bury_if_same(identity, &place).await.is_ok()
+                    && let Some(recorder) = &fs.recorder
+                {
+                    recorder.ledger.remove(&key);
+                }
+            });
+            return;
+        };
+        let checked_at = self.boot_time();
+        let absent = Dentry { child: None, link: None, checked_at };
+        self.table.lock().set_name(directory.ino, name, absent);
+        self.bury_restored(&directory, name, identity, place);
+    }
+}
+
+/// What a mount has to do still, and what is wrong with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Burden {
+    /// Bytes that programs have written and the store does not have.
+    pub dirty_bytes: u64,
+    /// Room for such bytes.
+    pub dirty_limit: u64,
+    /// Files whose last change is not in the store.
+    pub changed_files: u64,
+    /// Open files.
+    pub open_files: u64,
+    /// Open files of which something was lost at a takeover.
+    pub lost_files: u64,
+    /// How many processes served before this one.
+    pub takeovers: u64,
+}
+
+impl FileSystem {
+    /// What there is to do, from memory.
+    pub fn burden(&self) -> Burden {
+        let mut burden = Burden {
+            dirty_limit: self.arena.capacity(),
+            open_files: self.files.lock().len() as u64,
+            takeovers: self.takeovers,
+            ..Burden::default()
+        };
+        for inode in self.table.lock().all() {
+            let state = inode.state.lock();
+            if let Body::File(body) = &state.content
+                && !state.unlinked
+            {
+                burden.dirty_bytes += body.dirty.dirty_bytes();
+            }
+            burden.changed_files += u64::from(state.is_changed() && !state.unlinked);
+            burden.lost_files += u64::from(state.lost && state.handles > 0);
+        }
+        burden
+    }
+}
+
+/// What a file's changes are based on.
+enum Base {
+    /// What the ledger says.
+    Known,
+    /// This record, which stands in the store.
+    Stored(Stored),
+    /// This content; the name is gone.
+    Removed(FileContent),
+}
+
+fn apply_content(
+    change: ContentChange,
+    map: &mut crate::volume::native::extents::ExtentMap,
+    dirty: &mut DirtyMap,
+) {
+    let ContentChange { range, piece } = change;
+    dirty.punch(range);
+    match piece {
+        Some(piece) => map.insert(range, piece),
+        None => map.remove(range),
+    }
+}
+
+/// What of an inode is not in the store.
+fn apply(changed: &ChangedForm, state: &mut State) {
+    if let Some(attributes) = changed.attributes() {
+        state.attributes = attributes;
+    }
+    state.links = changed.links;
+    state.unlinked = changed.unlinked;
+    state.times_pending = changed.times_pending;
+    state.lost = changed.lost;
+    if changed.changed {
+        state.modified = state.published + 1;
+    }
+    if let (Body::File(body), Some(size)) = (&mut state.content, changed.size) {
+        (body.size, body.settled_size) = (size, changed.settled_size);
+    }
+}
+
+fn empty(id: FileId) -> FileContent {
+    FileContent {
+        id,
+        size: 0,
+        extents: Vec::new(),
+        pages: Vec::new(),
+        inline: bytes::Bytes::new(),
+    }
+}

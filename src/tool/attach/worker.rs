@@ -1,0 +1,288 @@
+//! `strongroom mount --attach SOCKET`: from the settings that come over the socket to the end.
+//!
+//! The worker ends in one of three ways. The mount is gone: what programs wrote is stored and the session
+//! ends. It is told to stop, or whoever started it is gone: what programs wrote is stored, as often as it
+//! takes, while it goes on serving; then it ends and leaves the mount to the next worker. Its successor
+//! signals that it wants the place: it ends at once, like one that is killed, which is as safe.
+
+use super::control::{Control, End, send};
+use super::protocol::{Answer, FailureKind, Hello, Secrets, Settings, VERSION, parse};
+use super::{place, socket};
+use crate::config::{self, Handed, VolumeUrl};
+use crate::fs::core::{FileSystem, FsConfig};
+use crate::fs::session::{Attached, attach};
+use crate::fs::takeover::Estate;
+use crate::store::{S3Credentials, S3Keys};
+use crate::tool::connect::{self, EndSignals};
+use crate::tool::mount::{cached, report_on_signal, stop};
+use crate::tool::mount_settings::{MountChoices, MountFlags};
+use crate::tool::output::Failure;
+use crate::tool::settings::{Common, Given};
+use crate::volume::native::OpenSettings;
+use crate::volume::native::exclusive::Claim;
+use crate::volume::native::gc::Background;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
+
+/// How long the starter may take to say what to serve.
+const HELLO: Duration = Duration::from_secs(30);
+/// Between two attempts to store everything before the end.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Threads that read requests.
+const THREADS: usize = 2;
+
+/// Serves what the socket's other side hands over.
+pub(in crate::tool) fn run(path: &Path, common: &Common) -> Result<ExitCode, Failure> {
+    let named = |error: std::io::Error| Failure::new(format!("{}: {error}", path.display()));
+    let stream = UnixStream::connect(path).map_err(named)?;
+    let peer = getsockopt(&stream.as_fd(), PeerCredentials)?.uid();
+    if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
+        return Err(Failure::new(format!(
+            "{}: user {peer} listens there, who may not tell this one what to serve",
+            path.display()
+        )));
+    }
+    stream.set_read_timeout(Some(HELLO)).map_err(named)?;
+    let (message, descriptors) = socket::receive(&stream)
+        .map_err(named)?
+        .ok_or_else(|| Failure::new(format!("{}: closed without settings", path.display())))?;
+    let message = Zeroizing::new(message);
+    let started = understood(&message, descriptors).and_then(|order| start(order, common));
+    match started {
+        Ok(served) => {
+            stream.set_read_timeout(None).map_err(named)?;
+            let takeovers = served.control.fs.burden().takeovers;
+            send(&stream, &Answer::Serving { takeovers }).map_err(named)?;
+            served.until_the_end(stream)
+        }
+        Err(failure) => {
+            let answer = Answer::Failed { kind: failure.kind(), message: failure.to_string() };
+            let _ = send(&stream, &answer);
+            // The memory is as it was. Nothing is given up here that a destructor would take out of it.
+            failure.print();
+            std::process::exit(1);
+        }
+    }
+}
+
+/// What to serve, and with what.
+struct Order {
+    settings: Settings,
+    secrets: Secrets,
+    fuse: OwnedFd,
+    arena: OwnedFd,
+    state: File,
+}
+
+fn understood(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<Order, Failure> {
+    let invalid = |text: String| Failure::new(text).of(FailureKind::Invalid);
+    let Hello { version, settings, secrets } = parse(message).map_err(invalid)?;
+    if version != VERSION {
+        return Err(invalid(format!(
+            "protocol version {version}, this program speaks {VERSION}: both must be of one release"
+        )));
+    }
+    let [fuse, arena, state] = <[OwnedFd; 3]>::try_from(descriptors)
+        .map_err(|other| invalid(format!("{} descriptors instead of 3", other.len())))?;
+    Ok(Order { settings, secrets, fuse, arena, state: state.into() })
+}
+
+/// A volume that is served.
+struct Served {
+    runtime: tokio::runtime::Runtime,
+    control: Arc<Control>,
+    attached: Attached,
+    gc: Option<Background>,
+    signals: EndSignals,
+    let_go: tokio::signal::unix::Signal,
+    name: String,
+}
+
+fn start(order: Order, common: &Common) -> Result<Served, Failure> {
+    let Order { settings, mut secrets, fuse, arena, state } = order;
+    let invalid = |text: String| Failure::new(text).of(FailureKind::Invalid);
+    let url: VolumeUrl = settings.url.parse()?;
+    let keys = match (&secrets.access_key, &secrets.secret_key) {
+        (Some(name), Some(secret)) => {
+            Some(S3Keys::new(name, secret, secrets.session_token.as_deref()))
+        }
+        (None, None) => None,
+        _ => return Err(invalid("keys: name or secret is missing".to_owned())),
+    };
+    let common = common.instead(Given {
+        file: settings.config().map_err(invalid)?,
+        credentials: keys.clone().map_or(S3Credentials::Anonymous, S3Credentials::Slot),
+        passphrase: Handed(Arc::new(Zeroizing::new(secrets.passphrase.take()))),
+    });
+    drop(secrets);
+    let choices = MountFlags::default().resolve(&common.file()?)?;
+    // Before anything is read of it.
+    place::take(&state).map_err(|error| Failure::new(error).of(FailureKind::Busy))?;
+    let runtime = connect::runtime()?;
+    let (fs, attached, gc, signals, let_go) = runtime.block_on(async {
+        let estate = Estate::open(state, arena, choices.memory / 2, &config::system_world())
+            .map_err(|error| Failure::new(error).of(FailureKind::Damaged))?;
+        let negotiated = estate.negotiated();
+        let (collects, exclusive) = (choices.collects, choices.exclusive);
+        let fs = open(&common, &url, &settings, choices, estate).await?;
+        // Before anyone can see the worker and send one.
+        let signals = EndSignals::register()?;
+        let let_go = signal(SignalKind::from_raw(place::LET_GO as i32))?;
+        let reports = signal(SignalKind::user_defined1())?;
+        tokio::spawn(report_on_signal(reports, common.meter.clone()));
+        let handle = tokio::runtime::Handle::current();
+        let attached = attach(fs.clone(), fuse, negotiated, THREADS, handle)?;
+        let gc = collects.then(|| Background::start(fs.volume(), config::host_name()));
+        tracing::debug!(exclusive, "volume {} is served", settings.name);
+        Ok::<_, Failure>((fs, attached, gc, signals, let_go))
+    })?;
+    let control = Arc::new(Control {
+        fs,
+        runtime: runtime.handle().clone(),
+        meter: common.meter.clone(),
+        keys,
+        reachable: AtomicBool::new(true),
+    });
+    Ok(Served { runtime, control, attached, gc, signals, let_go, name: settings.name })
+}
+
+/// Opens the volume, goes on with the former worker's session, and takes over.
+async fn open(
+    common: &Common,
+    url: &VolumeUrl,
+    settings: &Settings,
+    choices: MountChoices,
+    estate: Estate,
+) -> Result<Arc<FileSystem>, Failure> {
+    let MountChoices {
+        read_only,
+        allow_other: _,
+        memory,
+        cache,
+        durability,
+        attribute_ttl,
+        ownership,
+        exclusive,
+        collects: _,
+    } = choices;
+    let open = OpenSettings {
+        read_only,
+        cache_bytes: memory / 4,
+        host: config::host_name(),
+        program: concat!("strongroom mount ", env!("CARGO_PKG_VERSION")).to_owned(),
+        collects: false,
+    };
+    let (volume, inside) = common
+        .open_over(url, open, |store| match &cache {
+            Some(cache) => cached(store, cache),
+            None => Ok(store),
+        })
+        .await?;
+    if !inside.is_empty() {
+        let text = format!("{url}: {inside} is a path inside the volume; mount the volume itself");
+        return Err(Failure::new(text).of(FailureKind::Invalid));
+    }
+    if !read_only {
+        volume.probe().await?;
+        volume.session().carry_on(&volume, estate.session(), estate.keep()).await?;
+    }
+    if exclusive {
+        let (process, is_gone) = (config::this_process(), config::is_gone as fn(&str) -> bool);
+        volume.take_exclusively(&Claim { process, is_gone, steal: settings.steal }).await?;
+    } else if !read_only {
+        volume.check_not_exclusive().await?;
+    }
+    let config = FsConfig {
+        dirty_bytes: memory / 2,
+        upload_bytes: memory / 4,
+        attribute_ttl,
+        durability,
+        ownership,
+    };
+    let handle = tokio::runtime::Handle::current();
+    Ok(FileSystem::take_over(volume, config, handle, estate).await?)
+}
+
+impl Served {
+    fn until_the_end(self, stream: UnixStream) -> Result<ExitCode, Failure> {
+        let Self { runtime, control, attached, gc, mut signals, mut let_go, name } = self;
+        let (told, end) = tokio::sync::oneshot::channel();
+        let questions = {
+            let control = control.clone();
+            std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+                // Nobody waits for it if the mount is gone first.
+                let _ = told.send(control.serve(&stream));
+                stream
+            })?
+        };
+        let unmounted = runtime.block_on(async {
+            let gone = async {
+                while attached.is_served() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::pin!(gone);
+            let end = tokio::select! {
+                () = &mut gone => return true,
+                end = end => end.unwrap_or(End::Stored),
+                _ = signals.first() => End::Stored,
+                _ = let_go.recv() => End::Now,
+            };
+            if end == End::Stored {
+                tokio::select! {
+                    () = &mut gone => return true,
+                    () = store_everything(&control.fs, &name) => {}
+                    _ = let_go.recv() => {}
+                }
+            }
+            false
+        });
+        if !unmounted {
+            // As if killed: the next worker takes over. Nothing is given back on the way out.
+            std::process::exit(0);
+        }
+        let fs = control.fs.clone();
+        let failed = runtime.block_on(async move {
+            stop(gc).await;
+            let (result, tasks) = attached.join();
+            tasks.wait().await;
+            if let Err(error) = result {
+                tracing::error!("connection to the kernel: {error}");
+            }
+            fs.drain().await
+        });
+        // The other side is told by the end of the socket.
+        drop(questions);
+        for (file, error) in &failed {
+            tracing::error!("volume {name}: {file}: not stored: {error}");
+        }
+        std::process::exit(i32::from(!failed.is_empty()));
+    }
+}
+
+/// Returns when there is nothing left to store.
+async fn store_everything(fs: &Arc<FileSystem>, name: &str) {
+    loop {
+        let failed = fs.store_everything().await;
+        let left = fs.burden().dirty_bytes;
+        match failed.first() {
+            None if left == 0 => return,
+            None => {}
+            Some((file, error)) => tracing::warn!(
+                "volume {name}: {left} bytes and {} changes are not stored; the first: {file}: {error}; \
+                 tried again until they are",
+                failed.len()
+            ),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
