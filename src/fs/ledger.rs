@@ -439,7 +439,8 @@ mod tests {
         };
         for cut in [0, 1, 3, 8, 15, 16, 50, 119] {
             let file = whole(cut);
-            let (ledger, found) = Ledger::open(file.try_clone().expect("copy")).expect("taken over");
+            let (ledger, found) =
+                Ledger::open(file.try_clone().expect("copy")).expect("taken over");
             assert_eq!(sorted(found).len(), 1, "{cut}");
             ledger.put(b"second", b"2");
             drop(ledger);

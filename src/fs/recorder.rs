@@ -283,8 +283,15 @@ impl Recorder {
     }
 
     fn forget(&self, ino: Ino, written: &mut Written) {
-        let Written { node: _, lookups, changed: _, content, content_mark: _, has_node, has_change } =
-            std::mem::take(written);
+        let Written {
+            node: _,
+            lookups,
+            changed: _,
+            content,
+            content_mark: _,
+            has_node,
+            has_change,
+        } = std::mem::take(written);
         for order in content {
             self.ledger.remove(&content_key(ino, order));
         }

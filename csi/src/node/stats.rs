@@ -8,6 +8,7 @@ use crate::api::csi::{
 };
 use crate::keeper::Held;
 use crate::request;
+use crate::status;
 use crate::worker::State;
 use std::path::Path;
 use tonic::Status;
@@ -64,15 +65,22 @@ impl NodeService {
             return Some(format!("its worker is being restarted ({failures} failures): {message}"));
         }
         match worker.stats().await {
-            Err(error) => Some(format!("its worker does not answer: {error}")),
-            Ok(stats) if stats.lost_files > 0 => Some(format!(
-                "{} open files have lost what was written last; each reports it as EIO",
-                stats.lost_files
-            )),
-            Ok(stats) if !stats.store_reachable => {
-                Some(format!("the store does not answer; {} bytes wait for it", stats.dirty_bytes))
+            Err(error) => return Some(format!("its worker does not answer: {error}")),
+            Ok(stats) if stats.lost_files > 0 => {
+                return Some(format!(
+                    "{} open files have lost what was written last; each reports it as EIO",
+                    stats.lost_files
+                ));
             }
-            Ok(_) => None,
+            Ok(_) => {}
+        }
+        match worker.health().await {
+            Ok(health) if health.reachable => None,
+            Ok(health) => Some(format!(
+                "the store does not answer, and what is written waits: {}",
+                status::in_our_words(&health.message)
+            )),
+            Err(error) => Some(format!("its worker does not answer: {error}")),
         }
     }
 
