@@ -63,7 +63,7 @@ impl NodeService {
             busy: Busy::default(),
             workers: Workers::default(),
         };
-        service.clone().revive();
+        service.clone().revive().await;
         Ok(service)
     }
 

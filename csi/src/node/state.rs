@@ -19,6 +19,8 @@ use tonic::Status;
 
 /// How often volumes without a worker are looked for.
 const REVIVING: Duration = Duration::from_secs(5);
+/// How long calls are not taken yet because workers of a former process are started again.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// What the keeper keeps of a volume. Only in memory: it holds secrets.
 #[derive(Serialize, Deserialize)]
@@ -139,14 +141,20 @@ impl NodeService {
         self.start_worker(volume, device, settings, secrets.copied()).await
     }
 
-    /// Looks for volumes without a worker, now and from time to time.
-    pub(super) fn revive(self) {
+    /// Looks for volumes without a worker, now and from time to time. Returns after the first look, or when
+    /// that takes long: stores may be away.
+    pub(super) async fn revive(self) {
+        let (looked, first) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
+            self.revive_once().await;
+            // Whoever waited may have given up.
+            let _ = looked.send(());
             loop {
-                self.revive_once().await;
                 tokio::time::sleep(REVIVING).await;
+                self.revive_once().await;
             }
         });
+        let _ = tokio::time::timeout(FIRST_LOOK, first).await;
     }
 
     async fn revive_once(&self) {
