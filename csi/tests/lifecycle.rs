@@ -197,3 +197,25 @@ fn kubelet_finds_the_plugin_by_its_registration_socket() {
     driver.block_on(client.notify_registration_status(status)).expect("taken");
     support::wait_for("the log", || driver.log(Process::Node).contains("registered with kubelet"));
 }
+
+#[test]
+fn no_process_shows_a_secret_at_the_highest_level_of_its_log() {
+    let driver = Driver::start_with(support::minio::Minio::shared(), &["--log", "trace"]);
+    let made = driver.make("pvc-1");
+    driver.attach(&made);
+    fs::write(made.target.join("file"), "x").expect("written");
+    assert!(!driver.condition(&made).abnormal);
+    let mut request = driver.publish_request(&made, &made.target);
+    request.secrets = driver.secrets();
+    driver.publish_with(request).expect("published with secrets");
+    assert_eq!(driver.workers().len(), 1, "its arguments and environment are searched, too");
+    driver.assert_no_secret();
+    for process in [Process::Controller, Process::Node] {
+        let log = driver.log(process);
+        // What is searched is what was written: the key's name may be there, and is.
+        assert!(log.contains("TRACE") && log.contains(&driver.minio.access_key), "{process:?}");
+    }
+    driver.detach(&made);
+    driver.delete(&made.id).expect("deleted");
+    driver.assert_no_secret();
+}

@@ -43,6 +43,7 @@ go_tool() { # NAME VERSION PACKAGE
 }
 go_tool minio v0.0.0-20260212201848-7aac2a2c5b7c github.com/minio/minio
 go_tool csi-sanity v5.5.0 github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+go_tool helm v3.22.0 helm.sh/helm/v3/cmd/helm
 
 # One file of a Go module, pinned: interfaces that ours are compared with.
 go_file() { # NAME VERSION MODULE PATH

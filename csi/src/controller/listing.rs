@@ -54,7 +54,8 @@ impl Token {
             return Some(Self { place: 0, after: None });
         }
         let (place, after) = text.split_once(':')?;
-        Some(Self { place: place.parse().ok()?, after: Some(after.to_owned()) })
+        let after = (!after.is_empty()).then(|| after.to_owned());
+        Some(Self { place: place.parse().ok()?, after })
     }
 }
 
@@ -170,6 +171,9 @@ mod tests {
     fn a_place_is_a_bucket_and_a_prefix() {
         let listed: Listed = "s3://bucket/a/b/".parse().expect("a place");
         assert_eq!((listed.bucket.as_str(), listed.prefix.as_str()), ("bucket", "a/b"));
+        // A place of which nothing was told yet.
+        let token = Token::parse("1:").expect("a token");
+        assert_eq!((token.place, token.after), (1, None));
         for text in ["bucket", "s3://", "s3://bucket/../x", "file:///x"] {
             assert!(text.parse::<Listed>().is_err(), "{text}");
         }

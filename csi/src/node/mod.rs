@@ -136,18 +136,20 @@ impl Node for NodeService {
         &self,
         request: Request<NodeGetVolumeStatsRequest>,
     ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
-        let request = request.into_inner();
+        let (node, request) = (self.clone(), request.into_inner());
         let id = request.volume_id.clone();
-        observe::call("NodeGetVolumeStats", id.escape_debug(), self.stats(request)).await
+        let work = to_its_end(async move { node.stats(request).await });
+        observe::call("NodeGetVolumeStats", id.escape_debug(), work).await
     }
 
     async fn node_expand_volume(
         &self,
         request: Request<NodeExpandVolumeRequest>,
     ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
-        let request = request.into_inner();
+        let (node, request) = (self.clone(), request.into_inner());
         let id = request.volume_id.clone();
-        observe::call("NodeExpandVolume", id.escape_debug(), self.expand(request)).await
+        let work = to_its_end(async move { node.expand(request).await });
+        observe::call("NodeExpandVolume", id.escape_debug(), work).await
     }
 
     async fn node_get_capabilities(

@@ -9,12 +9,15 @@ use crate::api::csi::{
 use crate::keeper::Held;
 use crate::request;
 use crate::status;
-use crate::worker::State;
+use crate::worker::{State, Worker};
 use std::path::Path;
+use std::time::Duration;
 use tonic::Status;
 
 /// What is told where no size was asked for: an exbibyte.
 const ENDLESS: i64 = 1 << 60;
+/// How long a worker may take to say how it is; kubelet asks every minute.
+const ANSWERING: Duration = Duration::from_secs(10);
 
 impl NodeService {
     pub(super) async fn stats(
@@ -64,23 +67,12 @@ impl NodeService {
         if let State::Restarting { failures, message } = worker.state().borrow().clone() {
             return Some(format!("its worker is being restarted ({failures} failures): {message}"));
         }
-        match worker.stats().await {
-            Err(error) => return Some(format!("its worker does not answer: {error}")),
-            Ok(stats) if stats.lost_files > 0 => {
-                return Some(format!(
-                    "{} open files have lost what was written last; each reports it as EIO",
-                    stats.lost_files
-                ));
-            }
-            Ok(_) => {}
-        }
-        match worker.health().await {
-            Ok(health) if health.reachable => None,
-            Ok(health) => Some(format!(
-                "the store does not answer, and what is written waits: {}",
-                status::in_our_words(&health.message)
-            )),
-            Err(error) => Some(format!("its worker does not answer: {error}")),
+        // A question under way must not be given up halfway, or its answer is taken for that of the next.
+        let asked = tokio::spawn(async move { ask(&worker).await });
+        match tokio::time::timeout(ANSWERING, asked).await {
+            Ok(Ok(trouble)) => trouble,
+            Ok(Err(error)) => Some(format!("its worker cannot be asked: {error}")),
+            Err(_) => Some("it is busy storing what was written".to_owned()),
         }
     }
 
@@ -127,5 +119,28 @@ impl NodeService {
         .ok_or_else(|| {
             Status::not_found(format!("volume {id}: it is not at {path:?} on this node"))
         })
+    }
+}
+
+/// What a worker says is wrong.
+async fn ask(worker: &Worker) -> Option<String> {
+    let silent = |error| format!("its worker does not answer: {error}");
+    match worker.stats().await {
+        Err(error) => return Some(silent(error)),
+        Ok(stats) if stats.lost_files > 0 => {
+            return Some(format!(
+                "{} open files have lost what was written last; each reports it as EIO",
+                stats.lost_files
+            ));
+        }
+        Ok(_) => {}
+    }
+    match worker.health().await {
+        Ok(health) if health.reachable => None,
+        Ok(health) => Some(format!(
+            "the store does not answer, and what is written waits: {}",
+            status::in_our_words(&health.message)
+        )),
+        Err(error) => Some(silent(error)),
     }
 }

@@ -1,0 +1,144 @@
+//! The Helm chart, rendered by the real helm: with what is usual, with everything switched on, and refused where
+//! a value makes no sense.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The program that `make tools` compiles.
+const PROGRAM: &str = "helm-v3.22.0";
+
+fn helm(arguments: &[&str]) -> Output {
+    let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
+        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
+    });
+    let program = cache.join("bin").join(PROGRAM);
+    assert!(program.exists(), "{} is missing: run `make tools`", program.display());
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart");
+    let home = tempfile::tempdir().expect("a folder");
+    let (verb, rest) = arguments.split_first().expect("a verb");
+    let mut command = Command::new(program);
+    command.env_clear().env("HOME", home.path()).arg(verb);
+    if *verb == "template" {
+        command.arg("release");
+    }
+    command.arg(chart).args(rest).output().expect("helm starts")
+}
+
+fn rendered(arguments: &[&str]) -> String {
+    let output = helm(&[&["template", "--namespace", "storage"], arguments].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The documents of a kind.
+fn of_kind<'a>(text: &'a str, kind: &str) -> Vec<&'a str> {
+    let line = format!("\nkind: {kind}\n");
+    text.split("\n---").filter(|document| document.contains(&line)).collect()
+}
+
+#[test]
+fn helm_finds_nothing_to_complain_of() {
+    let output = helm(&["lint", "--strict"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn what_is_usual_has_one_privileged_process() {
+    let text = rendered(&[]);
+    for (kind, count) in [
+        ("CSIDriver", 1),
+        ("Deployment", 1),
+        ("DaemonSet", 2),
+        ("ServiceAccount", 2),
+        ("StorageClass", 0),
+        ("NetworkPolicy", 0),
+    ] {
+        assert_eq!(of_kind(&text, kind).len(), count, "{kind}: {text}");
+    }
+    assert_eq!(text.matches("privileged: true").count(), 1);
+    let [node, keeper] = of_kind(&text, "DaemonSet")[..] else { panic!("two DaemonSets") };
+    let (node, keeper) =
+        if node.contains("release-keeper") { (keeper, node) } else { (node, keeper) };
+    assert!(keeper.contains("privileged: true") && keeper.contains("type: OnDelete"));
+    assert!(keeper.contains("mountPropagation: Bidirectional"));
+    assert!(
+        node.contains("type: RollingUpdate")
+            && node.contains("automountServiceAccountToken: false")
+    );
+    assert!(node.contains("drop: [ALL]") && !node.contains("mountPropagation"));
+    assert!(of_kind(&text, "Deployment")[0].contains("runAsNonRoot: true"));
+    // Secrets are read by name, and there is no StorageClass that names one.
+    assert!(!text.contains("resources: [secrets]"));
+}
+
+#[test]
+fn every_flag_in_the_chart_is_one_of_the_program() {
+    let text = rendered(&[
+        "--set=store.endpoint=https://minio:9000,store.region=eu,store.caBundleConfigMap=ca",
+        "--set=node.cacheDir=/var/cache/strongroom",
+    ]);
+    let documents = [of_kind(&text, "Deployment"), of_kind(&text, "DaemonSet")].concat();
+    let mut checked = 0;
+    for document in documents {
+        // The first container is ours; the sidecars follow.
+        let ours = document.split("command: [/usr/bin/strongroom-csi]").nth(1).expect("ours");
+        let ours = ours.split("securityContext").next().expect("its arguments");
+        let mut words = ours.lines().filter_map(|line| line.trim().strip_prefix("- "));
+        let process = words.next().expect("the subcommand");
+        let help = Command::new(env!("CARGO_BIN_EXE_strongroom-csi"))
+            .args([process, "--help"])
+            .output()
+            .expect("it starts");
+        let help = String::from_utf8_lossy(&help.stdout).into_owned();
+        for word in words.filter(|word| word.starts_with("--")) {
+            let flag = word.split('=').next().expect("a flag");
+            assert!(help.contains(flag), "{process} has no {flag}:\n{help}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 20, "{checked} flags");
+}
+
+#[test]
+fn a_storage_class_names_its_secret_and_the_controller_may_read_that_one() {
+    let values = tempfile::NamedTempFile::new().expect("a file");
+    let text = "requiresRepublish: true\nkubeletDir: /var/snap/kubelet\nstorageClasses:\n- name: backups\n  \
+                reclaimPolicy: Retain\n  secret: {name: keys, namespace: vault}\n  parameters: {bucket: b, \
+                encryption: AES-256-CFB}\n  mountOptions: [memory-limit=512MiB]\nnetworkPolicy: {enabled: true}\n\
+                podDisruptionBudget: {enabled: true}\ntolerations: [{operator: Exists}]\n";
+    std::fs::write(values.path(), text).expect("written");
+    let text = rendered(&["--values", values.path().to_str().expect("text")]);
+    let class = of_kind(&text, "StorageClass")[0];
+    for line in [
+        "provisioner: csi.strongroom.io",
+        "reclaimPolicy: Retain",
+        "encryption: \"AES-256-CFB\"",
+        "- memory-limit=512MiB",
+        "csi.storage.k8s.io/provisioner-secret-name: \"keys\"",
+        "csi.storage.k8s.io/node-stage-secret-namespace: \"vault\"",
+        "csi.storage.k8s.io/node-publish-secret-name: \"keys\"",
+    ] {
+        assert!(class.contains(line), "{line}: {class}");
+    }
+    assert!(text.contains("resources: [secrets], resourceNames: [\"keys\"], verbs: [get]"));
+    assert!(text.contains("--below=/var/snap/kubelet"));
+    assert_eq!(of_kind(&text, "NetworkPolicy").len(), 3);
+    assert_eq!(of_kind(&text, "PodDisruptionBudget").len(), 1);
+}
+
+#[test]
+fn a_value_that_makes_no_sense_is_refused_by_its_name() {
+    for (value, name) in [
+        ("drivername=x", "drivername"),
+        ("kubeletDir=relative", "kubeletDir"),
+        ("controller.replicas=0", "replicas"),
+        ("log.format=xml", "format"),
+        ("store.endpoint=http://user:word@host", "endpoint"),
+        ("storageClasses[0].name=x", "storageClasses"),
+        ("driverName=-x", "driverName"),
+    ] {
+        let output = helm(&["template", "--set", value]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(name), "{value}: {error}");
+    }
+}
