@@ -17,6 +17,7 @@ pub mod controller;
 pub mod driver;
 pub mod identity;
 pub mod keeper;
+pub mod metrics;
 pub mod node;
 mod observe;
 pub mod place;

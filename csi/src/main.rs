@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,11 +15,13 @@ use strongroom_csi::controller::{self, ControllerService, Listed};
 use strongroom_csi::driver::DriverName;
 use strongroom_csi::identity::{IdentityService, Ready};
 use strongroom_csi::keeper;
+use strongroom_csi::metrics;
 use strongroom_csi::node::{self, NodeService};
 use strongroom_csi::place::Defaults;
 use strongroom_csi::registration::{self, RegistrationService};
 use strongroom_csi::serve;
 use strongroom_csi::volume::{Dialect, Reach};
+use tokio::sync::watch;
 use tonic::transport::Server;
 
 #[derive(Debug, Parser)]
@@ -95,6 +98,9 @@ struct Driver {
     /// Directory with accessKeyID, secretAccessKey and passphrase, a file each, for calls without secrets
     #[arg(long, value_name = "DIR")]
     credentials: Option<PathBuf>,
+    /// Where Prometheus finds /metrics: 127.0.0.1:9809 (else nowhere)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
     /// How long a call waits for the store
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     store_timeout: Duration,
@@ -190,7 +196,12 @@ async fn controller(driver: Driver, listed: Vec<Listed>) -> io::Result<()> {
     let router = Server::builder()
         .add_service(IdentityServer::new(IdentityService::new(driver.driver_name, ready)))
         .add_service(ControllerServer::new(controller));
-    serve::serve(router, &driver.endpoint, ended).await
+    let metrics: metrics::Source = Arc::new(|| Box::pin(async { Vec::new() }));
+    tokio::try_join!(
+        serve::serve(router, &driver.endpoint, ended.clone()),
+        serve_metrics(driver.metrics, metrics, ended),
+    )?;
+    Ok(())
 }
 
 async fn run_node(driver: Driver, flags: NodeFlags) -> io::Result<()> {
@@ -208,6 +219,11 @@ async fn run_node(driver: Driver, flags: NodeFlags) -> io::Result<()> {
     .await
     .map_err(io::Error::other)?;
     let asked = node.clone();
+    let metrics: metrics::Source = Arc::new(move || {
+        let node = asked.clone();
+        Box::pin(async move { node.volumes().await })
+    });
+    let asked = node.clone();
     let ready: Ready = Arc::new(move || {
         let node = asked.clone();
         Box::pin(async move { node.ready().await })
@@ -217,7 +233,10 @@ async fn run_node(driver: Driver, flags: NodeFlags) -> io::Result<()> {
         .add_service(IdentityServer::new(IdentityService::new(name.clone(), ready)))
         .add_service(NodeServer::new(node));
     let serving = serve::serve(router, &driver.endpoint, ended.clone());
-    let Some(registry) = &flags.registration_dir else { return serving.await };
+    let measuring = serve_metrics(driver.metrics, metrics, ended.clone());
+    let Some(registry) = &flags.registration_dir else {
+        return tokio::try_join!(serving, measuring).map(drop);
+    };
     let file = driver.endpoint.file_name().unwrap_or_default();
     let told = flags.kubelet_dir.join("plugins").join(name.as_str()).join(file);
     let service = RegistrationService::server(name.clone(), told.to_string_lossy().into_owned());
@@ -228,7 +247,19 @@ async fn run_node(driver: Driver, flags: NodeFlags) -> io::Result<()> {
         tokio::task::yield_now().await;
         serve::serve(router, &socket, ended).await
     };
-    let (served, registered) = tokio::join!(serving, registering);
+    let served = tokio::try_join!(serving, measuring, registering).map(drop);
     let _ = std::fs::remove_file(&socket);
-    served.and(registered)
+    served
+}
+
+/// Serves metrics, if they are wanted.
+async fn serve_metrics(
+    address: Option<SocketAddr>,
+    source: metrics::Source,
+    ended: watch::Receiver<bool>,
+) -> io::Result<()> {
+    match address {
+        Some(address) => metrics::serve(address, source, ended).await,
+        None => Ok(()),
+    }
 }

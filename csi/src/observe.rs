@@ -1,5 +1,6 @@
 //! What is logged of a call: its name, its volume, how it ended and how long it took; never what is in it.
 
+use crate::metrics;
 use std::fmt::Display;
 use std::time::Instant;
 use tonic::{Code, Response, Status};
@@ -12,6 +13,8 @@ pub(crate) async fn call<T>(
 ) -> Result<Response<T>, Status> {
     let start = Instant::now();
     let result = work.await;
+    let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
+    metrics::count(name, code, start.elapsed());
     let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     match &result {
         Ok(_) => tracing::info!(call = name, volume = %volume, ms, "done"),

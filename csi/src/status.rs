@@ -107,6 +107,16 @@ pub(crate) fn in_our_words(text: &str) -> String {
         ("AWS_SECRET_ACCESS_KEY or the profile", "secretAccessKey in the volume's secret"),
         ("give it with --region", "give it as `region` in the secret or the StorageClass"),
         (
+            "unmount it there, or read only (`mount --read-only`, `ls`, `pull`); if that machine will not \
+             come back, `mount --exclusive --steal` takes the volume over",
+            "delete the pod that uses it there; if that node will not come back, the volume is free ten \
+             minutes after its last sign of life",
+        ),
+        (
+            "which --exclusive needs",
+            "which an access mode of one node needs: add the option exclusive=false, and let one pod write",
+        ),
+        (
             "give the authority's certificate with --ca-cert FILE or AWS_CA_BUNDLE",
             "give the authority's certificate with the driver's --ca-bundle FILE",
         ),
@@ -132,6 +142,13 @@ mod tests {
         assert_eq!(status.code(), Code::Unauthenticated);
         assert!(status.message().contains("accessKeyID in the volume's secret"), "{status}");
         assert!(!status.message().contains("AWS_"), "{status}");
+    }
+
+    #[test]
+    fn a_volume_in_use_says_what_to_do_about_its_pods() {
+        let status = of_volume(&VolumeError::Exclusive("session of node-2".to_owned()));
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("node-2: delete the pod that uses it"), "{status}");
     }
 
     #[test]

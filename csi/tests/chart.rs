@@ -21,7 +21,7 @@ fn helm(arguments: &[&str]) -> Output {
     if *verb == "template" {
         command.arg("release");
     }
-    command.arg(chart).args(rest).output().expect("helm starts")
+    command.arg(chart).args(["--kube-version", "1.34.0"]).args(rest).output().expect("helm starts")
 }
 
 fn rendered(arguments: &[&str]) -> String {
@@ -75,7 +75,7 @@ fn what_is_usual_has_one_privileged_process() {
 fn every_flag_in_the_chart_is_one_of_the_program() {
     let text = rendered(&[
         "--set=store.endpoint=https://minio:9000,store.region=eu,store.caBundleConfigMap=ca",
-        "--set=node.cacheDir=/var/cache/strongroom",
+        "--set=node.cacheDir=/var/cache/strongroom,metricsPort=9809",
     ]);
     let documents = [of_kind(&text, "Deployment"), of_kind(&text, "DaemonSet")].concat();
     let mut checked = 0;

@@ -92,7 +92,7 @@ impl ControllerService {
             }
             for given in [&volume_context, &parameters] {
                 Parameters::parse(given, self.settings.dialect)
-                    .map_err(|why| Status::invalid_argument(why))?;
+                    .map_err(Status::invalid_argument)?;
             }
             let mut options = crate::volume::Options::default();
             options.add_mutable(&mutable_parameters).map_err(Status::invalid_argument)

@@ -75,6 +75,21 @@ impl NodeService {
         self.keeper.list().await.map(drop).map_err(|error| error.to_string())
     }
 
+    /// The volumes of this node, for metrics. What a worker does not say soon is left away.
+    pub async fn volumes(&self) -> Vec<crate::metrics::Volume> {
+        let mut volumes = Vec::new();
+        for held in self.keeper.list().await.unwrap_or_default() {
+            volumes.push(crate::metrics::Volume {
+                stats: self.stats_of(&held.volume).await,
+                id: held.volume,
+                served: held.served,
+                unserved_seconds: held.unserved_seconds,
+                targets: held.targets.len(),
+            });
+        }
+        volumes
+    }
+
     /// The secrets of a call, or the driver's own.
     fn secrets(&self, given: HashMap<String, String>) -> Result<Secrets, Status> {
         match (&self.settings.credentials, given.is_empty()) {

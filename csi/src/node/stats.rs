@@ -12,10 +12,13 @@ use crate::status;
 use crate::worker::{State, Worker};
 use std::path::Path;
 use std::time::Duration;
+use strongroom::tool::attach::protocol::Stats;
 use tonic::Status;
 
 /// What is told where no size was asked for: an exbibyte.
 const ENDLESS: i64 = 1 << 60;
+/// How long a scrape waits for one of them.
+const SCRAPING: Duration = Duration::from_secs(1);
 /// How long a worker may take to say how it is; kubelet asks every minute.
 const ANSWERING: Duration = Duration::from_secs(10);
 
@@ -74,6 +77,14 @@ impl NodeService {
             Ok(Err(error)) => Some(format!("its worker cannot be asked: {error}")),
             Err(_) => Some("it is busy storing what was written".to_owned()),
         }
+    }
+
+    /// What a volume's worker says, if it says it soon.
+    pub(super) async fn stats_of(&self, id: &str) -> Option<Stats> {
+        let worker = self.workers.get(id)?;
+        // As above: a question under way is not given up.
+        let asked = tokio::spawn(async move { worker.stats().await });
+        tokio::time::timeout(SCRAPING, asked).await.ok()?.ok()?.ok()
     }
 
     pub(super) async fn expand(

@@ -268,8 +268,7 @@ mod tests {
 
     #[test]
     fn an_id_that_would_be_too_long_says_what_to_shorten() {
-        let error =
-            id("bucket", &"p/".repeat(70).trim_end_matches('/').to_owned(), "n", Reach::default());
+        let error = id("bucket", "p/".repeat(70).trim_end_matches('/'), "n", Reach::default());
         assert!(error.expect_err("too long").contains("shorten the prefix"));
     }
 

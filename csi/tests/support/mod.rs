@@ -45,6 +45,8 @@ pub(crate) struct Driver {
     running: HashMap<Process, Child>,
     /// More flags for controller and node.
     flags: Vec<String>,
+    /// More flags for the node alone, from its next start on.
+    pub(crate) node_flags: Vec<String>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -70,6 +72,7 @@ impl Driver {
             passphrase: format!("pass {}", fresh_hex::<16>()),
             running: HashMap::new(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            node_flags: Vec::new(),
             runtime,
         };
         driver.write_credentials();
@@ -216,8 +219,7 @@ impl Driver {
         }
         let mine = format!("/{}", name_of(self.temporary.path()));
         for (pid, line, environment) in processes() {
-            // MinIO's own environment has its root's password, by MinIO's design.
-            if !(line.contains(&mine) || environment.contains(&mine)) || line.contains("minio") {
+            if !(line.contains(&mine) || environment.contains(&mine)) {
                 continue;
             }
             for secret in secrets {
@@ -273,7 +275,7 @@ impl Driver {
                 command.arg("--worker-binary").arg(strongroom());
                 command.arg("--registration-dir").arg(self.local("registry"));
                 command.arg("--kubelet-dir").arg(self.local("kubelet"));
-                command.args(["--store-timeout", "5s"]).args(&self.flags);
+                command.args(["--store-timeout", "5s"]).args(&self.flags).args(&self.node_flags);
             }
         }
         command
@@ -375,7 +377,8 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(child.id().try_into().expect("process ids fit"))
 }
 
-/// Every process with its command line and environment.
+/// Every process of our programs with its command line and environment. Others are not looked at: reading the
+/// command line of one that waits for a dead mount waits as well.
 fn processes() -> Vec<(Pid, String, String)> {
     let text = |path: PathBuf| {
         let bytes = std::fs::read(path).unwrap_or_default();
@@ -386,6 +389,9 @@ fn processes() -> Vec<(Pid, String, String)> {
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let path = entry.path();
+            if !text(path.join("comm")).starts_with("strongroom") {
+                return None;
+            }
             Some((Pid::from_raw(pid), text(path.join("cmdline")), text(path.join("environ"))))
         })
         .collect()

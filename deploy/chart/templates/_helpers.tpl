@@ -25,6 +25,9 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- define "strongroom.storeFlags" -}}
 - --driver-name={{ .Values.driverName }}
 - --store-timeout={{ .Values.store.timeout }}
+{{- if .Values.metricsPort }}
+- --metrics=0.0.0.0:{{ .Values.metricsPort }}
+{{- end }}
 {{- with .Values.store.endpoint }}
 - --s3-endpoint={{ . }}
 {{- end }}
