@@ -35,10 +35,16 @@ model: ## Drive the file system against a reference with faults and crashes: 20,
 fuzz: ## Fuzz every parser of outside bytes (SECONDS_EACH=20, TARGETS="url descriptor")
 	tests/fuzz/run.sh
 
-bench: build tools ## Measure: crypto on one core, mounts over MinIO, then datasafed beside the real one
+bench: build ## Measure: crypto, mounts over MinIO, peers, datasafed (LATENCY=20: peers with slow round trips)
+	tests/setup/tools.sh peers
+ifdef LATENCY
+	LATENCY=$(LATENCY) cargo bench --locked --bench peers
+else
 	cargo bench --locked --bench crypto
 	cargo bench --locked --bench mount
+	cargo bench --locked --bench peers
 	cargo bench --locked --bench datasafed
+endif
 
 lint: tools ## Check format, clippy, licences and sources, layers
 	cargo fmt --check
