@@ -123,20 +123,15 @@ impl Ground {
     /// Many small files, by the quickest way that each system has for what its listing shows.
     pub(crate) fn populate(&mut self, directories: usize, files: usize) {
         if let Some(volume) = self.volume {
-            let tree = self.directory.path().join("tree");
-            for directory in 0..directories {
-                let path = tree.join(format!("entries/d{directory}"));
-                fs::create_dir_all(&path).expect("made");
-                (0..files).for_each(|file| {
-                    fs::write(path.join(format!("f{file}")), b"x").expect("written")
-                });
-            }
             self.unmount();
-            let from = tree.join("entries");
-            volume
-                .tool(["push", "-r", from.to_str().expect("text"), &volume.at("entries")])
-                .succeeded();
-            fs::remove_dir_all(&tree).expect("removed");
+            let mount = volume.mount_with(Kind::Fsync.flags());
+            for directory in 0..directories {
+                let path = mount.join(format!("entries/d{directory}"));
+                fs::create_dir_all(&path).expect("made");
+                let make = |file| fs::write(path.join(format!("f{file}")), b"x").expect("written");
+                (0..files).for_each(make);
+            }
+            mount.unmount();
             self.mount();
             return;
         }

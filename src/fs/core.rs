@@ -5,6 +5,7 @@
 //! `close` mode, acknowledged stands in the store; a failure to store is reported at the call that asked
 //! for it and once to every other open handle, and the data stay in memory to be tried again.
 
+use super::ahead::Step;
 use super::arena::Arena;
 use super::errno::FsError;
 use super::inode::{Identity, Inode, State};
@@ -61,6 +62,7 @@ pub struct FileSystem {
     /// Directories whose index is being written.
     pub(super) indexing: Arc<Mutex<HashSet<DirId>>>,
     pub(super) late: super::late::Late,
+    pub(super) trails: Mutex<super::ahead::Trails>,
     pub(super) runtime: tokio::runtime::Handle,
     next_handle: AtomicU64,
 }
@@ -84,6 +86,7 @@ impl FileSystem {
             directories: Mutex::default(),
             indexing: Arc::default(),
             late: super::late::Late::default(),
+            trails: Mutex::default(),
             next_handle: AtomicU64::new(1),
             volume,
             config,
@@ -139,12 +142,13 @@ impl FileSystem {
 
     /// Looks a name up, asking the store where what is known is too old.
     pub async fn lookup(
-        &self,
+        self: &Arc<Self>,
         _caller: &super::types::Caller,
         parent: Ino,
         name: &[u8],
     ) -> Result<EntryReply, FsError> {
         let began = self.boot_time();
+        self.step(parent, name, Step::Look).await;
         let inode = self.find(parent, name).await?;
         {
             let mut state = inode.state.lock();
