@@ -249,6 +249,17 @@ impl Ground {
     }
 }
 
+impl Drop for Ground {
+    /// A row that failed leaves no server behind.
+    fn drop(&mut self) {
+        if let Some(Served::Peer { mut server, path }) = self.served.take() {
+            let _ = umount2(&path, MntFlags::MNT_DETACH);
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
+
 /// A process's peak resident memory in MiB.
 fn peak_memory(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

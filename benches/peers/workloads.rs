@@ -207,14 +207,14 @@ fn restic(ground: &mut Ground, material: &Material) -> Took {
 }
 
 fn write(ground: &mut Ground, material: &Material) -> Took {
+    let before = ground.stored();
     let path = ground.join("big");
     let answered = timed(|| {
         let mut file = File::create(path).expect("created");
         (0..GIB >> 20).for_each(|_| file.write_all(&material.megabyte).expect("written"));
         file.sync_all().expect("stored");
     });
-    let before = ground.stored();
-    Took { answered, stored: ground.settle(before) }
+    Took { answered, stored: ground.settle(before + 1) }
 }
 
 fn read(ground: &mut Ground) -> Took {

@@ -22,6 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// Bytes opened ahead of readers, all together.
+const OPENED_AHEAD: u64 = 16 << 20;
+
 /// When a close is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -63,6 +66,8 @@ pub struct FileSystem {
     pub(super) indexing: Arc<Mutex<HashSet<DirId>>>,
     pub(super) late: super::late::Late,
     pub(super) trails: Mutex<super::ahead::Trails>,
+    /// Permits for pieces that are opened ahead of who reads on.
+    pub(super) opened_ahead: Arc<tokio::sync::Semaphore>,
     pub(super) runtime: tokio::runtime::Handle,
     next_handle: AtomicU64,
 }
@@ -87,6 +92,7 @@ impl FileSystem {
             indexing: Arc::default(),
             late: super::late::Late::default(),
             trails: Mutex::default(),
+            opened_ahead: super::reading::room_for_opened(OPENED_AHEAD),
             next_handle: AtomicU64::new(1),
             volume,
             config,
