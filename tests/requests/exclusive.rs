@@ -172,6 +172,10 @@ fn files_taken_in_order_are_asked_for_ahead_and_once() {
         };
 
         names(&node, dir).await;
+        // The first listing writes the directory's index in the background.
+        wait_for("the index", || !ground.keys("x/").is_empty()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        node.requests();
         let asked = node.verb("get").0;
         for name in &files[..3] {
             take(name).await;
