@@ -416,8 +416,11 @@ fn read_table(memory: &std::fs::File, length: u64) -> io::Result<(usize, Vec<Fou
     memory.read_exact_at(&mut table, BLOCK as u64)?;
     let mut runs: Vec<FoundRun> = Vec::new();
     for (first, entry) in table.chunks_exact(ENTRY).enumerate() {
-        let slots = [0, 1].map(|slot| read_slot(&entry[slot * SLOT..][..SLOT], first, slot, blocks));
-        let Some(run) = slots.into_iter().flatten().max_by_key(|run| run.sequence) else { continue };
+        let slots =
+            [0, 1].map(|slot| read_slot(&entry[slot * SLOT..][..SLOT], first, slot, blocks));
+        let Some(run) = slots.into_iter().flatten().max_by_key(|run| run.sequence) else {
+            continue;
+        };
         if runs.last().is_some_and(|before| before.first + before.blocks > first) {
             return Err(damaged("two pieces lie over each other"));
         }

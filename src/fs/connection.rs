@@ -57,13 +57,17 @@ impl Connection {
             Some(init) => init,
             None => {
                 let request = read_request(fuse.as_fd(), FIRST)?.ok_or_else(|| {
-                    io::Error::other("the kernel sends no first request: is this a mount's connection?")
+                    io::Error::other(
+                        "the kernel sends no first request: is this a mount's connection?",
+                    )
                 })?;
                 InitForm { request, ..InitForm::default() }
             }
         };
         if opcode(&init.request) != Some(INIT) || init.request.len() > LONGEST {
-            return Err(io::Error::other("the connection's first request is not the one that begins it"));
+            return Err(io::Error::other(
+                "the connection's first request is not the one that begins it",
+            ));
         }
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,

@@ -144,7 +144,10 @@ impl FsError {
 
     /// Whether the same may succeed later: when the store is back, has room, or takes the keys again.
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Denied { .. } | Self::NoSpace { .. } | Self::Busy)
+        matches!(
+            self,
+            Self::TimedOut { .. } | Self::Denied { .. } | Self::NoSpace { .. } | Self::Busy
+        )
     }
 
     /// Whether an operator should hear of it: the store's or the network's fault, not the caller's.

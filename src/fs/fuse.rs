@@ -283,7 +283,14 @@ impl Filesystem for FuseAdapter {
         });
     }
 
-    fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
         let (fs, name) = (self.fs.clone(), bytes(name));
         self.once(request, "link", ino, async move {
             let result = fs.link_once(Ino(ino.0), Ino(parent.0), &name).await;

@@ -192,7 +192,7 @@ impl Recorder {
             Body::File(body) => (body.size, body.settled_size),
             _ => (0, 0),
         };
-        let change = wanted.then(|| WrittenChange {
+        let change = wanted.then_some(WrittenChange {
             modified: state.modified,
             published: state.published,
             links: state.links,
@@ -283,8 +283,15 @@ impl Recorder {
     }
 
     fn forget(&self, ino: Ino, written: &mut Written) {
-        let Written { node: _, lookups, changed: _, content, content_mark: _, has_node, has_change } =
-            std::mem::take(written);
+        let Written {
+            node: _,
+            lookups,
+            changed: _,
+            content,
+            content_mark: _,
+            has_node,
+            has_change,
+        } = std::mem::take(written);
         for order in content {
             self.ledger.remove(&content_key(ino, order));
         }

@@ -188,7 +188,8 @@ impl NodeForm {
             Identity::File(FileId(id)) => (false, id),
             Identity::Directory(DirId(id)) => (true, id),
         };
-        let name = |(parent, name): &(Ino, Vec<u8>)| NameForm { parent: parent.0, name: name.clone() };
+        let name =
+            |(parent, name): &(Ino, Vec<u8>)| NameForm { parent: parent.0, name: name.clone() };
         Self {
             directory,
             id: id.to_vec(),
@@ -296,12 +297,17 @@ struct ContentForm {
 impl ContentChange {
     pub(super) fn encode(&self) -> Vec<u8> {
         let Self { range, piece } = self;
-        let mut form = ContentForm { offset: range.offset(), length: range.length(), ..ContentForm::default() };
+        let mut form = ContentForm {
+            offset: range.offset(),
+            length: range.length(),
+            ..ContentForm::default()
+        };
         match piece {
             None => {}
             Some(Piece::Inline(bytes)) => form.inline = Some(bytes.to_vec()),
             Some(Piece::Segments(run)) => {
-                let SegmentRun { first, count, segment_length, last_length, start, master, owner } = run;
+                let SegmentRun { first, count, segment_length, last_length, start, master, owner } =
+                    run;
                 form.run = Some(RunForm {
                     session: first.session.0.to_vec(),
                     counter: first.counter,
@@ -319,10 +325,13 @@ impl ContentChange {
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let form = ContentForm::decode(bytes).ok()?;
-        let range = ByteRange::checked(form.offset, form.length).filter(|range| !range.is_empty())?;
+        let range =
+            ByteRange::checked(form.offset, form.length).filter(|range| !range.is_empty())?;
         let piece = match (form.run, form.inline) {
             (None, None) => None,
-            (None, Some(bytes)) if bytes.len() as u64 == range.length() => Some(Piece::Inline(bytes.into())),
+            (None, Some(bytes)) if bytes.len() as u64 == range.length() => {
+                Some(Piece::Inline(bytes.into()))
+            }
             (Some(run), None) => {
                 let owner = match run.owner {
                     Some(owner) => Some(FileId(owner.try_into().ok()?)),
@@ -372,7 +381,12 @@ pub(super) struct HandleForm {
 }
 
 impl HandleForm {
-    pub(super) fn of(ino: Ino, mode: OpenMode, (direct_io, keep_cache): (bool, bool), unique: u64) -> Self {
+    pub(super) fn of(
+        ino: Ino,
+        mode: OpenMode,
+        (direct_io, keep_cache): (bool, bool),
+        unique: u64,
+    ) -> Self {
         let OpenMode { read, write, append, truncate, sync, direct, excl } = mode;
         let bits = [read, write, append, truncate, sync, direct, excl];
         let mode = (0..).zip(bits).map(|(at, bit)| u32::from(bit) << at).sum();
@@ -507,7 +521,9 @@ pub fn check_entry(key: &[u8], value: &[u8]) -> bool {
         Some((b'R', ..)) => ReplyForm::decode(value).is_ok(),
         Some(_) => false,
         None if key == INIT => InitForm::decode(value).is_ok(),
-        None if key == SESSION => SessionForm::decode(value).ok().and_then(SessionForm::read).is_some(),
+        None if key == SESSION => {
+            SessionForm::decode(value).ok().and_then(SessionForm::read).is_some()
+        }
         None => false,
     }
 }

@@ -120,7 +120,8 @@ pub fn attach(
     runtime: tokio::runtime::Handle,
 ) -> io::Result<Attached> {
     let recorder = fs.recorder.clone();
-    let recorder = recorder.ok_or_else(|| io::Error::other("nothing would be kept of this mount"))?;
+    let recorder =
+        recorder.ok_or_else(|| io::Error::other("nothing would be kept of this mount"))?;
     let (connection, library) = Connection::prepare(fuse, negotiated.0)?;
     let mut config = Config::default();
     config.acl = SessionACL::All;

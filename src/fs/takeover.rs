@@ -20,8 +20,8 @@ use super::io::FileHandleState;
 use super::ledger::{Found, Ledger};
 use super::recorder::{Recorder, Written};
 use super::remembered::{
-    BurialForm, ChangedForm, ContentChange, HandleForm, InitForm, Node, NodeForm, ReplyForm, SECRET,
-    SESSION, SessionForm, TAKEOVERS, split,
+    BurialForm, ChangedForm, ContentChange, HandleForm, InitForm, Node, NodeForm, ReplyForm,
+    SECRET, SESSION, SessionForm, TAKEOVERS, split,
 };
 use super::table::Dentry;
 use super::types::{HandleId, Ino, Opened};
@@ -301,9 +301,12 @@ impl FileSystem {
             inodes.insert(ino, table.add_as(ino, identity, state));
         }
         for (parent, name, ino) in names {
-            let (Some(child), true) = (inodes.get(&ino), inodes.contains_key(&parent)) else { continue };
+            let (Some(child), true) = (inodes.get(&ino), inodes.contains_key(&parent)) else {
+                continue;
+            };
             // Whatever is known of it is as old as the former process.
-            let dentry = Dentry { child: Some(child.clone()), link: None, checked_at: Duration::ZERO };
+            let dentry =
+                Dentry { child: Some(child.clone()), link: None, checked_at: Duration::ZERO };
             table.set_name(parent, &name, dentry);
         }
         inodes
@@ -462,7 +465,9 @@ impl FileSystem {
         if whole {
             return Ok(Base::Known);
         }
-        Err(FsError::stale(format!("{place}: changed by another node while the server was restarted")))
+        Err(FsError::stale(format!(
+            "{place}: changed by another node while the server was restarted"
+        )))
     }
 
     /// Somebody must be told: nothing that was accepted disappears in silence.
@@ -579,11 +584,5 @@ fn apply(changed: &ChangedForm, state: &mut State) {
 }
 
 fn empty(id: FileId) -> FileContent {
-    FileContent {
-        id,
-        size: 0,
-        extents: Vec::new(),
-        pages: Vec::new(),
-        inline: bytes::Bytes::new(),
-    }
+    FileContent { id, size: 0, extents: Vec::new(), pages: Vec::new(), inline: bytes::Bytes::new() }
 }

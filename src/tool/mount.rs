@@ -38,7 +38,7 @@ pub(super) struct Mount {
     #[arg(required_unless_present = "attach", value_name = "MOUNTPOINT")]
     mountpoint: Option<PathBuf>,
     /// Serve the volume, with the settings and on the mount, that a program hands over at this socket
-    #[arg(long, value_name = "SOCKET", hide = true, exclusive = true)]
+    #[arg(long, value_name = "SOCKET", hide = true, conflicts_with_all = ["url", "mountpoint"])]
     attach: Option<PathBuf>,
     /// Return as soon as it serves; the server goes on in the background
     #[arg(long)]
@@ -85,7 +85,6 @@ impl Mount {
             }
         }
     }
-
 }
 
 /// What to mount where.
@@ -159,7 +158,9 @@ impl Target<'_> {
             if exclusive {
                 let (process, is_gone) =
                     (config::this_process(), config::is_gone as fn(&str) -> bool);
-                volume.take_exclusively(&Claim { process, is_gone, steal: self.flags.steal }).await?;
+                volume
+                    .take_exclusively(&Claim { process, is_gone, steal: self.flags.steal })
+                    .await?;
             } else if !read_only {
                 volume.check_not_exclusive().await?;
             }
@@ -258,7 +259,10 @@ impl Target<'_> {
 }
 
 /// A store whose segments are kept on disk.
-pub(super) fn cached(store: Arc<dyn Store>, cache: &DiskCacheChoice) -> Result<Arc<dyn Store>, Failure> {
+pub(super) fn cached(
+    store: Arc<dyn Store>,
+    cache: &DiskCacheChoice,
+) -> Result<Arc<dyn Store>, Failure> {
     let DiskCacheChoice { directory, limit } = cache;
     let cache = DiskCache::open(store, directory, *limit, keys::is_segment);
     let fail = |error| Failure::new(format!("cache directory {}: {error}", directory.display()));
@@ -273,7 +277,10 @@ pub(super) async fn stop(gc: Option<Background>) {
 }
 
 /// SIGUSR1: the counts of requests go to the log.
-pub(super) async fn report_on_signal(mut signals: tokio::signal::unix::Signal, meter: connect::MeterSlot) {
+pub(super) async fn report_on_signal(
+    mut signals: tokio::signal::unix::Signal,
+    meter: connect::MeterSlot,
+) {
     while signals.recv().await.is_some() {
         tracing::info!("requests: {}", meter.summary());
     }
