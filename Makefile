@@ -11,8 +11,8 @@ BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-build: ## Build the programs strongroom and strongroom-csi
-	cargo build --release --locked --workspace
+build: ## Build the strongroom binary
+	cargo build --release --locked
 
 demo: build ## Show the product at work: files in through a mount, ciphertext in the store, bytes back
 	tests/demo.sh $(BINARY)
@@ -20,7 +20,7 @@ demo: build ## Show the product at work: files in through a mount, ciphertext in
 tools: ## Install what tests need (Debian packages, MinIO) into the machine or the cache
 	tests/setup/tools.sh
 
-test: tools build ## Run all tests: unit, stores, real mounts, kills, the POSIX suites, the CSI driver
+test: tools ## Run all tests: unit, stores, real mounts, kills, the POSIX suites, the CSI driver
 	cargo test --release --locked --workspace
 
 test-posix: tools ## Run suites and programs of others on a mount: pjdfstest, fsx, fio, backup clients
@@ -38,10 +38,16 @@ model: ## Drive the file system against a reference with faults and crashes: 20,
 fuzz: ## Fuzz every parser of outside bytes (SECONDS_EACH=20, TARGETS="url descriptor")
 	tests/fuzz/run.sh
 
-bench: build tools ## Measure: crypto on one core, mounts over MinIO, then datasafed beside the real one
+bench: build ## Measure: crypto, mounts over MinIO, peers, datasafed (LATENCY=20: peers with slow round trips)
+	tests/setup/tools.sh peers
+ifdef LATENCY
+	LATENCY=$(LATENCY) cargo bench --locked --bench peers
+else
 	cargo bench --locked --bench crypto
 	cargo bench --locked --bench mount
+	cargo bench --locked --bench peers
 	cargo bench --locked --bench datasafed
+endif
 
 lint: tools ## Check format, clippy, licences and sources, layers
 	cargo fmt --check

@@ -54,7 +54,8 @@ fn main() {
         rows.push(timed("4 KiB random writes, 16 MiB, one fsync", None, &mount, || {
             write_randomly(&mount.join("random"));
         }));
-        rows.push(timed("create 1,000 files of 100 bytes", None, &mount, || {
+        let one_by_one = Some(raw.write_small(1000));
+        rows.push(timed("create 1,000 files of 100 bytes", one_by_one, &mount, || {
             small_files(&mount.join("small"), 1000);
         }));
         rows.push(timed("create one file of 100 bytes", None, &mount, || {
@@ -85,7 +86,8 @@ fn main() {
             .count();
         assert_eq!(count, 10_000);
     }));
-    rows.push(timed("cat 1,000 files of 100 bytes, cold", None, &mount, || {
+    let one_by_one = Some(raw.read_small(1000));
+    rows.push(timed("cat 1,000 files of 100 bytes, cold", one_by_one, &mount, || {
         for index in 0..1000 {
             let bytes = fs::read(mount.join(format!("small/{index}"))).expect("read");
             assert_eq!(bytes.len(), 100);
@@ -196,6 +198,31 @@ impl RawClient {
                     .try_for_each(|_| async { Ok(()) }),
             )
             .expect("stored");
+    }
+
+    /// Objects of 100 bytes, one after the other; seconds.
+    fn write_small(&self, count: usize) -> f64 {
+        let start = Instant::now();
+        self.runtime.block_on(async {
+            for index in 0..count {
+                let key = Key::new(format!("small/{index}")).expect("a key");
+                let body = Bytes::from_static(&[1; 100]);
+                self.store.put(&key, body, PutWhen::IfAbsent).await.expect("stored");
+            }
+        });
+        start.elapsed().as_secs_f64()
+    }
+
+    /// What [`Self::write_small`] wrote, one after the other; seconds.
+    fn read_small(&self, count: usize) -> f64 {
+        let start = Instant::now();
+        self.runtime.block_on(async {
+            for index in 0..count {
+                let key = Key::new(format!("small/{index}")).expect("a key");
+                self.store.get(&key, None, None).await.expect("read");
+            }
+        });
+        start.elapsed().as_secs_f64()
     }
 
     fn read(&self) {

@@ -333,7 +333,23 @@ impl Shared {
         }
     }
 
-    async fn ask(&self, request: &Request, within: Duration) -> Result<Answer, WorkerError> {
+    /// Asks the worker that serves now. A caller may give up waiting: the question is asked to its end all
+    /// the same, so that its answer is not taken for that of the next one.
+    async fn ask(
+        self: &Arc<Self>,
+        request: &Request,
+        within: Duration,
+    ) -> Result<Answer, WorkerError> {
+        let (shared, message) = (self.clone(), encode(request));
+        let asked = tokio::spawn(async move { shared.ask_to_the_end(message, within).await });
+        asked.await.unwrap_or_else(|error| Err(other(error.to_string())))
+    }
+
+    async fn ask_to_the_end(
+        &self,
+        message: zeroize::Zeroizing<Vec<u8>>,
+        within: Duration,
+    ) -> Result<Answer, WorkerError> {
         let name = &self.settings.name;
         let mut slot = self.stream.lock().await;
         let stream = slot.clone().ok_or_else(|| {
@@ -342,12 +358,9 @@ impl Shared {
                 State::Restarting { message, .. } => message,
                 _ => "it was stopped".to_owned(),
             };
-            WorkerError {
-                kind: FailureKind::Busy,
-                message: format!("volume {name}: no worker now: {why}"),
-            }
+            let message = format!("volume {name}: no worker now: {why}");
+            WorkerError { kind: FailureKind::Busy, message }
         })?;
-        let message = encode(request);
         let exchange = move || -> io::Result<Option<Vec<u8>>> {
             stream.set_read_timeout(Some(within))?;
             socket::send(&stream, &message, &[])?;
@@ -406,7 +419,8 @@ struct Place {
 
 impl Place {
     fn make() -> io::Result<Self> {
-        let pattern = std::env::temp_dir().join("strongroom-worker-XXXXXX");
+        let places = "X".repeat(6);
+        let pattern = std::env::temp_dir().join(format!("strongroom-worker-{places}"));
         // Socket paths are short; the directory of temporary files may not be.
         let directory = nix::unistd::mkdtemp(&pattern)?;
         let socket = directory.join("s");

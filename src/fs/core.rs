@@ -5,6 +5,7 @@
 //! `close` mode, acknowledged stands in the store; a failure to store is reported at the call that asked
 //! for it and once to every other open handle, and the data stay in memory to be tried again.
 
+use super::ahead::Step;
 use super::arena::Arena;
 use super::errno::FsError;
 use super::inode::{Identity, Inode, State};
@@ -20,6 +21,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+/// Bytes opened ahead of readers, all together.
+const OPENED_AHEAD: u64 = 16 << 20;
 
 /// When a close is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +65,9 @@ pub struct FileSystem {
     /// Directories whose index is being written.
     pub(super) indexing: Arc<Mutex<HashSet<DirId>>>,
     pub(super) late: super::late::Late,
+    pub(super) trails: Mutex<super::ahead::Trails>,
+    /// Permits for pieces that are opened ahead of who reads on.
+    pub(super) opened_ahead: Arc<tokio::sync::Semaphore>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) next_handle: AtomicU64,
     /// What writes down what a process that takes over needs, if one can.
@@ -128,6 +135,8 @@ impl FileSystem {
             directories: Mutex::default(),
             indexing: Arc::default(),
             late: super::late::Late::default(),
+            trails: Mutex::default(),
+            opened_ahead: super::reading::room_for_opened(OPENED_AHEAD),
             next_handle: AtomicU64::new(1),
             recorder,
             takeovers,
@@ -194,16 +203,19 @@ impl FileSystem {
 
     /// Looks a name up, asking the store where what is known is too old.
     pub async fn lookup(
-        &self,
+        self: &Arc<Self>,
         _caller: &super::types::Caller,
         parent: Ino,
         name: &[u8],
     ) -> Result<EntryReply, FsError> {
         let began = self.boot_time();
+        self.step(parent, name, Step::Look).await;
         let inode = self.find(parent, name).await?;
         {
             let mut state = inode.state.lock();
-            state.looked_up_at = state.checked_at.filter(|at| *at >= began);
+            // The open comes right after the answer, however long the store took for it.
+            let asked = state.checked_at.is_some_and(|at| at >= began);
+            state.looked_up_at = asked.then(|| self.boot_time());
             state.lost_a_name = false;
         }
         Ok(self.entry_reply(&inode, true))

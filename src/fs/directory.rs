@@ -75,7 +75,7 @@ impl FileSystem {
 
     /// Rows from `offset` on. Reading from the start takes a new snapshot.
     pub async fn readdir(
-        &self,
+        self: &Arc<Self>,
         ino: Ino,
         handle: HandleId,
         offset: u64,
@@ -87,6 +87,7 @@ impl FileSystem {
             Some(rows) if offset > 0 => rows,
             _ => {
                 let rows = Arc::new(self.snapshot(&directory.inode).await?);
+                self.follow(ino, rows.iter().map(|row| row.name.clone()));
                 *directory.rows.lock() = Some(rows.clone());
                 rows
             }

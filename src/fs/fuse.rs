@@ -746,7 +746,7 @@ fn give_rows(mut reply: ReplyDirectory, rows: Vec<DirEntry>) {
 /// Rows with attributes. Each row that is really sent is one more lookup for the kernel to forget,
 /// counted before the reply leaves, because the kernel may forget it at once. `.` and `..` are not.
 async fn give_rows_plus(
-    fs: &FileSystem,
+    fs: &Arc<FileSystem>,
     caller: &Caller,
     parent: Ino,
     mut reply: ReplyDirectoryPlus,

@@ -89,7 +89,7 @@ pub(super) struct State {
     pub(super) times_pending: bool,
     /// When the store was last asked about it (boot time); `None`: ask again.
     pub(super) checked_at: Option<Duration>,
-    /// When the kernel's look-up asked the store (boot time), for the open that follows it.
+    /// When the kernel's look-up was answered by the store (boot time), for the open that follows it.
     pub(super) looked_up_at: Option<Duration>,
     /// A failure that nobody has been told of yet, with a number for each handle to compare.
     pub(super) failure: Option<FsError>,

@@ -349,13 +349,34 @@ fn checksum(seed: u64, parts: &[&[u8]]) -> u64 {
     sum
 }
 
-/// What a memory file holds, for tests and for the fuzzer.
+/// What memory that begins with these bytes, and goes on with zeros, holds. For tests and for the fuzzer.
 #[doc(hidden)]
 pub fn read(bytes: &[u8]) -> io::Result<Found> {
-    let fd = nix::sys::memfd::memfd_create(c"ledger", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
-    let file = File::from(fd);
+    let file = memory()?;
     file.write_all_at(bytes, 0)?;
+    file.set_len((bytes.len() as u64).max(HEADER + REGION))?;
     Ledger::open(file).map(|(_, found)| found.unwrap_or_default())
+}
+
+/// Memory with these entries, without the zeros at its end. For tests and for the fuzzer.
+#[doc(hidden)]
+pub fn written(entries: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let write = || -> io::Result<Vec<u8>> {
+        let file = memory()?;
+        let (ledger, _) = Ledger::open(file.try_clone()?)?;
+        entries.iter().for_each(|(key, value)| ledger.put(key, value));
+        let mut bytes = vec![0; file.metadata()?.len() as usize];
+        file.read_exact_at(&mut bytes, 0)?;
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        bytes.truncate(end);
+        Ok(bytes)
+    };
+    write().unwrap_or_default()
+}
+
+fn memory() -> io::Result<File> {
+    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+    Ok(nix::sys::memfd::memfd_create(c"strongroom-ledger", flags)?.into())
 }
 
 #[cfg(test)]
@@ -365,8 +386,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn memory() -> File {
-        let fd = nix::sys::memfd::memfd_create(c"test", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
-        File::from(fd.expect("memory"))
+        super::memory().expect("memory")
     }
 
     fn sorted(found: Option<Found>) -> BTreeMap<Vec<u8>, Vec<u8>> {

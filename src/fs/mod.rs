@@ -2,6 +2,7 @@
 //! bounds them. Only `fuse.rs` and `session.rs` know the kernel's interface; the rest never does.
 
 mod absent;
+mod ahead;
 pub mod arena;
 mod attributes;
 mod compact;

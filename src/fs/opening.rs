@@ -1,5 +1,6 @@
 //! Opening and closing files: close-to-open consistency, and the choice between page cache and direct I/O.
 
+use super::ahead::Step;
 use super::core::FileSystem;
 use super::errno::FsError;
 use super::inode::{Body, Inode, State};
@@ -27,6 +28,10 @@ impl FileSystem {
             return Err(FsError::ReadOnly);
         }
         let _pin = inode.pin();
+        let name = inode.state.lock().names.iter().next().cloned();
+        if let Some((parent, name)) = name {
+            self.step(parent, &name, Step::Open).await;
+        }
         self.revalidate(&inode).await?;
         self.load_map(&inode).await?;
         if mode.truncate && mode.write {

@@ -192,7 +192,7 @@ impl Recorder {
             Body::File(body) => (body.size, body.settled_size),
             _ => (0, 0),
         };
-        let change = wanted.then(|| WrittenChange {
+        let change = wanted.then_some(WrittenChange {
             modified: state.modified,
             published: state.published,
             links: state.links,

@@ -4,7 +4,6 @@ use crate::generator::{Generator, Line};
 use crate::programs::{BOTH, Outcome, Program, shown};
 use crate::stored;
 use crate::worlds::{Place, World};
-use std::time::Duration;
 
 /// Command lines in each world, unless STRONGROOM_CASES says otherwise.
 const LINES: usize = 70;
@@ -27,7 +26,6 @@ fn compare(world: &World) {
     for index in 0..lines {
         if index == lines / 2 {
             // From here on there are files of before and of now.
-            std::thread::sleep(Duration::from_millis(2100));
             generator.now_is_later();
         }
         let line = generator.line();

@@ -5,7 +5,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A command line with what goes with it.
 pub(crate) struct Line {
@@ -51,10 +52,14 @@ impl Generator {
         }
     }
 
-    /// What is stored from now on is later than what was.
+    /// What is stored from now on is later than what was: in no whole second are files of both, nor in
+    /// the one between them that later command lines ask for, where one program may be a moment earlier
+    /// than the other.
     pub(crate) fn now_is_later(&mut self) {
+        sleep(Duration::from_secs(1));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         self.moment = Some(now.as_secs());
+        sleep(Duration::from_secs(1));
     }
 
     pub(crate) fn line(&mut self) -> Line {

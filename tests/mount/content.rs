@@ -21,6 +21,7 @@ on_every_backend![
     memory_maps_see_and_make_changes,
     synchronous_and_direct_writes_are_kept,
     reads_that_end_within_a_chunk_see_later_changes,
+    who_reads_on_sees_what_was_changed_ahead,
     copy_file_range_copies,
     cfb_and_plain_volumes_work_alike,
 ];
@@ -291,6 +292,66 @@ fn reads_that_end_within_a_chunk_see_later_changes(backend: Backend) {
     writer.set_len(9_000_000).expect("grown");
     check(&content, 8_980_000, 20);
     drop((reader, writer));
+    mount.unmount();
+}
+
+/// What is opened ahead of a reader must not be what it reads if it was changed meanwhile.
+fn who_reads_on_sees_what_was_changed_ahead(backend: Backend) {
+    const SIZE: usize = 24 << 20;
+    let mut random = StdRng::seed_from_u64(seed());
+    let volume = Volume::new(backend);
+    let mount = volume.mount();
+    let path = mount.join("file");
+    for piece in [4096_usize, 100_000, 128 << 10, 1 << 20] {
+        let mut expected = random_bytes(piece as u64, SIZE);
+        fs::write(&path, &expected).expect("written");
+        // One by the page cache, one past it.
+        for flags in [0, libc::O_DIRECT] {
+            if flags != 0 && !piece.is_multiple_of(4096) {
+                continue;
+            }
+            let reader = OpenOptions::new().read(true).custom_flags(flags).open(&path);
+            let reader = reader.expect("opened");
+            let writer = OpenOptions::new().write(true).open(&path).expect("opened");
+            let mut memory = vec![0; piece + 4096];
+            let start = memory.as_ptr().align_offset(4096);
+            let (mut at, mut reads) = (0, 0);
+            loop {
+                let buffer = &mut memory[start..start + piece];
+                let count = reader.read_at(buffer, at as u64).expect("read");
+                let end = (at + piece).min(expected.len());
+                assert!(buffer[..count] == expected[at..end], "{piece} bytes at {at}, {flags}");
+                if count == 0 {
+                    break;
+                }
+                at += count;
+                reads += 1;
+                match reads * piece % (1 << 20) {
+                    // Where the reader comes next, a little after that, and a shorter file.
+                    rest if rest < piece && random.random_bool(0.5) => {
+                        let ahead = at + random.random_range(0..3 << 20);
+                        let bytes = random_bytes(at as u64, random.random_range(1..9000));
+                        let end = (ahead + bytes.len()).min(expected.len());
+                        if ahead < end {
+                            let bytes = &bytes[..end - ahead];
+                            writer.write_all_at(bytes, ahead as u64).expect("written");
+                            expected[ahead..end].copy_from_slice(bytes);
+                        }
+                        if random.random_bool(0.3) {
+                            writer.sync_all().expect("stored");
+                        }
+                        if random.random_bool(0.1) && expected.len() > at + 9000 {
+                            let size = expected.len() - 4096;
+                            writer.set_len(size as u64).expect("cut");
+                            expected.truncate(size);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            assert_eq!(at, expected.len());
+        }
+    }
     mount.unmount();
 }
 

@@ -1,6 +1,6 @@
 //! The only writer: what it need not ask, and that whoever takes the volume from it overwrites nothing.
 
-use crate::ground::{CALLER, Ground, Node, run};
+use crate::ground::{CALLER, Ground, Node, run, wait_for};
 use std::time::Duration;
 use strongroom::crypto::Suite;
 use strongroom::fs::errno::FsError;
@@ -144,5 +144,81 @@ fn of_claimants_and_writers_at_the_same_moment_no_two_go_on() {
             let alone = [one.is_ok(), other.is_ok()].iter().filter(|won| **won).count();
             assert!(alone + usize::from(write.is_ok()) <= 1, "round {round}: {alone}, {write:?}");
         }
+    });
+}
+
+/// A program lists a directory by names alone, as cat's shell does.
+async fn names(node: &Node, dir: Ino) {
+    let handle = node.fs.opendir(dir).await.expect("opened");
+    node.fs.readdir(dir, handle, 0, false).await.expect("read");
+    node.fs.releasedir(handle).await.expect("closed");
+    node.requests();
+}
+
+#[test]
+fn files_taken_in_order_are_asked_for_ahead_and_once() {
+    run(async {
+        let ground = Ground::new(Suite::Aes256Gcm).await;
+        let files: Vec<String> = (100..200).map(|index| index.to_string()).collect();
+        let before = ground.node().await;
+        before.populate("dir", &files).await;
+        before.fs.volume().session().end(before.fs.volume()).await.expect("ended");
+        let node = ground.only_writer(false).await.expect("nobody writes");
+        let dir = node.lookup(Ino::ROOT, "dir").await.expect("there").ino;
+        let take = async |name: &String| {
+            let ino = node.lookup(dir, name).await.expect("there").ino;
+            assert_eq!(node.read(ino).await.expect("read"), name.as_bytes());
+            node.fs.forget(ino, 1);
+        };
+
+        names(&node, dir).await;
+        // The first listing writes the directory's index in the background.
+        wait_for("the index", || !ground.keys("x/").is_empty()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        node.requests();
+        let asked = node.verb("get").0;
+        for name in &files[..3] {
+            take(name).await;
+        }
+        wait_for("the next ones to be asked for", || node.verb("get").0 == asked + 3 + 4).await;
+        for name in &files[3..] {
+            take(name).await;
+        }
+        assert_eq!(node.requests(), 100, "each file once");
+
+        // Who jumps is asked nothing for.
+        let asked = node.verb("get").0;
+        for index in 0..50 {
+            take(&files[index * 37 % 100]).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(node.verb("get").0, asked + 50);
+
+        // What was asked for and never taken does not stay: a change of the directory is seen.
+        names(&node, dir).await;
+        for name in &files[..10] {
+            take(name).await;
+        }
+        node.fs.unlink(dir, files[12].as_bytes()).await.expect("removed");
+        assert_eq!(node.lookup(dir, &files[12]).await.err(), Some(FsError::NotFound));
+        take(&files[13]).await;
+    });
+}
+
+#[test]
+fn beside_other_writers_nothing_is_asked_for_ahead() {
+    run(async {
+        let ground = Ground::new(Suite::Aes256Gcm).await;
+        let files: Vec<String> = (100..150).map(|index| index.to_string()).collect();
+        let node = ground.node().await;
+        node.populate("dir", &files).await;
+        let dir = node.lookup(Ino::ROOT, "dir").await.expect("there").ino;
+        names(&node, dir).await;
+        for name in &files[..20] {
+            let ino = node.lookup(dir, name).await.expect("there").ino;
+            node.read(ino).await.expect("read");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(node.requests(), 20);
     });
 }

@@ -2,9 +2,11 @@
 //! nodes do so at the same time.
 
 use crate::ground::{CALLER, Ground, run};
+use std::time::Duration;
 use strongroom::crypto::Suite;
 use strongroom::fs::errno::FsError;
 use strongroom::fs::types::{Ino, OpenMode};
+use strongroom::store::fault::{Action, Rule, Verb, When};
 
 #[test]
 fn a_small_file_in_a_new_or_listed_directory_is_created_and_stored_by_one_put() {
@@ -216,4 +218,31 @@ fn an_empty_file_gives_way_to_what_another_node_has_created() {
 
 async fn dir_of(node: &crate::ground::Node) -> Ino {
     node.lookup(Ino::ROOT, "dir").await.expect("there").ino
+}
+
+#[test]
+fn an_open_right_after_its_look_up_asks_nothing_however_slow_the_store_is() {
+    run(async {
+        let ground = Ground::new(Suite::Aes256Gcm).await;
+        let (one, two) = (ground.node().await, ground.node().await);
+        one.write(Ino::ROOT, "file", b"content").await.expect("written");
+        two.requests();
+        // As long as many opens take.
+        two.fault.add(Rule::new(
+            Verb::Get,
+            When::Nth(1),
+            Action::Delay(Duration::from_millis(100)),
+        ));
+        let looking = async { two.lookup(Ino::ROOT, "file").await.expect("there").ino };
+        let passing = async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            ground.clock.advance(Duration::from_millis(100));
+        };
+        let (ino, ()) = tokio::join!(looking, passing);
+        two.read(ino).await.expect("read");
+        assert_eq!(two.requests(), 1);
+        // The next open is another one: it asks.
+        two.read(ino).await.expect("read");
+        assert_eq!(two.requests(), 1);
+    });
 }

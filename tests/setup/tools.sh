@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: Debian packages, and programs compiled once into
-# the cache under a name that holds their version.
+# the cache under a name that holds their version. With the argument `peers` also what `make bench`
+# compares with.
 set -euo pipefail
 cache="${STRONGROOM_CACHE:-$HOME/.cache/strongroom}"
 mkdir -p "$cache/bin"
@@ -23,6 +24,11 @@ need sqlite3 sqlite3
 need zstd zstd
 compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null || packages+=(postgresql)
 [ -e /usr/include/sys/acl.h ] || packages+=(libacl1-dev)
+# The peers of `make bench`.
+if [ "${1:-}" = peers ]; then
+    need s3fs s3fs
+    need rclone rclone
+fi
 if [ "${#packages[@]}" -gt 0 ]; then
     echo "installing ${packages[*]}"
     apt-get update -qq
@@ -58,6 +64,11 @@ go_file() { # NAME VERSION MODULE PATH
 }
 go_file csi.proto v1.12.0 github.com/container-storage-interface/spec csi.proto
 go_file pluginregistration.proto v0.34.4 k8s.io/kubelet pkg/apis/pluginregistration/v1/api.proto
+
+if [ "${1:-}" = peers ]; then
+    # Milliseconds on each round trip: `make bench LATENCY=20`.
+    go_tool toxiproxy v2.5.0 github.com/Shopify/toxiproxy/v2/cmd/server
+fi
 
 # One program of a module of ours that pins it, where `go install` cannot.
 go_module() { # NAME VERSION PACKAGE

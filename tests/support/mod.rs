@@ -106,6 +106,15 @@ impl Volume {
         volume
     }
 
+    /// A volume in a bucket of a server that others use too.
+    pub(crate) fn in_bucket(minio: Arc<Minio>, bucket: &str) -> Self {
+        let mut volume = Self::place(Backend::Dir);
+        volume.url = format!("s3://{bucket}/volume");
+        volume.minio = Some(minio);
+        volume.tool(["init", &volume.url, "--kdf", "raw"]).succeeded();
+        volume
+    }
+
     /// The URL of a path in the volume.
     pub(crate) fn at(&self, path: &str) -> String {
         format!("{}//{path}", self.url)

@@ -39,8 +39,27 @@ struct Volume {
     answering: bool,
 }
 
-/// A volume by id; `None` before it is staged and after it is gone.
-type Slot = Arc<Mutex<Option<Volume>>>;
+/// A volume by id.
+type Slot = Arc<Place>;
+
+/// What is known of a volume by id.
+#[derive(Default)]
+struct Place {
+    /// `None` before it is staged and after it is gone.
+    volume: Mutex<Option<Volume>>,
+    /// What the last list said of it: the answer while a request that waits for the kernel has the lock.
+    listed: Mutex<Option<Held>>,
+}
+
+impl Place {
+    fn lock(&self) -> MutexGuard<'_, Option<Volume>> {
+        self.volume.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listed(&self) -> MutexGuard<'_, Option<Held>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// All volumes.
 pub(super) struct Volumes {
@@ -96,8 +115,8 @@ impl Volumes {
                 format!("volume {volume}: mount on {}: {error}", path.display()),
             )
         };
-        let slot = self.slot(volume);
-        let mut slot = lock(&slot);
+        let place = self.slot(volume);
+        let mut slot = place.lock();
         if let Some(held) = slot.as_mut() {
             if held.path != path || held.options != *options {
                 return Err(Refusal(
@@ -131,6 +150,18 @@ impl Volumes {
         while let Some(former) =
             mounts::at(path).map_err(refused)?.filter(mounts::Mounted::is_volume)
         {
+            // One that is being worked on is not a former keeper's either.
+            let of_another = self.held().iter().find_map(|(other, slot)| {
+                let same = |held: &Option<Volume>| {
+                    held.as_ref().is_some_and(|held| held.device == former.device)
+                };
+                let held = slot.volume.try_lock();
+                (other != volume && held.map_or(true, |held| same(&held))).then(|| other.clone())
+            });
+            if let Some(other) = of_another {
+                let why = format!("volume {volume}: {}: is volume {other}'s", path.display());
+                return Err(Refusal(FailureKind::Conflict, why));
+            }
             tracing::warn!("{}: a mount of a former keeper is removed", path.display());
             if mounts::unmount(path).is_err() {
                 mounts::detach(path).map_err(refused)?;
@@ -153,7 +184,9 @@ impl Volumes {
             unserved_since: None,
             answering: false,
         };
-        slot.insert(held).descriptors(volume)
+        let held = slot.insert(held);
+        *place.listed() = held.told(volume.to_owned()).ok();
+        held.descriptors(volume)
     }
 
     fn device(&self, volume: &str) -> Result<Vec<OwnedFd>> {
@@ -221,7 +254,9 @@ impl Volumes {
         while let Some(there) = mounts::at(target).map_err(failed)? {
             let path_of = |held: &Volume| held.path == target;
             if !there.is_volume()
-                || self.held().iter().any(|(_, slot)| lock(slot).as_ref().is_some_and(path_of))
+                || self.held().iter().any(|(_, slot)| {
+                    slot.volume.try_lock().is_ok_and(|held| held.as_ref().is_some_and(path_of))
+                })
             {
                 return Err(invalid(format!("{}: is no published volume", target.display())));
             }
@@ -238,7 +273,7 @@ impl Volumes {
 
     fn unstage(&self, volume: &str) -> Result<()> {
         let slot = self.slot(volume);
-        let mut slot = lock(&slot);
+        let mut slot = slot.lock();
         let Some(held) = slot.as_mut() else { return Ok(()) };
         let path = held.path.display().to_string();
         let failed = |error: io::Error| {
@@ -270,7 +305,10 @@ impl Volumes {
         drop(slot);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // Not while somebody stages it again.
-        if slots.get(volume).is_some_and(|slot| slot.try_lock().is_ok_and(|slot| slot.is_none())) {
+        if slots
+            .get(volume)
+            .is_some_and(|slot| slot.volume.try_lock().is_ok_and(|slot| slot.is_none()))
+        {
             slots.remove(volume);
         }
         Ok(())
@@ -282,20 +320,17 @@ impl Volumes {
         };
         let mut volumes = Vec::new();
         for (volume, slot) in self.held() {
-            let mut slot = lock(&slot);
-            let Some(held) = slot.as_mut() else { continue };
-            let served = held.look_for_worker();
-            volumes.push(Held {
-                volume,
-                path: held.path.clone(),
-                options: held.options.clone(),
-                mounted: held.is_mounted().map_err(failed)?,
-                served,
-                unserved_seconds: held.unserved_since.map_or(0, |since| since.elapsed().as_secs()),
-                answered_with_errors: held.answering,
-                targets: held.bindings().map_err(failed)?,
-                remembered: held.blob.is_some(),
-            });
+            // A request that waits for the kernel keeps nobody from the other volumes.
+            let Ok(mut held) = slot.volume.try_lock() else {
+                volumes.extend(slot.listed().clone());
+                continue;
+            };
+            let told = match held.as_mut() {
+                Some(held) => Some(held.told(volume).map_err(failed)?),
+                None => None,
+            };
+            slot.listed().clone_from(&told);
+            volumes.extend(told);
         }
         Ok(volumes)
     }
@@ -315,7 +350,7 @@ impl Volumes {
     pub(super) fn watch(&self) {
         for (volume, slot) in self.held() {
             // One that a request is busy with is not left alone.
-            let Ok(mut slot) = slot.try_lock() else { continue };
+            let Ok(mut slot) = slot.volume.try_lock() else { continue };
             if let Some(held) = slot.as_mut() {
                 held.answer_if_alone(&volume, self.patience);
             }
@@ -327,11 +362,17 @@ impl Volumes {
         let allowed =
             self.below.is_empty() || self.below.iter().any(|below| path.starts_with(below));
         // A link on the way could lead out of there. The last part may be a mount, which is not asked.
-        let parent = path.parent().unwrap_or(path);
-        let direct = match std::fs::canonicalize(parent) {
-            Ok(real) => real == parent,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
+        let direct = path.ancestors().skip(1).find_map(|above| {
+            match std::fs::canonicalize(above) {
+                Ok(real) => Some(real == above),
+                // It will be made, unless a link that leads nowhere has its name.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    std::fs::symlink_metadata(above).is_ok().then_some(false)
+                }
+                Err(_) => Some(false),
+            }
+        });
+        let direct = direct.unwrap_or(false);
         if allowed && direct {
             Ok(())
         } else {
@@ -363,7 +404,7 @@ impl Volumes {
             Refusal(FailureKind::NotFound, text)
         };
         let slot = slot.ok_or_else(unknown)?;
-        let mut slot = lock(&slot);
+        let mut slot = slot.lock();
         work(slot.as_mut().ok_or_else(unknown)?)
     }
 }
@@ -383,6 +424,21 @@ impl Volume {
                 FailureKind::System,
                 format!("volume {volume}: copy of its descriptors: {error}"),
             )
+        })
+    }
+
+    fn told(&mut self, volume: String) -> io::Result<Held> {
+        let served = self.look_for_worker();
+        Ok(Held {
+            volume,
+            path: self.path.clone(),
+            options: self.options.clone(),
+            mounted: self.is_mounted()?,
+            served,
+            unserved_seconds: self.unserved_since.map_or(0, |since| since.elapsed().as_secs()),
+            answered_with_errors: self.answering,
+            targets: self.bindings()?,
+            remembered: self.blob.is_some(),
         })
     }
 
@@ -428,10 +484,6 @@ impl Volume {
             tracing::debug!("volume {volume}: connection: {error}");
         }
     }
-}
-
-fn lock(slot: &Slot) -> MutexGuard<'_, Option<Volume>> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn invalid(message: String) -> Refusal {

@@ -133,14 +133,22 @@ fn start(order: Order, common: &Common) -> Result<Served, Failure> {
             .map_err(|error| Failure::new(error).of(FailureKind::Damaged))?;
         let negotiated = estate.negotiated();
         let (collects, exclusive) = (choices.collects, choices.exclusive);
-        let fs = open(&common, &url, &settings, choices, estate).await?;
         // Before anyone can see the worker and send one.
         let signals = EndSignals::register()?;
         let let_go = signal(SignalKind::from_raw(place::LET_GO as i32))?;
         let reports = signal(SignalKind::user_defined1())?;
+        let fs = open(&common, &url, &settings, choices, estate).await?;
         tokio::spawn(report_on_signal(reports, common.meter.clone()));
         let handle = tokio::runtime::Handle::current();
-        let attached = attach(fs.clone(), fuse, negotiated, THREADS, handle)?;
+        let attached = match attach(fs.clone(), fuse, negotiated, THREADS, handle) {
+            Ok(attached) => attached,
+            Err(error) => {
+                // The file system is never dropped: that would give back the memory of dirty bytes, which
+                // are the next worker's.
+                std::mem::forget(fs);
+                return Err(error.into());
+            }
+        };
         let gc = collects.then(|| Background::start(fs.volume(), config::host_name()));
         tracing::debug!(exclusive, "volume {} is served", settings.name);
         Ok::<_, Failure>((fs, attached, gc, signals, let_go))

@@ -258,9 +258,14 @@ impl Session {
         state.former.iter().chain([&state.id]).any(|id| tag(*id) == last >> 32)
     }
 
-    /// A publish id: which session, then what tells its publishes apart.
+    /// A publish id. Where another process may go on with this session, it says which session, then what
+    /// tells its publishes apart; elsewhere all of it is random.
     pub(super) fn publish_id(&self, random: u64) -> u64 {
-        tag(self.id()) << 32 | random & 0xffff_ffff
+        let state = self.state.lock();
+        match state.keep {
+            Some(_) => tag(state.id) << 32 | random & 0xffff_ffff,
+            None => random,
+        }
     }
 
     /// Goes on under another id, since the former one was declared dead.

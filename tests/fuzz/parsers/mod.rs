@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "a fuzz target uses one row")]
 
 mod content;
+mod memory;
 mod sealed;
 mod texts;
 
@@ -37,6 +38,9 @@ pub const PARSERS: &[Parser] = &[
     Parser { name: "store_names", check: texts::store_names, seeds: texts::store_name_seeds },
     Parser { name: "url", check: texts::url, seeds: texts::url_seeds },
     Parser { name: "config_file", check: texts::config_file, seeds: texts::config_seeds },
+    Parser { name: "ledger", check: memory::ledger, seeds: memory::ledger_seeds },
+    Parser { name: "state_entry", check: memory::state_entry, seeds: memory::entry_seeds },
+    Parser { name: "attach_message", check: memory::attach_message, seeds: memory::message_seeds },
     Parser { name: "passphrase", check: texts::passphrase, seeds: texts::passphrase_seeds },
 ];
 
