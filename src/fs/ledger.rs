@@ -29,7 +29,7 @@ const ENTRY: usize = 16;
 const PUT: u16 = 1;
 const REMOVED: u16 = 2;
 /// The smallest region.
-const REGION: u64 = 1 << 20;
+const REGION: u64 = 64 << 10;
 /// A region is never larger: a state that big is a fault, and is told as one.
 const LARGEST: u64 = 1 << 30;
 /// A key and its value, at most.
@@ -108,8 +108,7 @@ impl Ledger {
         let found = Found { entries, damaged: parsed.damaged };
         let used = parsed.used as u64;
         // A torn entry is followed by nothing: the next one is written over it.
-        let rest = vec![0; (region.length - used).min(LONGEST as u64 + ENTRY as u64) as usize];
-        file.write_all_at(&rest, region.offset + used)?;
+        clear(&file, region.offset + used, region.length - used)?;
         let inner = Inner { generation, region, used, index, live, incomplete: found.damaged };
         Ok((Self { file, inner: Mutex::new(inner) }, Some(found)))
     }
@@ -194,10 +193,7 @@ impl Ledger {
         self.file.write_all_at(&new, offset)?;
         (inner.generation, inner.region, inner.used) = (generation, region, new.len() as u64);
         self.write_header(inner)?;
-        // Zeros again, and no memory.
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(&self.file, flags, former.offset as i64, former.length as i64)?;
-        Ok(())
+        clear(&self.file, former.offset, former.length)
     }
 
     fn write_header(&self, inner: &mut Inner) -> io::Result<()> {
@@ -224,6 +220,15 @@ impl Ledger {
         // In place: the region is the same. If this fails too, there is nothing left to try.
         let _ = self.write_header(inner);
     }
+}
+
+/// Zeros again, and no memory.
+fn clear(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, flags, offset as i64, length as i64)?)
 }
 
 /// The header slot that counts: its generation, region, and whether something is missing.

@@ -3,7 +3,9 @@
 
 mod absent;
 pub mod arena;
+mod arena_table;
 mod attributes;
+pub mod burden;
 mod compact;
 mod connection;
 mod content;
@@ -11,6 +13,7 @@ pub mod core;
 mod directory;
 pub mod dirty;
 pub mod errno;
+pub mod estate;
 pub mod fuse;
 mod inode;
 mod io;
@@ -27,6 +30,6 @@ pub mod remembered;
 pub mod session;
 mod settle;
 mod table;
-pub mod takeover;
+mod takeover;
 mod times;
 pub mod types;

@@ -3,8 +3,8 @@
 
 use super::connection::Connection;
 use super::core::FileSystem;
+use super::estate::Negotiated;
 use super::fuse::FuseAdapter;
-use super::takeover::Negotiated;
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use parking_lot::Mutex;
 use std::io;
