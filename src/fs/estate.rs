@@ -7,7 +7,7 @@ use super::ledger::{Found, Ledger};
 use super::recorder::Recorder;
 use super::remembered::{
     BurialForm, ChangedForm, ContentChange, HandleForm, InitForm, Node, NodeForm, ReplyForm,
-    SECRET, SESSION, SessionForm, TAKEOVERS, split,
+    SECRET, SESSION, SessionForm, TAKEOVERS, key, split,
 };
 use super::types::Ino;
 use crate::volume::native::Volume;
@@ -43,6 +43,7 @@ pub(super) struct Former {
     pub(super) files: BTreeMap<u64, HandleForm>,
     pub(super) directories: BTreeMap<u64, HandleForm>,
     pub(super) burials: Vec<(Ino, Vec<u8>, BurialForm)>,
+    pub(super) publishes: Vec<u64>,
     pub(super) replies: HashMap<u64, ReplyForm>,
     /// Not everything is there.
     pub(super) damaged: bool,
@@ -92,6 +93,7 @@ impl Former {
                 burial.read()?;
                 self.burials.push((ino, rest.to_vec(), burial));
             }
+            b'P' => self.publishes.push(number),
             b'R' => drop(self.replies.insert(number, ReplyForm::decode(value).ok()?)),
             _ => return None,
         }
@@ -140,16 +142,33 @@ impl Estate {
     }
 
     /// What writes the session down.
-    pub fn keep(&self) -> Keep {
-        let recorder = self.recorder.clone();
-        Box::new(move |kept| {
-            recorder.ledger.put(SESSION, &SessionForm::of(kept).encode_to_vec());
-        })
+    pub fn keep(&self) -> Box<dyn Keep> {
+        Box::new(KeptByLedger(self.recorder.clone()))
+    }
+
+    /// Publish ids of what former processes sent.
+    pub fn publishes(&self) -> Vec<u64> {
+        self.former.as_ref().map_or_else(Vec::new, |former| former.publishes.clone())
     }
 
     /// How the connection to the kernel was negotiated.
     pub fn negotiated(&self) -> Negotiated {
         Negotiated(self.former.as_ref().and_then(|former| former.init.clone()))
+    }
+}
+
+struct KeptByLedger(Arc<Recorder>);
+
+impl Keep for KeptByLedger {
+    fn session(&self, session: &Kept) {
+        self.0.ledger.put(SESSION, &SessionForm::of(session).encode_to_vec());
+    }
+
+    fn publish(&self, id: u64, forgotten: Option<u64>) {
+        self.0.ledger.put(&key(b'P', id), &[]);
+        if let Some(forgotten) = forgotten {
+            self.0.ledger.remove(&key(b'P', forgotten));
+        }
     }
 }
 
@@ -179,7 +198,6 @@ impl FileSystem {
         let fs = Self::assemble(volume, config, runtime, arena, kept);
         fs.begin_with_root().await?;
         fs.restore(estate).await?;
-        fs.arena.decide();
         fs.start_tasks();
         Ok(fs)
     }

@@ -88,7 +88,7 @@ impl Ledger {
                 incomplete: false,
             };
             let ledger = Self { file, inner: Mutex::new(inner) };
-            ledger.write_header(&mut ledger.inner.lock())?;
+            ledger.write_header(0, region, false)?;
             return Ok((ledger, None));
         }
         let (generation, region, incomplete) = newest_slot(&file, length)?;
@@ -183,31 +183,32 @@ impl Ledger {
         let generation = inner.generation + 1;
         let mut new = Vec::with_capacity(inner.live as usize);
         let mut index = HashMap::with_capacity(inner.index.len());
-        for (key, (at, length)) in std::mem::take(&mut inner.index) {
+        for (key, &(at, length)) in &inner.index {
             let value = &old[at as usize + ENTRY + key.len()..(at + u64::from(length)) as usize];
             let at = new.len() as u64;
-            new.extend_from_slice(&entry(PUT, &key, value, generation, at));
-            index.insert(key, (at, length));
+            new.extend_from_slice(&entry(PUT, key, value, generation, at));
+            index.insert(key.clone(), (at, length));
         }
-        inner.index = index;
+        // What a process that was killed in here left.
+        clear(&self.file, offset, length)?;
         self.file.write_all_at(&new, offset)?;
+        self.write_header(generation, region, inner.incomplete)?;
+        inner.index = index;
         (inner.generation, inner.region, inner.used) = (generation, region, new.len() as u64);
-        self.write_header(inner)?;
         clear(&self.file, former.offset, former.length)
     }
 
-    fn write_header(&self, inner: &mut Inner) -> io::Result<()> {
-        let Inner { generation, region, incomplete, .. } = inner;
+    fn write_header(&self, generation: u64, region: Region, incomplete: bool) -> io::Result<()> {
         let mut slot = [0; SLOT];
         slot[..8].copy_from_slice(&MAGIC.to_le_bytes());
         slot[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        slot[12..16].copy_from_slice(&u32::from(*incomplete).to_le_bytes());
+        slot[12..16].copy_from_slice(&u32::from(incomplete).to_le_bytes());
         slot[16..24].copy_from_slice(&generation.to_le_bytes());
         slot[24..32].copy_from_slice(&region.offset.to_le_bytes());
         slot[32..40].copy_from_slice(&region.length.to_le_bytes());
         let sum = checksum(0, &[&slot[..40]]);
         slot[40..48].copy_from_slice(&sum.to_le_bytes());
-        self.file.write_all_at(&slot, (*generation % 2) * SLOT as u64)
+        self.file.write_all_at(&slot, (generation % 2) * SLOT as u64)
     }
 
     fn failed(&self, inner: &mut Inner, error: &io::Error) {
@@ -218,7 +219,7 @@ impl Ledger {
             );
         }
         // In place: the region is the same. If this fails too, there is nothing left to try.
-        let _ = self.write_header(inner);
+        let _ = self.write_header(inner.generation, inner.region, true);
     }
 }
 

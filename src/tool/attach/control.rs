@@ -3,6 +3,7 @@
 use super::protocol::{Answer, FailureKind, Health, Request, Secrets, Stats, encode, parse};
 use super::socket;
 use crate::fs::core::FileSystem;
+use crate::fs::errno::FsError;
 use crate::store::S3Keys;
 use crate::tool::connect::MeterSlot;
 use crate::volume::native::keys;
@@ -132,7 +133,11 @@ impl Control {
                     Ok(failed) if failed.is_empty() => return Vec::new(),
                     Ok(failed) if left < AGAIN => return failed,
                     Ok(_) => tokio::time::sleep(AGAIN).await,
-                    Err(_) => return Vec::new(),
+                    // What is not dirty any more may still not be published.
+                    Err(_) => {
+                        let late = FsError::io("the time for this drain is up");
+                        return vec![("everything".to_owned(), late)];
+                    }
                 }
             }
         });

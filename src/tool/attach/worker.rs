@@ -195,7 +195,8 @@ async fn open(
     }
     if !read_only {
         volume.probe().await?;
-        volume.session().carry_on(&volume, estate.session(), estate.keep()).await?;
+        let (session, publishes) = (estate.session(), estate.publishes());
+        volume.session().carry_on(&volume, session, publishes, estate.keep()).await?;
     }
     if exclusive {
         let (process, is_gone) = (config::this_process(), config::is_gone as fn(&str) -> bool);
