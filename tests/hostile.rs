@@ -157,6 +157,9 @@ survive!(
     store_names,
     url,
     config_file,
+    ledger,
+    state_entry,
+    attach_message,
     passphrase,
 );
 

@@ -11,6 +11,7 @@
 
 use crate::keeper::Device;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -38,11 +39,13 @@ const ANSWERING: Duration = Duration::from_secs(10);
 const HEALTH: Duration = Duration::from_secs(5);
 /// How long the last drain of a worker may take before it is ended all the same.
 const STOPPING: Duration = Duration::from_secs(30);
-/// The waits between starts after one that failed: the first comes at once.
+/// The waits between starts that failed.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Who has served for so long begins anew with short waits.
-const STABLE: Duration = Duration::from_secs(60);
+/// Workers that served may die so often within a minute before the next one is waited for as long: requests
+/// of programs wait, and each new worker asks the store for what it needs.
+const DEATHS: usize = 30;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Why a worker could not be started or asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -203,8 +206,7 @@ impl Drop for Worker {
 /// Waits for the worker's end and starts the next one, again and again.
 async fn supervise(shared: Arc<Shared>, mut child: Child) {
     let mut ending = shared.ending.subscribe();
-    let mut failures = 0;
-    let mut since = Instant::now();
+    let mut deaths: VecDeque<Instant> = VecDeque::new();
     loop {
         let ended = tokio::select! {
             ended = child.wait() => ended,
@@ -215,9 +217,9 @@ async fn supervise(shared: Arc<Shared>, mut child: Child) {
             }
         };
         *shared.stream.lock().await = None;
-        if since.elapsed() >= STABLE {
-            failures = 0;
-        }
+        deaths.push_back(Instant::now());
+        deaths.retain(|death| death.elapsed() < MINUTE);
+        let mut failures = 0;
         let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
         let name = &shared.settings.name;
         let mut message = format!("volume {name}: its worker ended: {how}");
@@ -228,6 +230,7 @@ async fn supervise(shared: Arc<Shared>, mut child: Child) {
             tracing::warn!(failures, "{message}; the next one is started");
             shared.state.send_replace(State::Restarting { failures, message });
             let wait = match failures {
+                0 if deaths.len() > DEATHS => LONGEST_WAIT,
                 0 => Duration::ZERO,
                 more => (FIRST_WAIT * 2_u32.saturating_pow(more.min(10) - 1)).min(LONGEST_WAIT),
             };
@@ -239,7 +242,6 @@ async fn supervise(shared: Arc<Shared>, mut child: Child) {
             match shared.start_one().await {
                 Ok(next) => {
                     child = next;
-                    since = Instant::now();
                     break;
                 }
                 Err(error) => message = format!("volume {name}: {error}"),

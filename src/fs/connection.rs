@@ -56,7 +56,13 @@ impl Connection {
         let init = match known {
             Some(init) => init,
             None => {
-                let request = read_request(fuse.as_fd(), FIRST)?.ok_or_else(|| {
+                let mut first = read_request(fuse.as_fd(), AGAIN)?;
+                if first.is_none() {
+                    // A former server may have read it and not lived to write it down.
+                    ask_again(fuse.as_fd());
+                    first = read_request(fuse.as_fd(), FIRST)?;
+                }
+                let request = first.ok_or_else(|| {
                     io::Error::other(
                         "the kernel sends no first request: is this a mount's connection?",
                     )

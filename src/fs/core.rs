@@ -95,27 +95,7 @@ impl FileSystem {
         Ok(fs)
     }
 
-    /// The same in memory that outlives this process, going on where a former one stopped.
-    ///
-    /// # Errors
-    /// If what is needed of the store cannot be had; then the estate is as it was.
-    pub async fn take_over(
-        volume: Arc<Volume>,
-        config: FsConfig,
-        runtime: tokio::runtime::Handle,
-        estate: super::takeover::Estate,
-    ) -> Result<Arc<Self>, FsError> {
-        let arena = estate.recorder.arena.clone();
-        let kept = Some((estate.recorder.clone(), estate.takeovers));
-        let fs = Self::assemble(volume, config, runtime, arena, kept);
-        fs.begin_with_root().await?;
-        fs.restore(estate).await?;
-        fs.arena.decide();
-        fs.start_tasks();
-        Ok(fs)
-    }
-
-    fn assemble(
+    pub(super) fn assemble(
         volume: Arc<Volume>,
         config: FsConfig,
         runtime: tokio::runtime::Handle,
@@ -148,7 +128,7 @@ impl FileSystem {
         })
     }
 
-    async fn begin_with_root(self: &Arc<Self>) -> Result<(), FsError> {
+    pub(super) async fn begin_with_root(self: &Arc<Self>) -> Result<(), FsError> {
         let fs = self;
         let root = fs.volume.root().await?;
         let state = match root {
@@ -170,7 +150,7 @@ impl FileSystem {
         Ok(())
     }
 
-    fn start_tasks(self: &Arc<Self>) {
+    pub(super) fn start_tasks(self: &Arc<Self>) {
         let weak = Arc::downgrade(self);
         self.runtime.spawn(super::publish::retry_in_background(weak));
         let weak = Arc::downgrade(&self.volume);

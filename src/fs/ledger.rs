@@ -29,7 +29,7 @@ const ENTRY: usize = 16;
 const PUT: u16 = 1;
 const REMOVED: u16 = 2;
 /// The smallest region.
-const REGION: u64 = 1 << 20;
+const REGION: u64 = 64 << 10;
 /// A region is never larger: a state that big is a fault, and is told as one.
 const LARGEST: u64 = 1 << 30;
 /// A key and its value, at most.
@@ -88,7 +88,7 @@ impl Ledger {
                 incomplete: false,
             };
             let ledger = Self { file, inner: Mutex::new(inner) };
-            ledger.write_header(&mut ledger.inner.lock())?;
+            ledger.write_header(0, region, false)?;
             return Ok((ledger, None));
         }
         let (generation, region, incomplete) = newest_slot(&file, length)?;
@@ -108,8 +108,7 @@ impl Ledger {
         let found = Found { entries, damaged: parsed.damaged };
         let used = parsed.used as u64;
         // A torn entry is followed by nothing: the next one is written over it.
-        let rest = vec![0; (region.length - used).min(LONGEST as u64 + ENTRY as u64) as usize];
-        file.write_all_at(&rest, region.offset + used)?;
+        clear(&file, region.offset + used, region.length - used)?;
         let inner = Inner { generation, region, used, index, live, incomplete: found.damaged };
         Ok((Self { file, inner: Mutex::new(inner) }, Some(found)))
     }
@@ -184,34 +183,32 @@ impl Ledger {
         let generation = inner.generation + 1;
         let mut new = Vec::with_capacity(inner.live as usize);
         let mut index = HashMap::with_capacity(inner.index.len());
-        for (key, (at, length)) in std::mem::take(&mut inner.index) {
+        for (key, &(at, length)) in &inner.index {
             let value = &old[at as usize + ENTRY + key.len()..(at + u64::from(length)) as usize];
             let at = new.len() as u64;
-            new.extend_from_slice(&entry(PUT, &key, value, generation, at));
-            index.insert(key, (at, length));
+            new.extend_from_slice(&entry(PUT, key, value, generation, at));
+            index.insert(key.clone(), (at, length));
         }
-        inner.index = index;
+        // What a process that was killed in here left.
+        clear(&self.file, offset, length)?;
         self.file.write_all_at(&new, offset)?;
+        self.write_header(generation, region, inner.incomplete)?;
+        inner.index = index;
         (inner.generation, inner.region, inner.used) = (generation, region, new.len() as u64);
-        self.write_header(inner)?;
-        // Zeros again, and no memory.
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(&self.file, flags, former.offset as i64, former.length as i64)?;
-        Ok(())
+        clear(&self.file, former.offset, former.length)
     }
 
-    fn write_header(&self, inner: &mut Inner) -> io::Result<()> {
-        let Inner { generation, region, incomplete, .. } = inner;
+    fn write_header(&self, generation: u64, region: Region, incomplete: bool) -> io::Result<()> {
         let mut slot = [0; SLOT];
         slot[..8].copy_from_slice(&MAGIC.to_le_bytes());
         slot[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        slot[12..16].copy_from_slice(&u32::from(*incomplete).to_le_bytes());
+        slot[12..16].copy_from_slice(&u32::from(incomplete).to_le_bytes());
         slot[16..24].copy_from_slice(&generation.to_le_bytes());
         slot[24..32].copy_from_slice(&region.offset.to_le_bytes());
         slot[32..40].copy_from_slice(&region.length.to_le_bytes());
         let sum = checksum(0, &[&slot[..40]]);
         slot[40..48].copy_from_slice(&sum.to_le_bytes());
-        self.file.write_all_at(&slot, (*generation % 2) * SLOT as u64)
+        self.file.write_all_at(&slot, (generation % 2) * SLOT as u64)
     }
 
     fn failed(&self, inner: &mut Inner, error: &io::Error) {
@@ -222,8 +219,17 @@ impl Ledger {
             );
         }
         // In place: the region is the same. If this fails too, there is nothing left to try.
-        let _ = self.write_header(inner);
+        let _ = self.write_header(inner.generation, inner.region, true);
     }
+}
+
+/// Zeros again, and no memory.
+fn clear(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, flags, offset as i64, length as i64)?)
 }
 
 /// The header slot that counts: its generation, region, and whether something is missing.

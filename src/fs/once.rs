@@ -214,7 +214,12 @@ impl FileSystem {
                 self.begin(request, ino);
             }
         }
-        let linked = self.link(ino, parent, name).await;
+        let mut linked = self.link(ino, parent, name).await;
+        if begun && matches!(linked, Err(FsError::Stale { .. })) {
+            // The former process had come half way: the names are not as it wrote them down.
+            self.look_again(ino).await;
+            linked = self.link(ino, parent, name).await;
+        }
         if begun
             && matches!(linked, Err(FsError::Exists))
             && let Ok(there) = self.find(parent, name).await
@@ -223,6 +228,16 @@ impl FileSystem {
             return Ok(self.entry_reply(&there, true));
         }
         linked
+    }
+
+    /// Asks the store for the names of an inode.
+    async fn look_again(&self, ino: Ino) {
+        let Ok(inode) = self.inode(ino) else { return };
+        let (names, now) = (inode.state.lock().names.clone(), self.boot_time());
+        for (parent, name) in names {
+            // A name that cannot be asked for is told of by what is tried next.
+            let _ = self.find_dentry_checked(parent, &name, Some(now)).await;
+        }
     }
 
     /// setxattr and removexattr: `changed` is what came of trying. Done before means that the attribute is

@@ -472,7 +472,6 @@ impl FileSystem {
         let result = {
             let mut state = inode.state.lock();
             let body = state.file_mut()?;
-            body.uploads -= 1;
             match result {
                 Ok(run) => {
                     for (range, start) in body.dirty.complete(&batch) {
@@ -492,8 +491,9 @@ impl FileSystem {
                 }
             }
         };
-        // After the lock, see `complete`.
+        // After the lock, see `complete`; and before anybody takes the upload for ended.
         drop(spent);
+        inode.state.lock().file_mut()?.uploads -= 1;
         inode.uploaded.notify_waiters();
         self.room.notify_waiters();
         if let Err(error) = &result {

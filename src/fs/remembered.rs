@@ -13,6 +13,7 @@
 //! | `H` handle | an open file |
 //! | `D` handle | an open directory |
 //! | `B` number, name | a name that was removed here and not in the store yet |
+//! | `P` publish id | a record that was sent to the store under this id |
 //! | `R` unique | a change of names under way, or done and perhaps not answered |
 //!
 //! Bytes that are dirty are not here but in the arena. Every value is read as hostile: what does not decode
@@ -518,6 +519,7 @@ pub fn check_entry(key: &[u8], value: &[u8]) -> bool {
             true
         }),
         Some((b'B', ..)) => BurialForm::decode(value).is_ok_and(|burial| burial.read().is_some()),
+        Some((b'P', ..)) => true,
         Some((b'R', ..)) => ReplyForm::decode(value).is_ok(),
         Some(_) => false,
         None if key == INIT => InitForm::decode(value).is_ok(),

@@ -3,8 +3,8 @@
 
 use super::connection::Connection;
 use super::core::FileSystem;
+use super::estate::Negotiated;
 use super::fuse::FuseAdapter;
-use super::takeover::Negotiated;
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use parking_lot::Mutex;
 use std::io;
@@ -133,10 +133,13 @@ pub fn attach(
     let number = library.as_raw_fd();
     let session = Session::from_fd(adapter, library, SessionACL::All, config)?;
     let fuse = connection.establish(number, &recorder)?;
+    let arena = recorder.arena.clone();
     let thread = std::thread::Builder::new().name("fuse".to_owned()).spawn(move || {
         let _fuse = fuse;
         session.run()
     })?;
+    // Not before: who fails to serve must leave the memory as it found it.
+    arena.decide();
     Ok(Attached { thread, tasks })
 }
 

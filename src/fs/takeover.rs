@@ -11,33 +11,24 @@
 //! Nothing is guessed. Where something that was accepted cannot be recovered, whoever has the file open for
 //! writing is told so by EIO at every write, fsync and close.
 
-use super::arena::{Arena, Run};
+use super::arena::Run;
 use super::core::FileSystem;
 use super::dirty::DirtyMap;
 use super::errno::FsError;
+use super::estate::{Estate, Former};
 use super::inode::{Body, FileBody, Identity, Inode, ROOT, State};
 use super::io::FileHandleState;
-use super::ledger::{Found, Ledger};
-use super::recorder::{Recorder, Written};
-use super::remembered::{
-    BurialForm, ChangedForm, ContentChange, HandleForm, InitForm, Node, NodeForm, ReplyForm,
-    SECRET, SESSION, SessionForm, TAKEOVERS, split,
-};
+use super::recorder::Written;
+use super::remembered::{BurialForm, ChangedForm, ContentChange, HandleForm, Node};
 use super::table::Dentry;
 use super::types::{HandleId, Ino, Opened};
 use crate::units::FileId;
 use crate::volume::native::entries::Loaded;
 use crate::volume::native::record::{Content, FileContent, Record};
-use crate::volume::native::session::{Keep, Kept};
 use crate::volume::native::{Place, Stored};
-use crate::world::World;
 use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
-use prost::Message;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,149 +36,6 @@ use std::time::Duration;
 const PARALLEL: usize = 64;
 /// Names that a file may have had one after the other.
 const MOVES: usize = 8;
-
-/// What outlives this process, and what a former one left.
-pub struct Estate {
-    pub(super) recorder: Arc<Recorder>,
-    former: Option<Former>,
-    runs: Vec<Run>,
-    /// How many processes served before.
-    pub(super) takeovers: u64,
-}
-
-/// What a former process wrote, by kind.
-#[derive(Default)]
-struct Former {
-    init: Option<InitForm>,
-    session: Option<Kept>,
-    secret: Option<[u8; 32]>,
-    takeovers: u64,
-    nodes: BTreeMap<Ino, Node>,
-    lookups: HashMap<Ino, u64>,
-    changed: HashMap<Ino, ChangedForm>,
-    content: HashMap<Ino, BTreeMap<u64, ContentChange>>,
-    files: BTreeMap<u64, HandleForm>,
-    directories: BTreeMap<u64, HandleForm>,
-    burials: Vec<(Ino, Vec<u8>, BurialForm)>,
-    replies: HashMap<u64, ReplyForm>,
-    /// Not everything is there.
-    damaged: bool,
-}
-
-impl Former {
-    fn read(found: Found) -> Self {
-        let mut former = Self { damaged: found.damaged, ..Self::default() };
-        for (key, value) in found.entries {
-            if former.enter(&key, &value).is_none() {
-                former.damaged = true;
-            }
-        }
-        former
-    }
-
-    /// `None` if an entry makes no sense.
-    fn enter(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
-        let Some((letter, number, rest)) = split(key) else {
-            match key {
-                SECRET => self.secret = Some(value.try_into().ok()?),
-                TAKEOVERS => self.takeovers = u64::from_le_bytes(value.try_into().ok()?),
-                SESSION => self.session = Some(SessionForm::decode(value).ok()?.read()?),
-                super::remembered::INIT => self.init = Some(InitForm::decode(value).ok()?),
-                _ => return None,
-            }
-            return Some(());
-        };
-        let ino = Ino(number);
-        match letter {
-            b'N' => drop(self.nodes.insert(ino, NodeForm::decode(value).ok()?.read()?)),
-            b'L' => drop(self.lookups.insert(ino, u64::from_le_bytes(value.try_into().ok()?))),
-            b'A' => {
-                let changed = ChangedForm::decode(value).ok()?;
-                changed.attributes()?;
-                self.changed.insert(ino, changed);
-            }
-            b'C' => {
-                let order = u64::from_be_bytes(rest.try_into().ok()?);
-                let change = ContentChange::decode(value)?;
-                self.content.entry(ino).or_default().insert(order, change);
-            }
-            b'H' => drop(self.files.insert(number, HandleForm::decode(value).ok()?)),
-            b'D' => drop(self.directories.insert(number, HandleForm::decode(value).ok()?)),
-            b'B' => {
-                let burial = BurialForm::decode(value).ok()?;
-                burial.read()?;
-                self.burials.push((ino, rest.to_vec(), burial));
-            }
-            b'R' => drop(self.replies.insert(number, ReplyForm::decode(value).ok()?)),
-            _ => return None,
-        }
-        Some(())
-    }
-}
-
-impl Estate {
-    /// Opens the memory of a mount, with what a former process left in it; new memory is made ready, with
-    /// an arena for `dirty_bytes`. The caller sees to it that no other process uses it.
-    ///
-    /// # Errors
-    /// If the memory is of another version or damaged as a whole.
-    pub fn open(state: File, arena: OwnedFd, dirty_bytes: u64, world: &World) -> io::Result<Self> {
-        let (ledger, found) = Ledger::open(state)?;
-        let mut former = found.map(Former::read);
-        let (arena, runs) = match Arena::adopt(arena, dirty_bytes) {
-            Ok(adopted) => adopted,
-            Err(error) => {
-                let Some(former) = &mut former else { return Err(error) };
-                tracing::error!("{error}");
-                former.damaged = true;
-                (Arc::new(Arena::create(dirty_bytes)?), Vec::new())
-            }
-        };
-        let secret = former.as_ref().and_then(|former| former.secret);
-        let secret = secret.unwrap_or_else(|| world.entropy.bytes());
-        ledger.put(SECRET, &secret);
-        let takeovers = former.as_ref().map_or(0, |former| former.takeovers + 1);
-        ledger.put(TAKEOVERS, &takeovers.to_le_bytes());
-        let orders = former.iter().flat_map(|former| former.content.values());
-        let newest = orders.filter_map(|changes| changes.keys().next_back()).max();
-        arena.raise_sequence(newest.copied().unwrap_or(0));
-        let recorder = Arc::new(Recorder { ledger, arena, secret });
-        Ok(Self { recorder, former, runs, takeovers })
-    }
-
-    /// How many processes served this mount before.
-    pub fn takeovers(&self) -> u64 {
-        self.takeovers
-    }
-
-    /// The session to go on with.
-    pub fn session(&self) -> Option<Kept> {
-        self.former.as_ref()?.session.clone()
-    }
-
-    /// What writes the session down.
-    pub fn keep(&self) -> Keep {
-        let recorder = self.recorder.clone();
-        Box::new(move |kept| {
-            recorder.ledger.put(SESSION, &SessionForm::of(kept).encode_to_vec());
-        })
-    }
-
-    /// How the connection to the kernel was negotiated.
-    pub fn negotiated(&self) -> Negotiated {
-        Negotiated(self.former.as_ref().and_then(|former| former.init.clone()))
-    }
-}
-
-/// How a connection to the kernel was negotiated, if it was.
-pub struct Negotiated(pub(super) Option<InitForm>);
-
-impl Recorder {
-    /// Writes down how the connection to the kernel was negotiated.
-    pub(super) fn put_init(&self, init: &InitForm) {
-        self.ledger.put(super::remembered::INIT, &init.encode_to_vec());
-    }
-}
 
 impl FileSystem {
     /// Goes on where the former process stopped. To be called before any request is answered.
@@ -386,7 +234,6 @@ impl FileSystem {
         }
         self.load_map(inode).await?;
         let mut state = inode.state.lock();
-        let newest = changes.keys().next_back().copied().unwrap_or(0);
         let orders = changes.keys().copied().collect();
         let body = state.file_mut()?;
         let map = body.map.as_mut().ok_or_else(super::core::map_missing)?;
@@ -407,13 +254,10 @@ impl FileSystem {
         body.dirty = dirty;
         let (unstored, mark) = (body.dirty.dirty_bytes() > 0, body.mark);
         state.written.adopt_content(orders, mark);
-        if !state.is_changed() {
-            if unstored {
-                state.modified += 1;
-            } else {
-                // The record has it all: only the former process had no time to say so.
-                state.published_change = newest;
-            }
+        // Where the record has it all, only that the former process had no time to say so, the changes stay
+        // written until the next publish: runs that they make void are described until then.
+        if unstored && !state.is_changed() {
+            state.modified += 1;
         }
         Ok(())
     }
@@ -500,46 +344,6 @@ impl FileSystem {
         let absent = Dentry { child: None, link: None, checked_at };
         self.table.lock().set_name(directory.ino, name, absent);
         self.bury_restored(&directory, name, identity, place);
-    }
-}
-
-/// What a mount has to do still, and what is wrong with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Burden {
-    /// Bytes that programs have written and the store does not have.
-    pub dirty_bytes: u64,
-    /// Room for such bytes.
-    pub dirty_limit: u64,
-    /// Files whose last change is not in the store.
-    pub changed_files: u64,
-    /// Open files.
-    pub open_files: u64,
-    /// Open files of which something was lost at a takeover.
-    pub lost_files: u64,
-    /// How many processes served before this one.
-    pub takeovers: u64,
-}
-
-impl FileSystem {
-    /// What there is to do, from memory.
-    pub fn burden(&self) -> Burden {
-        let mut burden = Burden {
-            dirty_limit: self.arena.capacity(),
-            open_files: self.files.lock().len() as u64,
-            takeovers: self.takeovers,
-            ..Burden::default()
-        };
-        for inode in self.table.lock().all() {
-            let state = inode.state.lock();
-            if let Body::File(body) = &state.content
-                && !state.unlinked
-            {
-                burden.dirty_bytes += body.dirty.dirty_bytes();
-            }
-            burden.changed_files += u64::from(state.is_changed() && !state.unlinked);
-            burden.lost_files += u64::from(state.lost && state.handles > 0);
-        }
-        burden
     }
 }
 

@@ -1,7 +1,7 @@
 //! Requests that nobody answers, answered with EIO: better than tasks that wait for ever, or a mount that
 //! is dead for good. It reads nothing of a request but its length, kind and number.
 //!
-//! The keeper holds the worker's lock meanwhile (see `strongroom::fs::takeover`), so that it never answers
+//! The keeper holds the worker's lock meanwhile (see `strongroom::tool::attach`), so that it never answers
 //! beside a worker; it lets go as soon as somebody asks for the volume's descriptors.
 
 use nix::errno::Errno;
@@ -15,6 +15,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 const HEADER: usize = 40;
 /// Room for the largest request that a worker lets the kernel send.
 const REQUEST: usize = (1 << 20) + (64 << 10);
+/// Requests that are answered at a time.
+const MOST: usize = 256;
 /// Requests that have no answer.
 const FORGET: u32 = 2;
 const INIT: u32 = 26;
@@ -66,7 +68,8 @@ pub(super) fn ask_again(fuse: BorrowedFd<'_>) -> bool {
 pub(super) fn answer_with_errors(fuse: BorrowedFd<'_>) -> io::Result<usize> {
     let mut buffer = vec![0; REQUEST];
     let mut answered = 0;
-    loop {
+    // Bounded: programs that ask again at once must not keep a new worker from the volume.
+    for _ in 0..MOST {
         let mut one = [PollFd::new(fuse.as_fd(), PollFlags::POLLIN)];
         poll(&mut one, PollTimeout::ZERO)?;
         if !one[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)) {
@@ -87,6 +90,7 @@ pub(super) fn answer_with_errors(fuse: BorrowedFd<'_>) -> io::Result<usize> {
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(answered)
 }
 
 /// The whole file, for writing: who has it serves the volume.

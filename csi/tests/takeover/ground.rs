@@ -94,6 +94,8 @@ impl Ground {
         };
         let secret = ground.local("passphrase");
         std::fs::write(&secret, &ground.passphrase).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&secret, mode).expect("mode set");
         ground.tool(&["init", &ground.url, "--encryption", "AES-256-GCM", "--kdf", "raw"]);
         ground.start_keeper();
         ground
@@ -201,9 +203,14 @@ impl Ground {
         node.ask(&Order::Serve { keeper, program: strongroom(), staging, settings, secrets })
     }
 
-    /// A new node plugin, which finds the volume in the keeper's hands.
-    pub(crate) fn take_over(&mut self) {
-        let node = Node::start(self.temporary.path());
+    /// A node plugin that does nothing yet. To be started before there is no worker: a child of this process
+    /// closes the files that are open here.
+    pub(crate) fn another_node(&self) -> Node {
+        Node::start(self.temporary.path())
+    }
+
+    /// The new node plugin finds the volume in the keeper's hands.
+    pub(crate) fn take_over(&mut self, node: Node) {
         let (keeper, settings, secrets) = (self.socket(), self.settings(), self.secrets());
         let report =
             node.ask(&Order::TakeOver { keeper, program: strongroom(), settings, secrets });

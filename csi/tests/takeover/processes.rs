@@ -82,6 +82,7 @@ fn where_nobody_serves_there_are_errors_until_somebody_comes() {
     file.write_all(b"accepted").expect("written");
     let pid = ground.pid();
     // No supervisor that starts the next one.
+    let next = ground.another_node();
     ground.node = None;
     let _ = kill(pid, Signal::SIGKILL);
     let start = Instant::now();
@@ -90,7 +91,7 @@ fn where_nobody_serves_there_are_errors_until_somebody_comes() {
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     let held = ground.runtime.block_on(ground.keeper().list()).expect("listed");
     assert!(held[0].answered_with_errors && !held[0].served && held[0].mounted);
-    ground.take_over();
+    ground.take_over(next);
     file.write_all(b" and more").expect("it serves again");
     file.sync_all().expect("stored");
     drop(file);
@@ -105,10 +106,11 @@ fn a_node_plugin_that_starts_again_takes_its_volumes_over_at_once() {
     let mut file = File::create(ground.at("file")).expect("created");
     file.write_all(b"before, ").expect("written");
     let former = ground.pid();
+    let next = ground.another_node();
     // The supervisor is gone; its worker sees the end of its socket.
     ground.node = None;
     let start = Instant::now();
-    ground.take_over();
+    ground.take_over(next);
     println!("taken over from a living worker in {:?}", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert!(ground.pid() != former);
@@ -124,11 +126,11 @@ fn a_worker_that_nobody_watches_stores_everything_and_ends() {
     ground.serve();
     let mut file = File::create(ground.at("file")).expect("created");
     file.write_all(b"of an open file").expect("written");
-    let pid = ground.pid();
+    let (pid, next) = (ground.pid(), ground.another_node());
     ground.node = None;
     wait_for("the worker's end", || !std::path::Path::new(&format!("/proc/{pid}/exe")).exists());
     assert_eq!(ground.pulled("file"), b"of an open file");
-    ground.take_over();
+    ground.take_over(next);
     file.write_all(b", and more").expect("written");
     drop(file);
     ground.unstage();

@@ -3,6 +3,7 @@
 use super::protocol::{Answer, FailureKind, Health, Request, Secrets, Stats, encode, parse};
 use super::socket;
 use crate::fs::core::FileSystem;
+use crate::fs::errno::FsError;
 use crate::store::S3Keys;
 use crate::tool::connect::MeterSlot;
 use crate::volume::native::keys;
@@ -125,22 +126,24 @@ impl Control {
     /// Stores what there is, again and again while it fails and there is time.
     fn drain(&self, within: Duration) -> Answer {
         let deadline = Instant::now() + within;
-        let (stored, failures) = self.runtime.block_on(async {
+        let failures = self.runtime.block_on(async {
             loop {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match tokio::time::timeout(left, self.fs.store_everything()).await {
-                    Ok(failed) if failed.is_empty() => return (true, Vec::new()),
-                    Ok(failed) if left < AGAIN => return (false, failed),
+                    Ok(failed) if failed.is_empty() => return Vec::new(),
+                    Ok(failed) if left < AGAIN => return failed,
                     Ok(_) => tokio::time::sleep(AGAIN).await,
-                    Err(_) => return (false, Vec::new()),
+                    // What is not dirty any more may still not be published.
+                    Err(_) => {
+                        let late = FsError::io("the time for this drain is up");
+                        return vec![("everything".to_owned(), late)];
+                    }
                 }
             }
         });
         let told = failures.iter().take(FAILURES_TOLD);
-        // Records, attributes and removals are no dirty bytes, and not stored all the same.
-        let at_least = u64::from(!stored);
         Answer::Drained {
-            bytes_left: self.fs.burden().dirty_bytes.max(at_least),
+            bytes_left: self.fs.burden().dirty_bytes.max(u64::from(!failures.is_empty())),
             failures: told.map(|(file, error)| format!("{file}: {error}")).collect(),
         }
     }

@@ -10,8 +10,8 @@ use super::protocol::{Answer, FailureKind, Hello, Secrets, Settings, VERSION, pa
 use super::{place, socket};
 use crate::config::{self, Handed, VolumeUrl};
 use crate::fs::core::{FileSystem, FsConfig};
+use crate::fs::estate::Estate;
 use crate::fs::session::{Attached, attach};
-use crate::fs::takeover::Estate;
 use crate::store::{S3Credentials, S3Keys};
 use crate::tool::connect::{self, EndSignals};
 use crate::tool::mount::{cached, report_on_signal, stop};
@@ -37,6 +37,8 @@ use zeroize::Zeroizing;
 const HELLO: Duration = Duration::from_secs(30);
 /// Between two attempts to store everything before the end.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long it may take to hear that the mount is gone, which ends the session in the store too.
+const LAST_WORD: Duration = Duration::from_millis(200);
 /// Threads that read requests.
 const THREADS: usize = 2;
 
@@ -201,7 +203,8 @@ async fn open(
     }
     if !read_only {
         volume.probe().await?;
-        volume.session().carry_on(&volume, estate.session(), estate.keep()).await?;
+        let (session, publishes) = (estate.session(), estate.publishes());
+        volume.session().carry_on(&volume, session, publishes, estate.keep()).await?;
     }
     if exclusive {
         let (process, is_gone) = (config::this_process(), config::is_gone as fn(&str) -> bool);
@@ -249,8 +252,10 @@ impl Served {
                 tokio::select! {
                     () = &mut gone => return true,
                     () = store_everything(&control.fs, &name) => {}
-                    _ = let_go.recv() => {}
+                    _ = let_go.recv() => return false,
                 }
+                // Unmounted a moment ago, and the kernel's last word is not here yet.
+                return tokio::time::timeout(LAST_WORD, gone).await.is_ok();
             }
             false
         });

@@ -204,8 +204,7 @@ impl Volume {
             ));
         }
         self.session().begin_change(self).await?;
-        let random = u64::from_le_bytes(self.world().entropy.bytes());
-        let publish_id = self.session().publish_id(random);
+        let publish_id = u64::from_le_bytes(self.world().entropy.bytes());
         record.publishes.push(publish_id);
         let surplus = record.publishes.len().saturating_sub(PUBLISHES_KEPT);
         record.publishes.drain(..surplus);
@@ -228,6 +227,7 @@ impl Volume {
             .ok_or_else(|| VolumeError::corrupt(place, "the record just sealed has no salt"))?;
         // Before it is sent: this future may be dropped while it waits for the answer.
         self.unsettled().sent(place, publish_id);
+        self.session().sends(publish_id);
         if matches!(expect, Expect::Exactly(_)) {
             self.count_replaced();
         }

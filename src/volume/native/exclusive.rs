@@ -54,6 +54,8 @@ impl Volume {
         self.session().begin_exclusive(self).await?;
         match self.claim(claim).await {
             Ok(()) => Ok(()),
+            // What a former process stored under it may not be published yet: it is tried again.
+            Err(error) if self.session().is_carried_on() => Err(error),
             Err(error) => {
                 self.session().end(self).await?;
                 Err(error)

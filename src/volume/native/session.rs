@@ -18,7 +18,7 @@ use crate::volume::VolumeError;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 /// How often a living session renews itself.
@@ -60,8 +60,16 @@ pub struct Kept {
     pub alone: bool,
 }
 
-/// Keeps what a process that takes over needs; called with every change, with a lock held.
-pub type Keep = Box<dyn Fn(&Kept) + Send + Sync>;
+/// Keeps what a process that takes over needs.
+pub trait Keep: Send + Sync {
+    /// The session changed. Called with a lock held.
+    fn session(&self, session: &Kept);
+    /// A record is about to be sent under this publish id; `forgotten` is an older one, if there are many.
+    fn publish(&self, id: u64, forgotten: Option<u64>);
+}
+
+/// Publish ids that are kept of what was sent last.
+const PUBLISHES_KEPT: usize = 4096;
 
 /// Segment numbers that are kept as used at a time.
 const NUMBERS_KEPT: u64 = 4096;
@@ -90,7 +98,13 @@ struct State {
     /// Salts of renewals of which no answer came: what stands in the store may be one of them.
     unsettled: Vec<[u8; 16]>,
     /// Tells whoever takes over; segment numbers up to this one are told already.
-    keep: Option<Keep>,
+    keep: Option<Box<dyn Keep>>,
+    /// It stands in the store, or did when a former process wrote that down.
+    begun: bool,
+    /// It goes on where a former process stopped: what that one stored may not be published yet.
+    carried_on: bool,
+    /// Publish ids of what this process and former ones sent last, if one can take over.
+    sent: VecDeque<u64>,
     numbers_kept: u64,
 }
 
@@ -107,6 +121,9 @@ impl Session {
             pins: HashMap::new(),
             unsettled: Vec::new(),
             keep: None,
+            begun: false,
+            carried_on: false,
+            sent: VecDeque::new(),
             numbers_kept: 0,
         };
         Self {
@@ -201,7 +218,8 @@ impl Session {
         &self,
         volume: &Volume,
         former: Option<Kept>,
-        keep: Keep,
+        publishes: Vec<u64>,
+        keep: Box<dyn Keep>,
     ) -> Result<(), VolumeError> {
         let begun = {
             let mut state = self.state.lock();
@@ -210,10 +228,12 @@ impl Session {
                 state.id = id;
                 state.former = former;
                 state.next_segment = next_segment;
+                (state.begun, state.carried_on) = (begun, true);
                 if alone {
                     state.writers = Writers::One;
                 }
             }
+            state.sent = publishes.into();
             state.keep = Some(keep);
             state.tell();
             begun
@@ -245,26 +265,34 @@ impl Session {
             let mut state = self.state.lock();
             state.etag = Some(object.meta.etag);
             state.renewals = stored.renewals;
+            state.begun = true;
             // In the store, but silent for who knows how long: nothing is acknowledged before the renewal.
             state.renewed_at = Some(Duration::ZERO);
         }
         self.renew(volume, false).await
     }
 
-    /// Whether the last change of a record was made under this session, by whichever process.
+    /// Whether the last change of a record was sent by this process or one that it took over from.
     pub fn made_last(&self, publishes: &[u64]) -> bool {
-        let state = self.state.lock();
-        let Some(last) = publishes.last() else { return false };
-        state.former.iter().chain([&state.id]).any(|id| tag(*id) == last >> 32)
+        publishes.last().is_some_and(|last| self.state.lock().sent.contains(last))
     }
 
-    /// A publish id. Where another process may go on with this session, it says which session, then what
-    /// tells its publishes apart; elsewhere all of it is random.
-    pub(super) fn publish_id(&self, random: u64) -> u64 {
-        let state = self.state.lock();
-        match state.keep {
-            Some(_) => tag(state.id) << 32 | random & 0xffff_ffff,
-            None => random,
+    /// Whether a former process may have stored what nothing refers to yet under this session.
+    pub(super) fn is_carried_on(&self) -> bool {
+        self.state.lock().carried_on
+    }
+
+    /// A record is about to be sent under this publish id.
+    pub(super) fn sends(&self, id: u64) {
+        let mut state = self.state.lock();
+        if state.keep.is_none() {
+            return;
+        }
+        let full = state.sent.len() >= PUBLISHES_KEPT;
+        let forgotten = full.then(|| state.sent.pop_front()).flatten();
+        state.sent.push_back(id);
+        if let Some(keep) = &state.keep {
+            keep.publish(id, forgotten);
         }
     }
 
@@ -426,6 +454,7 @@ impl Session {
         state.renewed_at = Some(sent_at);
         state.unsettled.clear();
         if !begun {
+            state.begun = true;
             state.tell();
         }
         Ok(())
@@ -512,6 +541,7 @@ impl State {
         self.etag = None;
         self.renewals = 0;
         self.renewed_at = None;
+        self.begun = false;
         self.unsettled.clear();
         self.tell();
     }
@@ -520,19 +550,14 @@ impl State {
     fn tell(&mut self) {
         let Some(keep) = &self.keep else { return };
         self.numbers_kept = self.next_segment + NUMBERS_KEPT;
-        keep(&Kept {
+        keep.session(&Kept {
             id: self.id,
             former: self.former.clone(),
             next_segment: self.numbers_kept,
-            begun: self.renewed_at.is_some(),
+            begun: self.begun,
             alone: self.writers == Writers::One,
         });
     }
-}
-
-/// What of a session's id is in the ids of its publishes.
-fn tag(SessionId(id): SessionId) -> u64 {
-    u64::from(u32::from_le_bytes([id[0], id[1], id[2], id[3]]))
 }
 
 /// What a session's record is bound to.
