@@ -43,6 +43,12 @@ pub(crate) enum Order {
     },
     Drain,
     Stop,
+    /// Run a program, which the test itself cannot while nobody serves the files that it has open.
+    Run {
+        program: PathBuf,
+        arguments: Vec<String>,
+        environment: Vec<(String, PathBuf)>,
+    },
 }
 
 /// What it says.
@@ -52,6 +58,7 @@ pub(crate) enum Report {
     Stats(Stats),
     Health(Health),
     Drained { bytes_left: u64, failures: Vec<String> },
+    Said(Vec<u8>),
     Failed { kind: Option<FailureKind>, message: String },
 }
 
@@ -134,6 +141,11 @@ async fn carry_out(order: Order, worker: &mut Option<Worker>) -> Result<Report, 
             let started = Worker::start(&program, device, &settings, secrets).await;
             *worker = Some(started.map_err(failed)?);
             Ok(Report::Done)
+        }
+        Order::Run { program, arguments, environment } => {
+            let mut command = Command::new(program);
+            command.env_clear().envs(environment).args(arguments);
+            Ok(Report::Said(command.output().expect("it runs").stdout))
         }
         Order::Stop => {
             worker.take().expect("a worker").stop().await;

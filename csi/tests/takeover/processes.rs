@@ -129,7 +129,13 @@ fn a_worker_that_nobody_watches_stores_everything_and_ends() {
     let (pid, next) = (ground.pid(), ground.another_node());
     ground.node = None;
     wait_for("the worker's end", || !std::path::Path::new(&format!("/proc/{pid}/exe")).exists());
-    assert_eq!(ground.pulled("file"), b"of an open file");
+    let order = Order::Run {
+        program: crate::ground::strongroom(),
+        arguments: vec!["cat".to_owned(), format!("{}//file", ground.url)],
+        environment: vec![("STRONGROOM_PASSPHRASE_FILE".to_owned(), ground.local("passphrase"))],
+    };
+    let Report::Said(stored) = next.ask(&order) else { panic!("no output") };
+    assert_eq!(stored, b"of an open file");
     ground.take_over(next);
     file.write_all(b", and more").expect("written");
     drop(file);
