@@ -6,7 +6,7 @@ export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
-.PHONY: help demo test test-posix test-datasafed test-csi test-e2e model fuzz bench lint build tools
+.PHONY: help demo test test-posix test-datasafed test-csi test-e2e test-operator model fuzz bench lint build tools
 
 help: ## List these commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test-csi: tools build ## Test the CSI driver: csi-sanity, and what it leaves out
 
 test-e2e: tools build ## Test the driver in a real Kubernetes of one node, installed by helm
 	cargo test --release --locked -p strongroom-csi --test cluster
+
+test-operator: tools ## Test BackupRepos: the operator on a real API server, with a real store
+	cargo test --release --locked -p strongroom-csi --test operator
 
 model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
 	STRONGROOM_CASES=20000 cargo test --release --locked --test model

@@ -8,6 +8,7 @@
 //! | `identity`, `controller`, `node` | the services, a file each |
 //! | `record`, `place` | what is kept in the bucket, and how it is reached |
 //! | `registration` | how kubelet learns of the node plugin |
+//! | `operator` | BackupRepos, for clusters without KubeBlocks |
 //! | `keeper`, `worker` | the privileged process, and the file systems' processes |
 #![warn(missing_docs)]
 
@@ -20,6 +21,7 @@ pub mod keeper;
 pub mod metrics;
 pub mod node;
 mod observe;
+pub mod operator;
 pub mod place;
 pub mod record;
 pub mod registration;

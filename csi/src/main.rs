@@ -17,6 +17,7 @@ use strongroom_csi::identity::{IdentityService, Ready};
 use strongroom_csi::keeper;
 use strongroom_csi::metrics;
 use strongroom_csi::node::{self, NodeService};
+use strongroom_csi::operator;
 use strongroom_csi::place::Defaults;
 use strongroom_csi::registration::{self, RegistrationService};
 use strongroom_csi::serve;
@@ -75,6 +76,8 @@ enum Command {
         #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = parse_duration)]
         patience: Duration,
     },
+    #[command(flatten)]
+    Operator(operator::Command),
 }
 
 /// What controller and node have in common.
@@ -152,9 +155,14 @@ fn main() -> ExitCode {
         }
         Command::Controller { driver, list } => run(controller(driver, list)),
         Command::Node { driver, node } => run(run_node(driver, node)),
+        Command::Operator(command) => return ended(command.run()),
     };
+    ended(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn ended(result: io::Result<ExitCode>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE

@@ -83,7 +83,7 @@ fn without_the_liveness_sidecar_nobody_asks_for_it() {
 fn every_flag_in_the_chart_is_one_of_the_program() {
     let text = rendered(&[
         "--set=store.endpoint=https://minio:9000,store.region=eu,store.caBundleConfigMap=ca",
-        "--set=node.cacheDir=/var/cache/strongroom,metricsPort=9809",
+        "--set=node.cacheDir=/var/cache/strongroom,metricsPort=9809,operator.enabled=true",
     ]);
     let documents = [of_kind(&text, "Deployment"), of_kind(&text, "DaemonSet")].concat();
     let mut checked = 0;
@@ -137,6 +137,20 @@ fn a_storage_class_names_its_secret_and_the_controller_may_read_that_one() {
 }
 
 #[test]
+fn the_operator_comes_with_its_kinds_when_it_is_asked_for() {
+    let text = rendered(&[]);
+    assert!(of_kind(&text, "CustomResourceDefinition").is_empty() && !text.contains("-operator"));
+    let text = rendered(&["--set=operator.enabled=true"]);
+    let kinds = of_kind(&text, "CustomResourceDefinition");
+    assert_eq!(kinds.len(), 2);
+    assert!(kinds.iter().all(|kind| kind.contains("helm.sh/resource-policy: keep")));
+    let operator = of_kind(&text, "Deployment").into_iter().find(|one| one.contains("-operator"));
+    let operator = operator.expect("a Deployment");
+    assert!(operator.contains("--namespace=storage") && operator.contains("runAsNonRoot: true"));
+    assert_eq!(text.matches("privileged: true").count(), 1);
+}
+
+#[test]
 fn a_value_that_makes_no_sense_is_refused_by_its_name() {
     for (value, name) in [
         ("drivername=x", "drivername"),
@@ -146,6 +160,7 @@ fn a_value_that_makes_no_sense_is_refused_by_its_name() {
         ("store.endpoint=http://user:word@host", "endpoint"),
         ("storageClasses[0].name=x", "storageClasses"),
         ("driverName=-x", "driverName"),
+        ("operator.checkEvery=often", "checkEvery"),
     ] {
         let output = helm(&["template", "--set", value]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();

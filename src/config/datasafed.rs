@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 pub const FILE: &str = "/etc/datasafed/datasafed.conf";
 /// The section that says where the storage is.
 pub const STORAGE: &str = "storage";
+/// The section that asks for encryption.
+const ENCRYPTION: &str = "encryption";
 /// Ends a key whose value is to be obscured.
 const NEED_OBSCURE: &str = ".need_obscure";
 
@@ -44,6 +46,8 @@ impl std::error::Error for DatasafedError {}
 pub struct Conf {
     ini: Ini,
     plain: Vec<(String, String)>,
+    /// Where the file is.
+    folder: PathBuf,
 }
 
 impl Conf {
@@ -55,7 +59,7 @@ impl Conf {
             storage.set("type", "local".to_owned());
             storage.set("copy_links", "true".to_owned());
             storage.set("root", root.to_string_lossy().into_owned());
-            return Ok(Self { ini, plain: Vec::new() });
+            return Ok(Self { ini, plain: Vec::new(), folder: PathBuf::new() });
         }
         let shown = file.display();
         let bytes = std::fs::read(file).map_err(|error| {
@@ -66,7 +70,9 @@ impl Conf {
         })?;
         let ini =
             Ini::parse(&bytes).map_err(|error| DatasafedError(format!("{shown}: {error}")))?;
-        Ok(Self::obscured(ini))
+        let mut conf = Self::obscured(ini);
+        conf.folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(conf)
     }
 
     fn obscured(mut ini: Ini) -> Self {
@@ -81,7 +87,7 @@ impl Conf {
                 plain.push((name.to_owned(), value));
             }
         }
-        Self { ini, plain }
+        Self { ini, plain, folder: PathBuf::new() }
     }
 
     /// A setting as `getconf` tells it.
@@ -96,27 +102,54 @@ pub fn base_path() -> String {
     variable("DATASAFED_BACKEND_BASE_PATH").to_string_lossy().trim().to_owned()
 }
 
-/// The key of encrypted files, if the environment asks for encryption.
-pub fn encryption() -> Result<Option<StreamKey>, DatasafedError> {
+/// The key of encrypted files, if the environment or else the file's section `[encryption]` asks for encryption:
+/// `algorithm`, and `pass_phrase_file` with the passphrase, beside the configuration file unless its path is
+/// absolute. The original datasafed knows no such section.
+pub fn encryption(conf: &Conf) -> Result<Option<StreamKey>, DatasafedError> {
     let algorithm = variable("DATASAFED_ENCRYPTION_ALGORITHM");
-    if algorithm.is_empty() {
-        return Ok(None);
+    if !algorithm.is_empty() {
+        // Its bytes as they are: neither trimmed nor text.
+        let passphrase = Passphrase::new(variable("DATASAFED_ENCRYPTION_PASS_PHRASE").into_vec());
+        let name = algorithm.to_string_lossy();
+        return stream_key(&name, &passphrase, "DATASAFED_ENCRYPTION_ALGORITHM").map(Some);
     }
-    // Its bytes as they are: neither trimmed nor text.
-    let passphrase = Passphrase::new(variable("DATASAFED_ENCRYPTION_PASS_PHRASE").into_vec());
+    let Some(section) = conf.ini.section(ENCRYPTION) else { return Ok(None) };
+    // Whoever wrote the section wants encryption: what is missing or misspelt in it is an error.
+    if let Some(key) = section.keys().find(|key| !["algorithm", "pass_phrase_file"].contains(key)) {
+        return Err(DatasafedError(format!(
+            "the configuration's section [{ENCRYPTION}] has {key}, which is unknown: it has algorithm and \
+             pass_phrase_file"
+        )));
+    }
+    let algorithm = section.get("algorithm").unwrap_or_default();
+    let file = section.get("pass_phrase_file").filter(|file| !file.is_empty()).ok_or_else(|| {
+        DatasafedError(format!(
+            "the configuration's section [{ENCRYPTION}] has no pass_phrase_file: name the file with the passphrase"
+        ))
+    })?;
+    let file = conf.folder.join(file);
+    let passphrase = std::fs::read(&file).map_err(|error| {
+        DatasafedError(format!("read the passphrase in {}: {error}", file.display()))
+    })?;
+    stream_key(algorithm, &Passphrase::new(passphrase), "encryption.algorithm").map(Some)
+}
+
+fn stream_key(
+    algorithm: &str,
+    passphrase: &Passphrase,
+    setting: &str,
+) -> Result<StreamKey, DatasafedError> {
     if passphrase.length() == 0 {
         return Err(DatasafedError::new("encryption pass phrase should not be empty"));
     }
-    let name = algorithm.to_string_lossy().to_uppercase();
+    let name = algorithm.to_uppercase();
     let suites = [Suite::Aes128Cfb, Suite::Aes192Cfb, Suite::Aes256Cfb];
     let suite = suites.into_iter().find(|suite| suite.name() == name).ok_or_else(|| {
         DatasafedError(format!(
-            "unknown encryption algorithm: {name}: DATASAFED_ENCRYPTION_ALGORITHM is one of \
-             AES-128-CFB, AES-192-CFB, AES-256-CFB"
+            "unknown encryption algorithm: {name}: {setting} is one of AES-128-CFB, AES-192-CFB, AES-256-CFB"
         ))
     })?;
-    let key = StreamKey::derive(&passphrase, suite);
-    key.map(Some).map_err(|error| DatasafedError(error.to_string()))
+    StreamKey::derive(passphrase, suite).map_err(|error| DatasafedError(error.to_string()))
 }
 
 /// Repositories of kopia are another storage altogether: to ignore the wish would store plain files where

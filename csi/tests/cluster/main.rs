@@ -11,6 +11,7 @@ mod driver;
 mod image;
 mod kubectl;
 mod kubernetes;
+mod repositories;
 mod restarts;
 mod stand;
 mod statics;
@@ -29,7 +30,7 @@ type Case = (&'static str, fn(&Stand));
 
 /// The cases, in the order in which they run: what disturbs others comes last.
 fn cases() -> Vec<Case> {
-    [volumes::CASES, statics::CASES, backup::CASES, restarts::CASES].concat()
+    [volumes::CASES, statics::CASES, backup::CASES, repositories::CASES, restarts::CASES].concat()
 }
 
 fn main() -> ExitCode {

@@ -69,7 +69,7 @@ impl Storage {
             }
         };
         let base = paths::base(&settings::base_path())?;
-        let key = settings::encryption()?.map(Arc::new);
+        let key = settings::encryption(&conf)?.map(Arc::new);
         Ok(Self { conf, layout: Layout::new(files, key, world.entropy), afterwards, base })
     }
 

@@ -8,6 +8,10 @@
 mod content;
 mod memory;
 mod sealed;
+// The operator's templates, without the operator.
+#[path = "../../../csi/src/operator/template.rs"]
+mod template;
+mod templates;
 mod texts;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +45,7 @@ pub const PARSERS: &[Parser] = &[
     Parser { name: "ledger", check: memory::ledger, seeds: memory::ledger_seeds },
     Parser { name: "state_entry", check: memory::state_entry, seeds: memory::entry_seeds },
     Parser { name: "attach_message", check: memory::attach_message, seeds: memory::message_seeds },
+    Parser { name: "template", check: templates::template, seeds: templates::seeds },
     Parser { name: "passphrase", check: texts::passphrase, seeds: texts::passphrase_seeds },
 ];
 

@@ -1,0 +1,473 @@
+//! The edge to the API server: looks at the state around a repository, and does what the core decided. The only file
+//! besides `run` that talks to the cluster.
+//!
+//! Secrets are written by server-side apply, so that fields of others stay; what cannot be changed is created once.
+//! What the cluster refuses (no right, an invalid object) is remembered for the next look, so that a condition says
+//! it; everything else is an error, after which the repository is looked at again.
+
+use super::crd::{BackupRepo, BackupRepoStatus, StorageProvider, StorageProviderStatus};
+use super::encryption::Encryption;
+use super::names;
+use super::objects::{Names, name};
+use super::observed::{Action, Asking, Kind, Object, Observed, Reference, Settings};
+use super::provider::Driver;
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{
+    Event, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
+};
+use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+/// Objects are listed in pages of this many.
+const PAGE: u32 = 500;
+/// The longest value of a label.
+const LABEL_LIMIT: usize = 63;
+/// KubeBlocks' objects that may ask for a repository.
+const ASKING_KINDS: &[&str] = &["Backup", "Restore"];
+
+/// A cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    settings: Settings,
+}
+
+impl Cluster {
+    /// The cluster that a client reaches.
+    pub fn new(client: Client, settings: Settings) -> Self {
+        Self { client, settings }
+    }
+
+    /// The client.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// How the operator was started.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Looks at the state around a repository; `None` if it is gone. `others` are the other default repositories.
+    pub async fn observe(
+        &self,
+        repo: &str,
+        refusals: &BTreeMap<Reference, String>,
+    ) -> kube::Result<Option<Observed>> {
+        let repos = Api::<BackupRepo>::all(self.client.clone());
+        let Some(repo) = repos.get_opt(repo).await? else { return Ok(None) };
+        let called = Names::of(&repo, &self.settings);
+        // A longer name can be no label's value, so that nothing has it; what would get it is refused.
+        let value = name(&repo);
+        let value = if value.len() <= LABEL_LIMIT { value } else { "no-such-label" }.to_owned();
+        let label = format!("{}={value}", names::LABEL_REPO);
+        let labelled = ListParams::default().labels(&label);
+        let provider = &repo.spec.storage_provider_ref;
+        let provider = Api::<StorageProvider>::all(self.client.clone()).get_opt(provider).await?;
+        let credential = repo.spec.credential.as_ref();
+        let credential = match credential {
+            Some(reference) => {
+                let namespace = reference.namespace.as_deref().unwrap_or(&self.settings.namespace);
+                self.secret(namespace, reference.name.as_deref().unwrap_or_default()).await?
+            }
+            None => None,
+        };
+        let passphrase = match Encryption::of(&repo) {
+            Ok(Some(wish)) => {
+                let (namespace, name) = wish.secret(&repo, &self.settings.namespace);
+                self.secret(namespace, name).await?
+            }
+            _ => None,
+        };
+        let csi_secret = self.secret(&called.csi_secret.0, &called.csi_secret.1).await?;
+        let classes = Api::<StorageClass>::all(self.client.clone());
+        let storage_class = classes.get_opt(&called.storage_class).await?;
+        let secrets: Vec<Secret> = self.all(Api::all(self.client.clone()), &labelled).await?;
+        let secrets: Vec<Secret> = secrets
+            .into_iter()
+            .filter(|secret| secret.labels().contains_key(names::LABEL_TOOL_CONFIG))
+            .collect();
+        let claims: Vec<PersistentVolumeClaim> =
+            self.all(Api::all(self.client.clone()), &labelled).await?;
+        let jobs = Api::<Job>::namespaced(self.client.clone(), &self.settings.namespace);
+        let job = jobs.get_opt(&called.pre_check).await?;
+        let (pods, warnings) = match &job {
+            Some(job) => self.pods(job).await?,
+            None => (Vec::new(), Vec::new()),
+        };
+        let ending = repo.metadata.deletion_timestamp.is_some();
+        let (users, volumes) = match ending {
+            true => {
+                let users = self.users(&called, &secrets, &claims).await?;
+                (users, self.volumes(&called.storage_class).await?)
+            }
+            false => (Vec::new(), Vec::new()),
+        };
+        let defaults = self.other_defaults(&repos, &repo).await?;
+        Ok(Some(Observed {
+            now: Timestamp::now(),
+            provider,
+            credential,
+            passphrase,
+            csi_secret,
+            storage_class,
+            secrets,
+            claims,
+            job,
+            pods,
+            warnings,
+            namespaces: self.namespaces(&value).await?,
+            objects: self.objects(&label).await?,
+            defaults,
+            users,
+            volumes,
+            refusals: refusals.clone(),
+            repo,
+        }))
+    }
+
+    async fn other_defaults(
+        &self,
+        repos: &Api<BackupRepo>,
+        repo: &BackupRepo,
+    ) -> kube::Result<Vec<String>> {
+        let is_default = |annotations: &BTreeMap<String, String>| {
+            annotations.get(names::IS_DEFAULT).is_some_and(|value| value == "true")
+        };
+        if !is_default(repo.annotations()) {
+            return Ok(Vec::new());
+        }
+        let all = repos.list_metadata(&ListParams::default()).await?;
+        let others = all.items.iter().filter(|other| {
+            is_default(other.annotations())
+                && other.metadata.deletion_timestamp.is_none()
+                && other.metadata.uid != repo.metadata.uid
+        });
+        Ok(others.map(ResourceExt::name_any).collect())
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> kube::Result<Option<Secret>> {
+        if namespace.is_empty() || name.is_empty() {
+            return Ok(None);
+        }
+        Api::namespaced(self.client.clone(), namespace).get_opt(name).await
+    }
+
+    async fn all<K>(&self, api: Api<K>, what: &ListParams) -> kube::Result<Vec<K>>
+    where
+        K: Clone + Debug + DeserializeOwned,
+    {
+        let mut found = Vec::new();
+        let mut page = what.clone().limit(PAGE);
+        loop {
+            let list = api.list(&page).await?;
+            found.extend(list.items);
+            match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// The pods of a Job, and the newest warnings of those that do not run.
+    async fn pods(&self, job: &Job) -> kube::Result<(Vec<Pod>, Vec<String>)> {
+        let Some(uid) = job.metadata.uid.as_deref() else { return Ok(Default::default()) };
+        let label = format!("batch.kubernetes.io/controller-uid={uid}");
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.settings.namespace);
+        let mut pods = self.all(pods, &ListParams::default().labels(&label)).await?;
+        pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        let mut warnings = Vec::new();
+        let pending = pods.iter().rev().find(|pod| {
+            pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending")
+        });
+        if let Some(pending) = pending.and_then(|pod| pod.metadata.uid.as_deref()) {
+            let fields = format!("involvedObject.uid={pending},type=Warning");
+            let events = Api::<Event>::namespaced(self.client.clone(), &self.settings.namespace);
+            let mut events = self.all(events, &ListParams::default().fields(&fields)).await?;
+            events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+            let told = |event: Event| {
+                let reason = event.reason.unwrap_or_default();
+                event.message.map(|message| format!("{reason}: {message}"))
+            };
+            warnings = events.into_iter().filter_map(told).collect();
+        }
+        Ok((pods, warnings))
+    }
+
+    /// The namespaces that ask by their label.
+    async fn namespaces(&self, repo: &str) -> kube::Result<Vec<Asking>> {
+        let label = format!("{}={repo}", names::LABEL_ASK);
+        let api = Api::<Namespace>::all(self.client.clone());
+        let list = api.list_metadata(&ListParams::default().labels(&label)).await?;
+        let asking = list.items.into_iter().map(|namespace| Asking {
+            going: namespace.metadata.deletion_timestamp.is_some(),
+            name: namespace.name_any(),
+        });
+        Ok(asking.collect())
+    }
+
+    /// Backups and Restores, where there are such kinds.
+    async fn objects(&self, label: &str) -> kube::Result<Vec<Object>> {
+        let mut found = Vec::new();
+        for kind in ASKING_KINDS {
+            let api = self.dynamic(kind, None);
+            let list = match self.all(api, &ListParams::default().labels(label)).await {
+                Ok(list) => list,
+                Err(kube::Error::Api(status)) if status.code == 404 => continue,
+                Err(error) => return Err(error),
+            };
+            found.extend(list.into_iter().map(|object| {
+                let phase = object.data.pointer("/status/phase").and_then(Value::as_str);
+                let continuous = object.labels().get("dataprotection.kubeblocks.io/backup-type");
+                let continuous = continuous.is_some_and(|kind| kind == "Continuous");
+                Object {
+                    waits: object
+                        .labels()
+                        .get(names::LABEL_WAIT)
+                        .is_some_and(|value| value == "true"),
+                    holds: *kind == "Backup" && (continuous || phase != Some("Failed")),
+                    kind: (*kind).to_owned(),
+                    namespace: object.namespace().unwrap_or_default(),
+                    name: object.name_any(),
+                }
+            }));
+        }
+        Ok(found)
+    }
+
+    fn dynamic(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = asking_resource(kind);
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+
+    /// The running pods that have a claim or a configuration of the repository.
+    async fn users(
+        &self,
+        called: &Names,
+        secrets: &[Secret],
+        claims: &[PersistentVolumeClaim],
+    ) -> kube::Result<Vec<String>> {
+        let spaces = secrets.iter().map(|secret| secret.namespace());
+        let spaces = spaces.chain(claims.iter().map(|claim| claim.namespace()));
+        let spaces: BTreeSet<String> = spaces.flatten().collect();
+        let mut users = Vec::new();
+        for space in spaces {
+            let api = Api::<Pod>::namespaced(self.client.clone(), &space);
+            let running =
+                ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+            for pod in self.all(api, &running).await? {
+                let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+                let uses = volumes.into_iter().any(|volume| {
+                    let claim = volume.persistent_volume_claim.as_ref();
+                    let secret = volume.secret.as_ref();
+                    claim.is_some_and(|claim| claim.claim_name == called.claim)
+                        || secret.is_some_and(|secret| {
+                            secret.secret_name.as_deref() == Some(&called.tool_config)
+                        })
+                });
+                if uses {
+                    users.push(format!("Pod {space}/{}", pod.name_any()));
+                }
+            }
+        }
+        Ok(users)
+    }
+
+    /// Volumes of the class that are to be deleted with their claims.
+    async fn volumes(&self, class: &str) -> kube::Result<Vec<String>> {
+        let api = Api::<PersistentVolume>::all(self.client.clone());
+        let volumes = self.all(api, &ListParams::default()).await?;
+        let left = volumes.iter().filter(|volume| {
+            let spec = volume.spec.as_ref();
+            let policy = spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
+            let of = spec.and_then(|spec| spec.storage_class_name.as_deref());
+            of == Some(class) && policy == Some("Delete")
+        });
+        Ok(left.map(|volume| format!("PersistentVolume {}", volume.name_any())).collect())
+    }
+
+    /// Writes a repository's status.
+    pub async fn write_status(
+        &self,
+        repo: &BackupRepo,
+        status: &BackupRepoStatus,
+    ) -> kube::Result<()> {
+        let body = status_body::<BackupRepo, _>(&repo.metadata.uid, status);
+        let api = Api::<BackupRepo>::all(self.client.clone());
+        api.patch_status(name(repo), &forced(), &Patch::Apply(body)).await.map(drop)
+    }
+
+    /// Writes a provider's status.
+    pub async fn write_provider_status(
+        &self,
+        provider: &StorageProvider,
+        status: &StorageProviderStatus,
+    ) -> kube::Result<()> {
+        let body = status_body::<StorageProvider, _>(&provider.metadata.uid, status);
+        let api = Api::<StorageProvider>::all(self.client.clone());
+        api.patch_status(&provider.name_any(), &forced(), &Patch::Apply(body)).await.map(drop)
+    }
+
+    /// Whether a CSI driver is there.
+    pub async fn driver(&self, name: &str) -> Driver {
+        if name.is_empty() {
+            return Driver::Found;
+        }
+        match Api::<CSIDriver>::all(self.client.clone()).get_opt(name).await {
+            Ok(Some(_)) => Driver::Found,
+            Ok(None) => Driver::Absent,
+            Err(error) => Driver::Doubtful(error.to_string()),
+        }
+    }
+
+    /// Does one thing. `Ok(Some)` says what was refused, and why.
+    pub async fn perform(
+        &self,
+        repo: &BackupRepo,
+        action: &Action,
+    ) -> kube::Result<Option<(Reference, String)>> {
+        let (place, result) = match action {
+            Action::Metadata { finalizers, annotations } => {
+                let mut metadata = json!({"annotations": annotations});
+                if let Some(finalizers) = finalizers {
+                    metadata["finalizers"] = json!(finalizers);
+                    // The list is written whole: whoever changed it meanwhile must be seen first.
+                    metadata["resourceVersion"] = json!(repo.metadata.resource_version);
+                }
+                let api = Api::<BackupRepo>::all(self.client.clone());
+                let patch = Patch::Merge(json!({"metadata": metadata}));
+                return match api.patch(name(repo), &by_us(), &patch).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+                    result => result.map(|_| None),
+                };
+            }
+            Action::Secret(secret) => (
+                super::objects::reference(Kind::Secret, &secret.metadata),
+                self.apply(secret).await,
+            ),
+            Action::StorageClass(class) => {
+                let api = Api::<StorageClass>::all(self.client.clone());
+                (
+                    super::objects::reference(Kind::StorageClass, &class.metadata),
+                    self.create(api, class).await,
+                )
+            }
+            Action::Claim(claim) => {
+                let space = claim.metadata.namespace.clone().unwrap_or_default();
+                let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &space);
+                let place = super::objects::reference(Kind::PersistentVolumeClaim, &claim.metadata);
+                (place, self.create(api, claim).await)
+            }
+            Action::Job(job) => {
+                let space = job.metadata.namespace.clone().unwrap_or_default();
+                let api = Api::<Job>::namespaced(self.client.clone(), &space);
+                (super::objects::reference(Kind::Job, &job.metadata), self.create(api, job).await)
+            }
+            Action::Delete(reference) => (reference.clone(), self.delete(reference).await),
+            Action::Release(object) => {
+                let api = self.dynamic(&object.kind, Some(&object.namespace));
+                let labels: BTreeMap<&str, Option<&str>> = [(names::LABEL_WAIT, None)].into();
+                let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+                let result = api.patch(&object.name, &by_us(), &patch).await;
+                return match result {
+                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+                    result => result.map(|_| None),
+                };
+            }
+        };
+        match result {
+            Err(kube::Error::Api(status)) if is_refusal(status.code) => {
+                Ok(Some((place, status.message.clone())))
+            }
+            result => result.map(|()| None),
+        }
+    }
+
+    async fn apply(&self, secret: &Secret) -> kube::Result<()> {
+        let space = secret.metadata.namespace.clone().unwrap_or_default();
+        let api = Api::<Secret>::namespaced(self.client.clone(), &space);
+        api.patch(&secret.name_any(), &forced(), &Patch::Apply(secret)).await.map(drop)
+    }
+
+    async fn create<K>(&self, api: Api<K>, object: &K) -> kube::Result<()>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Serialize,
+    {
+        let parameters = kube::api::PostParams {
+            field_manager: Some(names::FIELD_MANAGER.to_owned()),
+            ..Default::default()
+        };
+        match api.create(&parameters, object).await {
+            // Whoever made it: the next look tells whether it is as it should be.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    async fn delete(&self, reference: &Reference) -> kube::Result<()> {
+        let Reference { kind, namespace, name } = reference;
+        let client = self.client.clone();
+        let space = namespace.as_deref().unwrap_or_default();
+        // The pods of a Job go with it, but it need not wait for them.
+        let how = DeleteParams::background();
+        let result = match kind {
+            Kind::Secret => {
+                Api::<Secret>::namespaced(client, space).delete(name, &how).await.map(drop)
+            }
+            Kind::StorageClass => {
+                Api::<StorageClass>::all(client).delete(name, &how).await.map(drop)
+            }
+            Kind::PersistentVolumeClaim => {
+                let api = Api::<PersistentVolumeClaim>::namespaced(client, space);
+                api.delete(name, &how).await.map(drop)
+            }
+            Kind::Job => Api::<Job>::namespaced(client, space).delete(name, &how).await.map(drop),
+        };
+        match result {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Backups and Restores are KubeBlocks' kinds; nothing but their metadata and phase is looked at.
+pub fn asking_resource(kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("dataprotection.kubeblocks.io", "v1alpha1", kind))
+}
+
+/// An answer that another attempt at the same would get again.
+fn is_refusal(code: u16) -> bool {
+    matches!(code, 400 | 403 | 404 | 405 | 413 | 415 | 422)
+}
+
+fn by_us() -> PatchParams {
+    PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+fn forced() -> PatchParams {
+    PatchParams::apply(names::FIELD_MANAGER).force()
+}
+
+fn status_body<K: Resource<DynamicType = ()>, S: Serialize>(
+    uid: &Option<String>,
+    status: &S,
+) -> Value {
+    json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        // An object of the same name that was made anew is not meant.
+        "metadata": {"uid": uid},
+        "status": status,
+    })
+}

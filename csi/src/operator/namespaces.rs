@@ -1,0 +1,257 @@
+//! What each namespace that asks gets: datasafed's configuration (Tool) or a claim (Mount). Nobody gets anything
+//! before the repository is Ready; what somebody has is kept as it should be.
+//!
+//! A namespace asks by its label `strongroom.io/backup-repo`, and what it got goes with the label. Or a Backup or
+//! Restore in it asks by KubeBlocks' labels, and what it got stays as long as the repository. A repository that is
+//! bound to namespaces (`strongroom.io/namespaces`) takes back what others have.
+
+use super::conditions::{Conditions, kinds};
+use super::crd::{AccessMethod, ReclaimPolicy};
+use super::names;
+use super::objects::{self, Maker, Names, is_by_label, reference};
+use super::observed::{Action, Kind, Observed, Reference};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// No message names more.
+const SHOWN: usize = 5;
+
+/// What goes into every namespace.
+pub(super) struct Parcel<'a> {
+    /// The contents of the Secret (Tool).
+    pub config: &'a BTreeMap<String, Vec<u8>>,
+    /// The provider's claim (Mount).
+    pub claim: Option<&'a PersistentVolumeClaim>,
+    /// The StorageClass that was made (Mount).
+    pub storage_class: Option<&'a str>,
+}
+
+/// The namespaces that may ask; `None`: all.
+pub(super) fn allowed(observed: &Observed) -> Option<BTreeSet<&str>> {
+    let annotations = observed.repo.metadata.annotations.as_ref()?;
+    let list = annotations.get(names::NAMESPACES)?;
+    Some(list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect())
+}
+
+/// Adds what is to be done in the namespaces, and says the condition.
+pub(super) fn look(
+    observed: &Observed,
+    maker: &Maker<'_>,
+    called: &Names,
+    parcel: &Parcel<'_>,
+    is_ready: bool,
+    conditions: &mut Conditions,
+    actions: &mut Vec<Action>,
+) {
+    let allowed = allowed(observed);
+    let may = |name: &str| allowed.as_ref().is_none_or(|allowed| allowed.contains(name));
+    let going = going(observed);
+    let (by_label, by_object) = asking(observed);
+    let mut wanted = wanted(observed, called, &by_label, &by_object);
+    let refused: Vec<&str> = wanted.keys().copied().filter(|name| !may(name)).collect();
+    wanted.retain(|name, _| may(name) && !going.contains(name));
+
+    let mut prepared = 0;
+    let mut troubles = Vec::new();
+    let mut done: BTreeSet<&str> = BTreeSet::new();
+    for (namespace, is_by_label) in &wanted {
+        let action = match observed.repo.spec.access_method {
+            AccessMethod::Tool => {
+                let config = parcel.config.clone();
+                let secret =
+                    maker.tool_config(namespace, &called.tool_config, config, *is_by_label);
+                let existing = secret_in(observed, called, namespace);
+                let current =
+                    existing.is_some_and(|existing| objects::is_current(existing, &secret));
+                (!current).then_some(Action::Secret(secret))
+            }
+            AccessMethod::Mount => {
+                let claim = maker.claim(
+                    namespace,
+                    &called.claim,
+                    parcel.storage_class,
+                    parcel.claim,
+                    *is_by_label,
+                );
+                let exists = claim_in(observed, called, namespace).is_some();
+                (!exists).then_some(Action::Claim(claim))
+            }
+        };
+        match action {
+            None => {
+                prepared += 1;
+                done.insert(namespace);
+            }
+            Some(action) if is_ready => {
+                if let Some(why) = observed.refusals.get(&made(&action)) {
+                    troubles.push(format!("{namespace}: {why}"));
+                }
+                actions.push(action);
+            }
+            Some(_) => {}
+        }
+    }
+    actions.extend(leftovers(observed, called, &wanted, &going));
+    for object in observed.objects.iter().filter(|object| object.waits) {
+        if is_ready && done.contains(object.namespace.as_str()) {
+            actions.push(Action::Release(object.clone()));
+        }
+    }
+    if !refused.is_empty() {
+        conditions.no(
+            kinds::NAMESPACES,
+            "NamespaceNotAllowed",
+            format!(
+                "{} may not use this repository: add them to its annotation {}, or take their label {} away",
+                list(&refused),
+                names::NAMESPACES,
+                names::LABEL_ASK
+            ),
+        );
+    } else if !troubles.is_empty() {
+        let troubles: Vec<&str> = troubles.iter().map(String::as_str).collect();
+        conditions.no(
+            kinds::NAMESPACES,
+            "PrepareNamespaceFailed",
+            format!("{}: {}", troubles.len(), list(&troubles)),
+        );
+    } else if wanted.is_empty() {
+        conditions.drop(kinds::NAMESPACES);
+    } else {
+        let plural = if prepared == 1 { "" } else { "s" };
+        conditions.yes(
+            kinds::NAMESPACES,
+            "NamespacesPrepared",
+            format!("{prepared} namespace{plural} of {} prepared", wanted.len()),
+        );
+    }
+}
+
+/// What is taken back although the repository cannot be used: what nobody asks for any more, or may not have.
+pub(super) fn withdraw(observed: &Observed, called: &Names) -> Vec<Action> {
+    let allowed = allowed(observed);
+    let (by_label, by_object) = asking(observed);
+    let mut wanted = wanted(observed, called, &by_label, &by_object);
+    wanted.retain(|name, _| allowed.as_ref().is_none_or(|allowed| allowed.contains(name)));
+    leftovers(observed, called, &wanted, &going(observed))
+}
+
+fn going(observed: &Observed) -> BTreeSet<&str> {
+    let going = observed.namespaces.iter().filter(|namespace| namespace.going);
+    going.map(|namespace| namespace.name.as_str()).collect()
+}
+
+/// The namespaces that ask by their label, and those with objects that ask.
+fn asking(observed: &Observed) -> (BTreeSet<&str>, BTreeSet<&str>) {
+    let by_label = observed.namespaces.iter().map(|namespace| namespace.name.as_str());
+    let waiting = observed.objects.iter().filter(|object| object.waits);
+    (by_label.collect(), waiting.map(|object| object.namespace.as_str()).collect())
+}
+
+/// The namespaces that have or ask for something, and whether what they get goes with the label.
+fn wanted<'a>(
+    observed: &'a Observed,
+    called: &Names,
+    by_label: &BTreeSet<&'a str>,
+    by_object: &BTreeSet<&'a str>,
+) -> BTreeMap<&'a str, bool> {
+    // What was made for a Backup or Restore once stays.
+    let secrets = observed
+        .secrets
+        .iter()
+        .filter(|secret| secret.metadata.name.as_deref() == Some(&called.tool_config));
+    let claims = observed
+        .claims
+        .iter()
+        .filter(|claim| claim.metadata.name.as_deref() == Some(&called.claim));
+    let (secrets, claims) = match observed.repo.spec.access_method {
+        AccessMethod::Tool => (Some(secrets), None),
+        AccessMethod::Mount => (None, Some(claims)),
+    };
+    let existing = secrets
+        .into_iter()
+        .flatten()
+        .map(|secret| &secret.metadata)
+        .chain(claims.into_iter().flatten().map(|claim| &claim.metadata));
+    let staying = existing
+        .filter(|metadata| metadata.deletion_timestamp.is_none() && !is_by_label(metadata))
+        .filter_map(|metadata| metadata.namespace.as_deref());
+    let mut wanted: BTreeMap<&str, bool> = by_label.iter().map(|name| (*name, true)).collect();
+    wanted.extend(by_object.iter().map(|name| (*name, false)));
+    wanted.extend(staying.map(|name| (name, false)));
+    wanted
+}
+
+/// What namespaces have that they no longer ask for, or may not have. A claim whose deletion would delete backups
+/// stays; so does everything that belongs to the other access method, until the repository goes.
+fn leftovers(
+    observed: &Observed,
+    called: &Names,
+    wanted: &BTreeMap<&str, bool>,
+    going: &BTreeSet<&str>,
+) -> Vec<Action> {
+    let unwanted = |metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        metadata.deletion_timestamp.is_none()
+            && !wanted.contains_key(namespace)
+            && !going.contains(namespace)
+    };
+    let secrets = observed
+        .secrets
+        .iter()
+        .filter(|secret| secret.metadata.name.as_deref() == Some(&called.tool_config))
+        .filter(|secret| unwanted(&secret.metadata))
+        .map(|secret| reference(Kind::Secret, &secret.metadata));
+    let keeps = observed.repo.spec.pv_reclaim_policy == ReclaimPolicy::Retain;
+    let claims = observed
+        .claims
+        .iter()
+        .filter(|claim| keeps && claim.metadata.name.as_deref() == Some(&called.claim))
+        .filter(|claim| unwanted(&claim.metadata))
+        .map(|claim| reference(Kind::PersistentVolumeClaim, &claim.metadata));
+    let found: Vec<Reference> = match observed.repo.spec.access_method {
+        AccessMethod::Tool => secrets.collect(),
+        AccessMethod::Mount => claims.collect(),
+    };
+    found.into_iter().map(Action::Delete).collect()
+}
+
+fn secret_in<'a>(
+    observed: &'a Observed,
+    called: &Names,
+    namespace: &str,
+) -> Option<&'a k8s_openapi::api::core::v1::Secret> {
+    observed.secrets.iter().find(|secret| {
+        secret.metadata.namespace.as_deref() == Some(namespace)
+            && secret.metadata.name.as_deref() == Some(&called.tool_config)
+    })
+}
+
+fn claim_in<'a>(
+    observed: &'a Observed,
+    called: &Names,
+    namespace: &str,
+) -> Option<&'a PersistentVolumeClaim> {
+    observed.claims.iter().find(|claim| {
+        claim.metadata.namespace.as_deref() == Some(namespace)
+            && claim.metadata.name.as_deref() == Some(&called.claim)
+    })
+}
+
+fn made(action: &Action) -> Reference {
+    match action {
+        Action::Secret(secret) => reference(Kind::Secret, &secret.metadata),
+        Action::Claim(claim) => reference(Kind::PersistentVolumeClaim, &claim.metadata),
+        // Nothing else is made in namespaces.
+        _ => Reference { kind: Kind::Job, namespace: None, name: String::new() },
+    }
+}
+
+/// Some of them, and how many more there are.
+pub(super) fn list(names: &[&str]) -> String {
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

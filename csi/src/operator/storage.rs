@@ -1,0 +1,192 @@
+//! The steps that make what drivers and workloads are told: Secret, StorageClass, claim, datasafed's file.
+
+use super::conditions::kinds;
+use super::crd::AccessMethod;
+use super::encryption::Encryption;
+use super::objects::{self, CONFIG_KEY, Maker, PASSPHRASE_KEY, reference};
+use super::observed::{Action, Kind, Reference};
+use super::reconcile::Work;
+use super::render::Templates;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::api::storage::v1::StorageClass;
+use std::collections::BTreeMap;
+
+impl Work<'_> {
+    /// The CSI driver's Secret and the StorageClass; whether there is a class.
+    pub(super) fn storage(
+        &mut self,
+        templates: &Templates<'_>,
+        digest: &str,
+        wish: Option<&Encryption>,
+        passphrase: Option<&[u8]>,
+    ) -> Option<bool> {
+        let kind = kinds::STORAGE_CLASS;
+        let observed = self.observed;
+        let maker = Maker { repo: &observed.repo, settings: self.settings, digest };
+        let mut values = match templates.csi_secret() {
+            Ok(values) => values.map(|values| {
+                values.into_iter().map(|(key, value)| (key, value.into_bytes())).collect()
+            }),
+            Err(error) => return self.refuse(kind, "PrepareCSISecretFailed", error),
+        };
+        if let Some(passphrase) = passphrase {
+            // Also where no driver needs a Secret: the first passphrase is remembered here.
+            let values = values.get_or_insert_with(BTreeMap::new);
+            values.insert(PASSPHRASE_KEY.to_owned(), passphrase.to_vec());
+        }
+        if let Some(values) = values {
+            let wanted = maker.csi_secret(&self.called.csi_secret, values);
+            if !self.secret(&wanted) {
+                return None;
+            }
+        } else {
+            self.status.generated_csi_driver_secret = None;
+        }
+        if observed.repo.spec.access_method == AccessMethod::Tool {
+            self.conditions.yes(kind, "StorageClassCreated", "not needed to access with the tool");
+            return Some(false);
+        }
+        let rendered = match templates.storage_class() {
+            Ok(rendered) => rendered,
+            Err(error) => return self.refuse(kind, "PrepareStorageClassFailed", error),
+        };
+        let Some(rendered) = rendered else {
+            if wish.is_some() {
+                return self.not_encrypting("has no StorageClass of its own");
+            }
+            self.conditions.yes(kind, "StorageClassCreated", "the provider needs none");
+            return Some(false);
+        };
+        self.status.generated_storage_class_name = Some(self.called.storage_class.clone());
+        let wanted = maker.storage_class(&self.called.storage_class, rendered);
+        if let Some(wish) = wish
+            && !encrypts(&wanted, wish)
+        {
+            return self.not_encrypting("does not give encryption to its driver");
+        }
+        let Some(existing) = &observed.storage_class else {
+            let place = Reference {
+                kind: Kind::StorageClass,
+                namespace: None,
+                name: self.called.storage_class.clone(),
+            };
+            self.plan.actions.push(Action::StorageClass(wanted));
+            if let Some(why) = observed.refusals.get(&place) {
+                let message = format!("{place} could not be made: {why}");
+                return self.refuse(kind, "PrepareStorageClassFailed", message);
+            }
+            self.begun = true;
+            self.conditions.unknown(kind, "PrepareStorageClass", "the StorageClass is being made");
+            return None;
+        };
+        if let Some(wish) = wish
+            && !encrypts(existing, wish)
+        {
+            let message = format!(
+                "StorageClass {} was made without this encryption: make another repository for encrypted backups",
+                self.called.storage_class
+            );
+            return self.refuse(kinds::ENCRYPTION, "EncryptionNotSupported", message);
+        }
+        let message = match existing.parameters == wanted.parameters
+            && existing.mount_options.as_ref().filter(|all| !all.is_empty())
+                == wanted.mount_options.as_ref().filter(|all| !all.is_empty())
+        {
+            true => String::new(),
+            false => format!(
+                "StorageClass {} keeps the parameters it was made with, since the volumes have them; delete it to \
+                 have it made anew for volumes to come",
+                self.called.storage_class
+            ),
+        };
+        self.conditions.yes(kind, "StorageClassCreated", message);
+        Some(true)
+    }
+
+    /// Makes the CSI driver's Secret what it should be; whether it is.
+    fn secret(&mut self, wanted: &Secret) -> bool {
+        let existing = self.observed.csi_secret.as_ref();
+        if existing.is_some_and(|existing| objects::is_current(existing, wanted)) {
+            return true;
+        }
+        let place = reference(Kind::Secret, &wanted.metadata);
+        self.plan.actions.push(Action::Secret(wanted.clone()));
+        match self.observed.refusals.get(&place) {
+            Some(why) => self.conditions.no(
+                kinds::STORAGE_CLASS,
+                "PrepareCSISecretFailed",
+                format!("{place} could not be written: {why}"),
+            ),
+            None => {
+                self.begun = true;
+                let message = format!("{place} is being written");
+                self.conditions.unknown(kinds::STORAGE_CLASS, "PrepareCSISecret", message);
+            }
+        }
+        false
+    }
+
+    fn not_encrypting<T>(&mut self, why: &str) -> Option<T> {
+        let provider = &self.observed.repo.spec.storage_provider_ref;
+        let message = format!(
+            "StorageProvider {provider} {why}, so that a mounted volume would hold plain data: use a provider whose \
+             storageClassTemplate sets the parameter encryption (deploy/storage-providers), or accessMethod Tool"
+        );
+        self.refuse(kinds::ENCRYPTION, "EncryptionNotSupported", message)
+    }
+
+    /// The provider's claim, if it has one.
+    pub(super) fn claim_template(
+        &mut self,
+        templates: &Templates<'_>,
+    ) -> Option<Option<PersistentVolumeClaim>> {
+        let kind = kinds::CLAIM;
+        if self.observed.repo.spec.access_method == AccessMethod::Tool {
+            self.conditions.yes(kind, "Skipped", "");
+            return Some(None);
+        }
+        match templates.claim() {
+            Ok(Some(claim)) => {
+                self.conditions.yes(kind, "PVCTemplateChecked", "");
+                Some(Some(claim))
+            }
+            Ok(None) => {
+                self.conditions.yes(kind, "Skipped", "");
+                Some(None)
+            }
+            Err(error) => self.refuse(kind, "BadPVCTemplate", error),
+        }
+    }
+
+    /// What workloads find in /etc/datasafed.
+    pub(super) fn tool_config(
+        &mut self,
+        templates: &Templates<'_>,
+        wish: Option<&Encryption>,
+        passphrase: Option<&[u8]>,
+    ) -> Option<BTreeMap<String, Vec<u8>>> {
+        let mut config = match templates.tool_config() {
+            Ok(config) => config.unwrap_or_default(),
+            Err(error) => return self.refuse(kinds::PROVIDER, "InvalidStorageProvider", error),
+        };
+        let mut files = BTreeMap::new();
+        if let (Some(wish), Some(passphrase)) = (wish, passphrase) {
+            if !config.ends_with('\n') {
+                config.push('\n');
+            }
+            config.push_str(&format!(
+                "\n[encryption]\nalgorithm = {}\npass_phrase_file = {PASSPHRASE_KEY}\n",
+                wish.algorithm
+            ));
+            files.insert(PASSPHRASE_KEY.to_owned(), passphrase.to_vec());
+        }
+        files.insert(CONFIG_KEY.to_owned(), config.into_bytes());
+        Some(files)
+    }
+}
+
+/// Whether a class tells its driver to encrypt so.
+fn encrypts(class: &StorageClass, wish: &Encryption) -> bool {
+    let parameters = class.parameters.as_ref();
+    parameters.and_then(|all| all.get("encryption")).is_some_and(|value| *value == wish.algorithm)
+}

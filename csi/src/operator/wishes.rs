@@ -1,0 +1,152 @@
+//! The first steps: what a repository asks for, and whether it can be had.
+
+use super::conditions::kinds;
+use super::crd::{AccessMethod, ConditionStatus, StorageProvider, StorageProviderSpec};
+use super::encryption::Encryption;
+use super::names;
+use super::namespaces::list;
+use super::objects::PASSPHRASE_KEY;
+use super::parameters::Parameters;
+use super::reconcile::Work;
+use std::collections::BTreeMap;
+
+impl<'o> Work<'o> {
+    /// The provider, if it can serve the access method.
+    pub(super) fn provider(&mut self) -> Option<&'o StorageProvider> {
+        let kind = kinds::PROVIDER;
+        let spec = &self.observed.repo.spec;
+        let name = &spec.storage_provider_ref;
+        let Some(provider) = &self.observed.provider else {
+            let message = format!(
+                "StorageProvider {name} is not there: kubectl get storageproviders shows which are; those of \
+                 deploy/storage-providers are installed with kubectl apply"
+            );
+            return self.refuse(kind, "StorageProviderNotFound", message);
+        };
+        let given =
+            |text: &Option<String>| text.as_ref().is_some_and(|text| !text.trim().is_empty());
+        let usable = match spec.access_method {
+            AccessMethod::Mount => {
+                given(&provider.spec.storage_class_template)
+                    || given(&provider.spec.persistent_volume_claim_template)
+            }
+            AccessMethod::Tool => given(&provider.spec.datasafed_config_template),
+        };
+        if !usable {
+            let (needs, other) = match spec.access_method {
+                AccessMethod::Mount => ("storageClassTemplate", "Tool"),
+                AccessMethod::Tool => ("datasafedConfigTemplate", "Mount"),
+            };
+            let message = format!(
+                "StorageProvider {name} has no {needs}: use accessMethod {other}, or another provider"
+            );
+            return self.refuse(kind, "InvalidStorageProvider", message);
+        }
+        let status = provider.status.as_ref();
+        let installed = status.into_iter().flat_map(|status| &status.conditions).any(|condition| {
+            condition.kind == kinds::DRIVER && condition.status == ConditionStatus::True
+        });
+        if spec.access_method == AccessMethod::Mount && !installed {
+            let driver = provider.spec.csi_driver_name.as_deref().unwrap_or_default();
+            let message = format!(
+                "CSI driver {driver} of StorageProvider {name} is not installed: install it, or use accessMethod Tool"
+            );
+            return self.refuse(kind, "StorageProviderNotReady", message);
+        }
+        self.conditions.yes(kind, "StorageProviderReady", "");
+        Some(provider)
+    }
+
+    /// The parameters, if none is missing.
+    pub(super) fn parameters(&mut self, provider: &StorageProviderSpec) -> Option<Parameters> {
+        let spec = &self.observed.repo.spec;
+        let kind = kinds::PARAMETERS;
+        let mut keys = BTreeMap::new();
+        if let Some(reference) = &spec.credential {
+            let Some(secret) = &self.observed.credential else {
+                let namespace = reference.namespace.as_deref().unwrap_or("NAMESPACE");
+                let name = reference.name.as_deref().unwrap_or("NAME");
+                let message = format!(
+                    "Secret {namespace}/{name} is not there: make it (kubectl create secret generic {name} -n \
+                     {namespace} --from-literal=...), or correct spec.credential"
+                );
+                return self.refuse(kind, "CredentialSecretNotFound", message);
+            };
+            let data = secret.data.iter().flatten();
+            keys.extend(data.map(|(key, value)| (key.clone(), value.0.clone())));
+        }
+        let parameters = match Parameters::merge(provider, &spec.config, &keys) {
+            Ok(parameters) => parameters,
+            Err(error) => return self.refuse(kind, "ParametersInvalid", error),
+        };
+        let missing = parameters.missing(provider);
+        if !missing.is_empty() {
+            let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+            let message = format!(
+                "StorageProvider {} needs {}: set them in spec.config, or in the Secret of spec.credential",
+                spec.storage_provider_ref,
+                list(&missing)
+            );
+            return self.refuse(kind, "ParametersMissing", message);
+        }
+        let unknown = parameters.unknown(provider);
+        let unknown: Vec<&str> = unknown.iter().map(String::as_str).collect();
+        let message = match unknown.is_empty() {
+            true => String::new(),
+            false => format!("the provider does not know {}, which have no effect", list(&unknown)),
+        };
+        self.conditions.yes(kind, "ParametersChecked", message);
+        Some(parameters)
+    }
+
+    /// The wish with its passphrase; the outer `None` if it cannot be fulfilled.
+    #[allow(clippy::option_option)]
+    pub(super) fn encryption(&mut self) -> Option<Option<(Encryption, Vec<u8>)>> {
+        let kind = kinds::ENCRYPTION;
+        let observed = self.observed;
+        let kept = observed.csi_secret.as_ref().and_then(|secret| secret.data.as_ref());
+        let kept = kept.and_then(|data| data.get(PASSPHRASE_KEY)).map(|value| &value.0);
+        let wish = match Encryption::of(&observed.repo) {
+            Ok(Some(wish)) => wish,
+            Ok(None) if kept.is_some() => {
+                return self.refuse(
+                    kind,
+                    "EncryptionRemoved",
+                    format!(
+                        "this repository was encrypted: give it its annotation {} back, or make another repository \
+                         for plain backups",
+                        names::ENCRYPTION
+                    ),
+                );
+            }
+            Ok(None) => {
+                self.conditions.drop(kind);
+                return Some(None);
+            }
+            Err(error) => return self.refuse(kind, "EncryptionInvalid", error),
+        };
+        let (namespace, name) = wish.secret(&observed.repo, &self.settings.namespace);
+        let key = &wish.pass_phrase_secret_key_ref.key;
+        let Some(secret) = &observed.passphrase else {
+            let message =
+                format!("Secret {namespace}/{name} with the passphrase is not there: make it");
+            return self.refuse(kind, "PassphraseNotFound", message);
+        };
+        let value =
+            secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.clone());
+        let Some(passphrase) = value.filter(|value| !value.is_empty()) else {
+            let message =
+                format!("Secret {namespace}/{name} has no passphrase under the key {key}");
+            return self.refuse(kind, "PassphraseNotFound", message);
+        };
+        if kept.is_some_and(|kept| *kept != passphrase) {
+            let message = format!(
+                "the passphrase in Secret {namespace}/{name} is another than the one that this repository began \
+                 with, which opens its backups: put that one back, or make another repository"
+            );
+            return self.refuse(kind, "PassphraseChanged", message);
+        }
+        self.conditions.yes(kind, "EncryptionChecked", format!("{} is used", wish.algorithm));
+        Some(Some((wish, passphrase)))
+    }
+}

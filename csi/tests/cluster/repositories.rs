@@ -1,0 +1,139 @@
+//! BackupRepos: the operator in its pod, pre-checks as real Jobs, and workloads of two namespaces that use one
+//! repository with both access methods.
+
+use crate::Case;
+use crate::driver::{self, NAMESPACE};
+use crate::kubectl::{PATIENCE, until};
+use crate::stand::{Space, Stand};
+use serde_json::{Value, json};
+use std::path::Path;
+
+pub(crate) const CASES: &[Case] =
+    &[("a_repository_serves_two_namespaces_encrypted_with_both_access_methods", both_methods)];
+
+const ENCRYPTION: &str = r#"{"algorithm":"AES-256-CFB","passPhraseSecretKeyRef":{"name":"backup-encryption","key":"secretKey"}}"#;
+/// The image that has the tool.
+const IMAGE: &str = "test.local/strongroom:1";
+
+fn both_methods(stand: &Stand) {
+    let kubectl = &stand.cluster.kubectl;
+    let mut values = stand.values();
+    values["operator"] = json!({"enabled": true});
+    driver::install(&stand.cluster, "strongroom", &values);
+    let providers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/storage-providers");
+    kubectl.get(&["apply", "--filename", providers.to_str().expect("text")]);
+    kubectl.get(&["create", "namespace", "kb-system"]);
+    secret(
+        stand,
+        "minio-credential-for-backuprepo",
+        &[("accessKeyId", &stand.minio.access_key), ("secretAccessKey", &stand.minio.secret_key)],
+    );
+    secret(stand, "backup-encryption", &[("secretKey", &stand.passphrase)]);
+    let (one, two) = (stand.space(), stand.space());
+    for method in ["Tool", "Mount"] {
+        let name = format!("repo-{}", method.to_lowercase());
+        kubectl.apply(&repository(stand, &name, method));
+        for space in [&one, &two] {
+            let label = format!("strongroom.io/backup-repo={name}");
+            kubectl.get(&["label", "--overwrite", "namespace", &space.name, &label]);
+        }
+        let status = ready(stand, &name);
+        match method {
+            "Tool" => tool(stand, &one, &two, &text(&status, "toolConfigSecretName")),
+            _ => mounted(stand, &one, &text(&status, "backupPVCName")),
+        }
+        for space in [&one, &two] {
+            kubectl.get(&["label", "namespace", &space.name, "strongroom.io/backup-repo-"]);
+        }
+        kubectl.get(&["delete", "backuprepo", &name, "--timeout=120s"]);
+    }
+    driver::install(&stand.cluster, "strongroom", &stand.values());
+}
+
+fn secret(stand: &Stand, name: &str, values: &[(&str, &String)]) {
+    let values: serde_json::Map<String, Value> =
+        values.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+    stand.cluster.kubectl.apply(&json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "kb-system"},
+        "stringData": values,
+    }));
+}
+
+/// The users' manifest for MinIO, with the address that they have to put in.
+fn repository(stand: &Stand, name: &str, method: &str) -> Value {
+    json!({
+        "apiVersion": "dataprotection.kubeblocks.io/v1alpha1", "kind": "BackupRepo",
+        "metadata": {"name": name, "annotations": {"strongroom.io/encryption": ENCRYPTION}},
+        "spec": {
+            "storageProviderRef": "minio", "accessMethod": method, "pvReclaimPolicy": "Delete",
+            "volumeCapacity": "1Gi", "pathPrefix": name,
+            "config": {"bucket": stand.bucket, "mountOptions": "", "endpoint": stand.minio.endpoint},
+            "credential": {"name": "minio-credential-for-backuprepo", "namespace": "kb-system"},
+        },
+    })
+}
+
+fn text(status: &Value, field: &str) -> String {
+    status[field].as_str().unwrap_or_else(|| panic!("{field} in {status:#}")).to_owned()
+}
+
+/// Waits until a repository is Ready, and both namespaces are prepared; gives its status.
+fn ready(stand: &Stand, name: &str) -> Value {
+    until(name, PATIENCE, || {
+        let status = stand.cluster.kubectl.object(&["backuprepo", name])["status"].clone();
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let prepared = conditions.iter().any(|condition| {
+            condition["type"] == "NamespacesPrepared"
+                && condition["message"]
+                    .as_str()
+                    .is_some_and(|text| text.starts_with("2 namespaces of 2"))
+        });
+        match status["phase"] == "Ready" && prepared {
+            true => Ok(status),
+            false => Err(format!("{status:#}")),
+        }
+    })
+}
+
+/// What one namespace pushes, the other pulls; in between it is ciphertext.
+fn tool(stand: &Stand, one: &Space<'_>, two: &Space<'_>, config: &str) {
+    let pod = |name: &str, words: &[&str]| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {
+                "restartPolicy": "Never",
+                "containers": [{
+                    "name": "tool", "image": IMAGE, "imagePullPolicy": "Never", "args": words,
+                    "command": ["/usr/bin/strongroom", "datasafed"],
+                    "volumeMounts": [{"name": "config", "mountPath": "/etc/datasafed", "readOnly": true}],
+                }],
+                "volumes": [{"name": "config", "secret": {"secretName": config}}],
+            },
+        })
+    };
+    // A file that every pod has, with the pod's name in it.
+    one.apply(pod("the-pushing-pod", &["push", "/etc/hosts", "hosts"]));
+    one.succeeds("the-pushing-pod");
+    assert_eq!(stand.objects("hosts"), ["hosts.enc"]);
+    assert!(!stand.stores("the-pushing-pod"));
+    two.apply(pod("pull", &["pull", "hosts", "-"]));
+    assert!(two.succeeds("pull").contains("the-pushing-pod"));
+}
+
+/// A pod writes to the claim that its namespace got; the store has ciphertext.
+fn mounted(stand: &Stand, space: &Space<'_>, claim: &str) {
+    let volume = json!({"persistentVolumeClaim": {"claimName": claim}});
+    space.start(
+        "mounted",
+        volume,
+        "echo a line of a dump > /data/dump && cat /data/dump",
+        json!({}),
+    );
+    assert_eq!(space.succeeds("mounted"), "a line of a dump\n");
+    assert!(!stand.stores("a line of a dump"));
+    space.delete_pod("mounted");
+    let logs =
+        ["logs", "--namespace", NAMESPACE, "--selector=app.kubernetes.io/component=operator"];
+    let said = stand.cluster.kubectl.get(&logs);
+    assert!(!said.contains("panicked"), "{said}");
+}

@@ -1,0 +1,378 @@
+//! A real API server with its etcd, the operator as a real process beside it, and a store. The controllers and the
+//! kubelet of a cluster are not there: a test ends Jobs itself, after it ran what their pods would have run with what
+//! their pods would have had.
+
+use crate::minio::{Minio, cached};
+use crate::world::{read, root};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::GroupVersionKind;
+use kube::discovery::ApiResource;
+use kube::{Client, Config, ResourceExt};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strongroom_csi::operator::crd::{self, BackupRepo, StorageProvider};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const KUBE: &str = "kube-v1.34.4";
+const PROGRAM: &str = env!("CARGO_BIN_EXE_strongroom-csi");
+/// How long anything may take that a busy machine of two cores has to do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Where the operator and its pre-checks are.
+pub(crate) const HOME: &str = "kb-system";
+
+/// The processes of a test.
+pub(crate) struct Server {
+    pub(crate) minio: Arc<Minio>,
+    pub(crate) client: Client,
+    pub(crate) runtime: Runtime,
+    folder: TempDir,
+    processes: Vec<Child>,
+    operator: Option<Child>,
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+impl Server {
+    /// Everything but the operator.
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (etcd, peer, api) = (free_port(), free_port(), free_port());
+        let kubeconfig = prepare(folder.path(), api);
+        let url = format!("http://127.0.0.1:{etcd}");
+        let mut command = Command::new("etcd");
+        command
+            .arg("--data-dir")
+            .arg(folder.path().join("etcd"))
+            .args(["--unsafe-no-fsync", "--listen-client-urls", &url])
+            .args(["--advertise-client-urls", &url])
+            .args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")]);
+        let mut processes = vec![spawn(folder.path(), "etcd", &mut command)];
+        let program = cached(KUBE);
+        assert!(program.exists(), "{} is missing: run `make tools`", program.display());
+        let place = |name: &str| folder.path().join(name).display().to_string();
+        let mut command = Command::new(program);
+        command
+            .args(["kube-apiserver", "--bind-address=127.0.0.1", "--authorization-mode=RBAC"])
+            .arg(format!("--etcd-servers={url}"))
+            .arg(format!("--secure-port={api}"))
+            .arg(format!("--tls-cert-file={}", place("api.crt")))
+            .arg(format!("--tls-private-key-file={}", place("api.key")))
+            .arg(format!("--token-auth-file={}", place("tokens.csv")))
+            .arg(format!("--service-account-key-file={}", place("key.pub")))
+            .arg(format!("--service-account-signing-key-file={}", place("key.pem")))
+            .arg("--service-account-issuer=https://kubernetes.default.svc")
+            // Pods are made here by hand, without the accounts that a controller would make.
+            .args([
+                "--disable-admission-plugins=ServiceAccount",
+                "--service-cluster-ip-range=10.96.0.0/16",
+            ]);
+        processes.push(spawn(folder.path(), "kube-apiserver", &mut command));
+        let runtime = Runtime::new().expect("a runtime");
+        let config = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default());
+        let client = runtime.block_on(async {
+            Client::try_from(config.await.expect("a configuration")).expect("a client")
+        });
+        let mut server =
+            Self { minio: Minio::shared(), client, runtime, folder, processes, operator: None };
+        server.wait("the API server", |client| async move {
+            client.apiserver_version().await.map(|_| Some(())).map_err(|error| error.to_string())
+        });
+        server.install();
+        server
+    }
+
+    /// The kinds, the providers, the CSI driver's object and the operator's namespace.
+    fn install(&mut self) {
+        for (_, definition) in crd::definitions() {
+            let definition: CustomResourceDefinition =
+                serde_json::from_value(definition).expect("a definition");
+            self.create(Api::all(self.client.clone()), &definition);
+        }
+        self.wait("the kinds", |client| async move {
+            let api = Api::<BackupRepo>::all(client.clone());
+            let providers = Api::<StorageProvider>::all(client);
+            let listed = api
+                .list(&Default::default())
+                .await
+                .and(providers.list(&Default::default()).await.map(drop));
+            Ok(listed.ok())
+        });
+        self.namespace(HOME, None);
+        for entry in std::fs::read_dir(root().join("deploy/storage-providers")).expect("the folder")
+        {
+            let provider: StorageProvider = read(&entry.expect("an entry").path());
+            self.create(Api::all(self.client.clone()), &provider);
+        }
+    }
+
+    /// Starts the operator, or starts it again.
+    pub(crate) fn operate(&mut self) {
+        assert!(self.operator.is_none(), "it runs already");
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["operator", "--namespace", HOME, "--image", "strongroom:test"])
+            .args(["--retry-first", "1s", "--check-every", "1h"])
+            .env("KUBECONFIG", self.folder.path().join("kubeconfig"));
+        self.operator = Some(spawn(self.folder.path(), "operator", &mut command));
+    }
+
+    /// Ends the operator as a crash does.
+    pub(crate) fn kill_operator(&mut self) {
+        let mut child = self.operator.take().expect("it runs");
+        child.kill().expect("it was there");
+        child.wait().expect("it is gone");
+    }
+
+    /// The operator's memory, in bytes.
+    pub(crate) fn operators_memory(&self) -> u64 {
+        let child = self.operator.as_ref().expect("it runs");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("its status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its size");
+        let number = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
+        number.expect("a number") * 1024
+    }
+
+    pub(crate) fn create<K>(&self, api: Api<K>, object: &K) -> K
+    where
+        K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize,
+    {
+        let created = self.runtime.block_on(api.create(&PostParams::default(), object));
+        created.unwrap_or_else(|error| panic!("{error}: {object:?}"))
+    }
+
+    /// An object of any kind, as kubectl would send it.
+    pub(crate) fn create_raw(&self, manifest: Value) -> Result<DynamicObject, kube::Error> {
+        let object: DynamicObject = serde_json::from_value(manifest).expect("an object");
+        let types = object.types.clone().expect("its kind");
+        let (group, version) =
+            types.api_version.split_once('/').unwrap_or(("", &types.api_version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
+        let api = match object.namespace() {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        self.runtime.block_on(api.create(&PostParams::default(), &object))
+    }
+
+    pub(crate) fn namespace(&self, name: &str, repo: Option<&str>) {
+        let labels =
+            repo.map(|repo| [("strongroom.io/backup-repo".to_owned(), repo.to_owned())].into());
+        let metadata = ObjectMeta { name: Some(name.to_owned()), labels, ..ObjectMeta::default() };
+        self.create(Api::all(self.client.clone()), &Namespace { metadata, ..Namespace::default() });
+    }
+
+    pub(crate) fn secret(&self, namespace: &str, name: &str, values: &[(&str, &str)]) {
+        let secret = crate::world::secret(namespace, name, values);
+        let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let patch = PatchParams::apply("test").force();
+        let done = self.runtime.block_on(api.patch(name, &patch, &Patch::Apply(&secret)));
+        done.expect("the Secret is written");
+    }
+
+    pub(crate) fn repo(&self, name: &str) -> BackupRepo {
+        let api = Api::<BackupRepo>::all(self.client.clone());
+        self.runtime.block_on(api.get(name)).expect("the repository")
+    }
+
+    /// Waits until something is there.
+    pub(crate) fn wait<T, F>(&self, what: &str, look: impl Fn(Client) -> F) -> T
+    where
+        F: Future<Output = Result<Option<T>, String>>,
+    {
+        let begun = Instant::now();
+        let mut last = String::new();
+        loop {
+            match self.runtime.block_on(look(self.client.clone())) {
+                Ok(Some(found)) => return found,
+                Ok(None) => {}
+                Err(error) => last = error,
+            }
+            if begun.elapsed() > PATIENCE {
+                self.tell();
+                panic!("{what}: not within {PATIENCE:?}: {last}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until a repository is as it should be.
+    pub(crate) fn wait_for(&self, name: &str, is: impl Fn(&BackupRepo) -> bool) -> BackupRepo {
+        let is = &is;
+        let name = name.to_owned();
+        self.wait(&format!("BackupRepo {name}"), |client| {
+            let name = name.clone();
+            async move {
+                let repo = Api::<BackupRepo>::all(client).get(&name).await;
+                let repo = repo.map_err(|error| error.to_string())?;
+                match is(&repo) {
+                    true => Ok(Some(repo)),
+                    false => Err(format!("{:?}", repo.status)),
+                }
+            }
+        })
+    }
+
+    /// Waits for the next pre-check of a repository, runs what its pod would run, and ends its Job accordingly.
+    pub(crate) fn run_pre_check(&self, repo: &str) -> bool {
+        let label = format!("dataprotection.kubeblocks.io/backup-repo-name={repo}");
+        let parameters = kube::api::ListParams::default().labels(&label);
+        let job = self.wait("a pre-check's Job", |client| {
+            let parameters = parameters.clone();
+            async move {
+                let jobs = Api::<Job>::namespaced(client, HOME).list(&parameters).await;
+                let jobs = jobs.map_err(|error| error.to_string())?;
+                Ok(jobs.items.into_iter().find(|job| {
+                    job.status.as_ref().is_none_or(|status| status.conditions.is_none())
+                }))
+            }
+        });
+        let pod = job.spec.clone().and_then(|spec| spec.template.spec).expect("a pod");
+        let source = pod.volumes.as_ref().and_then(|volumes| volumes[0].secret.clone());
+        let name = source.and_then(|source| source.secret_name).expect("its Secret");
+        let api = Api::<Secret>::namespaced(self.client.clone(), HOME);
+        let secret = self.runtime.block_on(api.get(&name)).expect("the Secret");
+        let folder = tempfile::tempdir().expect("a folder");
+        for (key, value) in secret.data.expect("data") {
+            std::fs::write(folder.path().join(key), value.0).expect("written");
+        }
+        let words = pod.containers[0].command.clone().expect("a command");
+        let here =
+            |word: &String| word.replace("/etc/datasafed", &folder.path().display().to_string());
+        let log = folder.path().join("termination-log");
+        let status = Command::new(PROGRAM)
+            .args(words[1..].iter().map(here))
+            .arg("--termination-log")
+            .arg(&log)
+            .stderr(Stdio::null())
+            .status()
+            .expect("it starts");
+        let last_words = std::fs::read_to_string(log).ok();
+        self.end_job(&job, status.code().expect("a code"), last_words.as_deref());
+        status.success()
+    }
+
+    /// What the Job's controller and the kubelet would write.
+    fn end_job(&self, job: &Job, code: i32, last_words: Option<&str>) {
+        let name = job.name_any();
+        let uid = job.metadata.uid.as_deref().expect("a uid");
+        let api = Api::<Pod>::namespaced(self.client.clone(), HOME);
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"generateName": format!("{name}-"), "namespace": HOME,
+                         "labels": {"batch.kubernetes.io/controller-uid": uid}},
+            "spec": job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()),
+        }))
+        .expect("a pod");
+        let pod = self.create(api.clone(), &pod);
+        let ended = json!({"exitCode": code, "message": last_words.unwrap_or_default()});
+        let status = json!({"status": {
+            "phase": if code == 0 { "Succeeded" } else { "Failed" },
+            "containerStatuses": [{
+                "name": "pre-check", "image": "x", "imageID": "x", "ready": false, "restartCount": 0,
+                "state": {"terminated": ended},
+            }],
+        }});
+        let patch = PatchParams::default();
+        let done = api.patch_status(&pod.name_any(), &patch, &Patch::Merge(status));
+        self.runtime.block_on(done).expect("the pod's status");
+        let now = strongroom_csi::operator::conditions::written(jiff::Timestamp::now());
+        let condition = |kind: &str| {
+            json!({"type": kind, "status": "True", "reason": "Test", "message": "",
+                   "lastProbeTime": now, "lastTransitionTime": now})
+        };
+        let status = match code {
+            0 => json!({"status": {
+                "startTime": now, "completionTime": now, "succeeded": 1,
+                "conditions": [condition("SuccessCriteriaMet"), condition("Complete")],
+            }}),
+            _ => json!({"status": {
+                "startTime": now, "failed": 1,
+                "conditions": [condition("FailureTarget"), condition("Failed")],
+            }}),
+        };
+        let api = Api::<Job>::namespaced(self.client.clone(), HOME);
+        let done = api.patch_status(&name, &patch, &Patch::Merge(status));
+        self.runtime.block_on(done).expect("the Job's status");
+    }
+
+    /// The last lines of each program, for a failure.
+    #[allow(clippy::print_stderr, reason = "what a failing test has to say")]
+    fn tell(&self) {
+        for name in ["kube-apiserver", "operator"] {
+            let text = std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(20).collect();
+            eprintln!("--- {name}");
+            lines.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+
+    /// What the operator said.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("operator")).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let all = self.operator.iter_mut().chain(self.processes.iter_mut().rev());
+        for child in all {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The files that the programs are started with; gives the kubeconfig's path.
+fn prepare(folder: &Path, api: u16) -> PathBuf {
+    let run = |words: &[&str]| {
+        let done =
+            Command::new("openssl").current_dir(folder).args(words).output().expect("openssl");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    let ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+    let ca = ["req", "-x509", "-subj", "/CN=cluster", "-keyout", "ca.key", "-out", "ca.crt"];
+    run(&[&ca[..], &ec].concat());
+    let server = ["req", "-x509", "-subj", "/CN=api", "-CA", "ca.crt", "-CAkey", "ca.key"];
+    let files = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"];
+    let out = ["-keyout", "api.key", "-out", "api.crt"];
+    run(&[&server[..], &ec, &files, &out].concat());
+    run(&["genrsa", "-out", "key.pem", "2048"]);
+    run(&["rsa", "-in", "key.pem", "-pubout", "-out", "key.pub"]);
+    let token = format!("{:x}{:x}", std::process::id(), jiff::Timestamp::now().as_nanosecond());
+    std::fs::write(folder.join("tokens.csv"), format!("{token},admin,1,system:masters\n"))
+        .expect("written");
+    let path = folder.join("kubeconfig");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
+         clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{api}', certificate-authority: {}}}}}]\n\
+         users: [{{name: u, user: {{token: '{token}'}}}}]\n\
+         contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n",
+        folder.join("ca.crt").display()
+    );
+    std::fs::write(&path, text).expect("written");
+    path
+}
+
+fn spawn(folder: &Path, name: &str, command: &mut Command) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join(name)).expect("a log");
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn();
+    child.unwrap_or_else(|error| panic!("{name}: {error}"))
+}

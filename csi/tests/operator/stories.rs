@@ -1,0 +1,286 @@
+//! Whole stories on a real API server, with the operator as a real process and a real store.
+
+use crate::server::{HOME, Server};
+use crate::world::root;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use std::time::Duration;
+use strongroom_csi::operator::crd::{BackupRepo, Phase, StorageProvider};
+
+const LABEL: &str = "dataprotection.kubeblocks.io/backup-repo-name";
+
+fn seed(name: &str) -> String {
+    let path = root().join(format!("csi/tests/operator/seeds/{name}.yaml"));
+    std::fs::read_to_string(path).expect("readable")
+}
+
+fn manifest(text: &str) -> Value {
+    serde_saphyr::from_str(text).expect("YAML")
+}
+
+/// The users' manifest for MinIO, with the address that they have to put in, under a name and with a bucket.
+fn minio_repo(server: &Server, name: &str, bucket: &str) -> Value {
+    let mut repo = manifest(&seed("minio").replace("<ip:port>", &server.minio.endpoint));
+    repo["metadata"]["name"] = json!(name);
+    repo["metadata"]["annotations"] = json!({});
+    repo["spec"]["config"]["bucket"] = json!(bucket);
+    repo
+}
+
+fn credential(server: &Server, secret_key: &str) {
+    let name = "minio-credential-for-backuprepo";
+    let keys = [("accessKeyId", server.minio.access_key.as_str()), ("secretAccessKey", secret_key)];
+    server.secret(HOME, name, &keys);
+}
+
+fn is(phase: Phase) -> impl Fn(&BackupRepo) -> bool {
+    move |repo| repo.status.as_ref().and_then(|status| status.phase) == Some(phase)
+}
+
+fn message(repo: &BackupRepo, kind: &str) -> String {
+    let conditions = repo.status.as_ref().map(|status| &status.conditions);
+    let found = conditions.into_iter().flatten().find(|condition| condition.kind == kind);
+    found.map(|condition| condition.message.clone()).unwrap_or_default()
+}
+
+/// The configurations in namespaces.
+async fn configs(client: Client, repo: &str) -> Result<Vec<Secret>, String> {
+    let label = format!("{LABEL}={repo},dataprotection.kubeblocks.io/is-tool-config=true");
+    let api = Api::<Secret>::all(client);
+    let list = api.list(&ListParams::default().labels(&label)).await;
+    list.map(|list| list.items).map_err(|error| error.to_string())
+}
+
+/// Waits until a repository's configuration is in that many namespaces.
+fn wait_for_configs(server: &Server, repo: &str, count: usize) -> Vec<Secret> {
+    server.wait(&format!("{count} configurations"), |client| async move {
+        let found = configs(client, repo).await?;
+        match found.len() == count {
+            true => Ok(Some(found)),
+            false => Err(format!("{} are there", found.len())),
+        }
+    })
+}
+
+/// Everything that the operator writes, with its versions.
+fn versions(server: &Server) -> Vec<String> {
+    async fn of<K>(api: Api<K>, what: &ListParams) -> Vec<String>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    {
+        let list = api.list_metadata(what).await.expect("a list");
+        let told = |kind: &str, object: &kube::core::PartialObjectMeta<K>| {
+            format!(
+                "{kind} {}/{}@{:?}",
+                object.namespace().unwrap_or_default(),
+                object.name_any(),
+                object.resource_version()
+            )
+        };
+        list.items.iter().map(|object| told(&K::kind(&()), object)).collect()
+    }
+    let all = ListParams::default();
+    let labelled = ListParams::default().labels(LABEL);
+    let client = server.client.clone();
+    server.runtime.block_on(async {
+        let mut found = of(Api::<BackupRepo>::all(client.clone()), &all).await;
+        found.extend(of(Api::<StorageProvider>::all(client.clone()), &all).await);
+        found.extend(of(Api::<Secret>::all(client.clone()), &labelled).await);
+        found.extend(of(Api::<StorageClass>::all(client.clone()), &labelled).await);
+        found.extend(of(Api::<k8s_openapi::api::batch::v1::Job>::all(client), &labelled).await);
+        found
+    })
+}
+
+#[test]
+fn the_users_manifest_becomes_ready_on_a_real_store_serves_namespaces_and_goes() {
+    let mut server = Server::start();
+    server.operate();
+    let bucket = server.minio.new_bucket();
+    server.namespace("mysql", Some("my-repo"));
+    server.create_raw(minio_repo(&server, "my-repo", &bucket)).expect("it is taken");
+    // First the repository, then its Secret: users do both.
+    let repo = server.wait_for("my-repo", is(Phase::Failed));
+    assert!(
+        message(&repo, "ParametersChecked").contains("kb-system/minio-credential-for-backuprepo")
+    );
+
+    credential(&server, "wrong-wrong-wrong");
+    assert!(!server.run_pre_check("my-repo"));
+    let repo = server
+        .wait_for("my-repo", |repo| message(repo, "PreCheckPassed").starts_with("credentials: "));
+    assert_eq!(repo.status.and_then(|status| status.phase), Some(Phase::Failed));
+
+    credential(&server, &server.minio.secret_key);
+    // The failed one may be tried once more before the new Secret is seen.
+    while !server.run_pre_check("my-repo") {}
+    let repo = server.wait_for("my-repo", is(Phase::Ready));
+    assert!(repo.status.as_ref().is_some_and(|status| status.last_successful_check_time.is_some()));
+    let config = wait_for_configs(&server, "my-repo", 1).remove(0);
+    assert_eq!(config.namespace().as_deref(), Some("mysql"));
+    uses(&config);
+
+    // A killed operator finds everything as it should be, and writes nothing.
+    let before = versions(&server);
+    server.kill_operator();
+    server.operate();
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(versions(&server), before, "{}", server.log());
+
+    // Whoever changes or removes a configuration finds it as it was.
+    let api = Api::<Secret>::namespaced(server.client.clone(), "mysql");
+    let name = config.name_any();
+    let patch = Patch::Merge(json!({"stringData": {"datasafed.conf": "[storage]\n"}}));
+    server.runtime.block_on(api.patch(&name, &PatchParams::default(), &patch)).expect("changed");
+    let same = |found: &Secret| found.data == config.data;
+    server.wait("the configuration as it was", |client| async move {
+        Ok(configs(client, "my-repo").await?.into_iter().find(same))
+    });
+    server.runtime.block_on(api.delete(&name, &DeleteParams::default())).expect("deleted");
+    wait_for_configs(&server, "my-repo", 1);
+
+    let api = Api::<BackupRepo>::all(server.client.clone());
+    server.runtime.block_on(api.delete("my-repo", &DeleteParams::default())).expect("deleted");
+    server.wait("the repository's end", |client| async move {
+        let repos = Api::<BackupRepo>::all(client.clone());
+        let gone = repos.get_opt("my-repo").await.map_err(|error| error.to_string())?.is_none();
+        Ok((gone && configs(client, "my-repo").await?.is_empty()).then_some(()))
+    });
+}
+
+/// A workload's datasafed reaches the store with what its namespace got.
+fn uses(config: &Secret) {
+    use std::io::Write;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("datasafed.conf");
+    let data = config.data.as_ref().expect("data");
+    std::fs::write(&file, &data["datasafed.conf"].0).expect("written");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let conf = strongroom::config::datasafed::Conf::load(&file).expect("it is read");
+    let place = strongroom::config::datasafed::place(&conf).expect("a place");
+    let strongroom::config::datasafed::Place::Bucket { config, .. } = place else {
+        panic!("a bucket")
+    };
+    runtime.block_on(async {
+        use strongroom::store::{Key, PutWhen, S3Store, Store};
+        let store = S3Store::connect(*config).await.expect("a store");
+        let key = Key::new("backup").expect("a key");
+        let mut bytes = Vec::new();
+        bytes.write_all(b"rows").expect("in memory");
+        store.put(&key, bytes.into(), PutWhen::Always).await.expect("stored");
+    });
+}
+
+#[test]
+fn the_api_server_takes_every_manifest_as_it_stands_and_no_other_provider_afterwards() {
+    let server = Server::start();
+    for name in ["s3", "oss", "obs", "cos", "gcs-s3comp", "minio", "s3-compatible"] {
+        let mut repo = manifest(&seed(name));
+        repo["metadata"]["name"] = json!(format!("my-{name}"));
+        server.create_raw(repo).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let api = Api::<BackupRepo>::all(server.client.clone());
+    let change = |patch: Value| {
+        server.runtime.block_on(api.patch("my-s3", &PatchParams::default(), &Patch::Merge(patch)))
+    };
+    let error = change(json!({"spec": {"storageProviderRef": "oss"}})).expect_err("immutable");
+    assert!(error.to_string().contains("StorageProviderRef is immutable"), "{error}");
+    for wrong in [
+        json!({"accessMethod": "Both"}),
+        json!({"pvReclaimPolicy": "Recycle"}),
+        json!({"pathPrefix": "../x"}),
+        json!({"volumeCapacity": "much"}),
+    ] {
+        let error = change(json!({"spec": wrong.clone()})).expect_err("refused");
+        assert!(matches!(error, kube::Error::Api(status) if status.code == 422), "{wrong}");
+    }
+}
+
+#[test]
+fn a_bucket_that_is_not_there_and_a_mount_without_driver_are_told() {
+    let mut server = Server::start();
+    server.operate();
+    credential(&server, &server.minio.secret_key);
+    server.create_raw(minio_repo(&server, "nowhere", "no-such-bucket-here")).expect("taken");
+    assert!(!server.run_pre_check("nowhere"));
+    server.wait_for("nowhere", |repo| message(repo, "PreCheckPassed").starts_with("bucket: "));
+
+    let mut repo = minio_repo(&server, "mounted", &server.minio.new_bucket());
+    repo["spec"]["accessMethod"] = json!("Mount");
+    server.create_raw(repo).expect("taken");
+    server.wait_for("mounted", |repo| {
+        message(repo, "StorageProviderReady").contains("csi.strongroom.io")
+    });
+    // As soon as the driver comes, it goes on.
+    server
+        .create_raw(json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver",
+                           "metadata": {"name": "csi.strongroom.io"}, "spec": {"attachRequired": false}}))
+        .expect("taken");
+    let repo = server.wait_for("mounted", is(Phase::PreChecking));
+    let class =
+        repo.status.and_then(|status| status.generated_storage_class_name).expect("a class");
+    let claims = Api::<PersistentVolumeClaim>::namespaced(server.client.clone(), HOME);
+    let claim = server.wait("the pre-check's claim", |_| {
+        let claims = claims.clone();
+        async move {
+            let list =
+                claims.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+            Ok(list.items.into_iter().next())
+        }
+    });
+    assert_eq!(claim.spec.and_then(|spec| spec.storage_class_name), Some(class));
+}
+
+#[test]
+fn two_hundred_namespaces_are_served_in_little_memory() {
+    const NAMESPACES: usize = 200;
+    const MEMORY: u64 = 50 << 20;
+    let mut server = Server::start();
+    server.operate();
+    credential(&server, &server.minio.secret_key);
+    let bucket = server.minio.new_bucket();
+    for number in 0..NAMESPACES {
+        server.namespace(&format!("tenant-{number}"), Some("shared"));
+    }
+    server.create_raw(minio_repo(&server, "shared", &bucket)).expect("taken");
+    assert!(server.run_pre_check("shared"));
+    server.wait_for("shared", is(Phase::Ready));
+    wait_for_configs(&server, "shared", NAMESPACES);
+    server.wait_for("shared", |repo| {
+        message(repo, "NamespacesPrepared").starts_with("200 namespaces of 200")
+    });
+    let memory = server.operators_memory();
+    assert!(memory <= MEMORY, "{memory} bytes");
+    let before = versions(&server);
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(versions(&server), before);
+}
+
+#[test]
+fn where_kubeblocks_controller_runs_the_operator_waits() {
+    let mut server = Server::start();
+    server
+        .create_raw(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "kubeblocks-dataprotection", "namespace": HOME, "labels": {
+                "app.kubernetes.io/name": "kubeblocks", "app.kubernetes.io/component": "dataprotection"}},
+            "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
+                "metadata": {"labels": {"a": "b"}},
+                "spec": {"containers": [{"name": "manager", "image": "x"}]}}},
+        }))
+        .expect("taken");
+    server.operate();
+    credential(&server, &server.minio.secret_key);
+    server.create_raw(minio_repo(&server, "theirs", "x-bucket")).expect("taken");
+    let begun = std::time::Instant::now();
+    while !server.log().contains("KubeBlocks' own controller") {
+        assert!(begun.elapsed() < crate::server::PATIENCE, "{}", server.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    let repo = server.repo("theirs");
+    assert!(repo.status.is_none() && repo.finalizers().is_empty());
+}
