@@ -69,19 +69,30 @@ go_file() { # NAME VERSION MODULE PATH
 go_file csi.proto v1.12.0 github.com/container-storage-interface/spec csi.proto
 go_file pluginregistration.proto v0.34.4 k8s.io/kubelet pkg/apis/pluginregistration/v1/api.proto
 
-# s3fs and fusermount (of rclone) are unpacked, not installed: with them would come `mount.fuse`, to which
-# mount(8) hands every remount of a FUSE file system, ours too, and which takes its source for a program.
-peers="$cache/peers-$(. /etc/os-release && echo "$VERSION_CODENAME")"
-if [ "${1:-}" = peers ] && [ ! -x "$peers/usr/bin/fusermount3" ]; then
-    apt-get update -qq
-    work="$(mktemp -d "$cache/peers.XXXXXX")"
-    chmod 755 "$work"
-    (cd "$work" && apt-get download -qq s3fs fuse3 2> /dev/null)
-    for package in "$work"/*.deb; do dpkg-deb --extract "$package" "$work"; done
-    rm -rf "$peers" "$work"/*.deb "$work/sbin" "$work/usr/sbin"
-    [ -e "$work/usr/bin/fusermount3" ] || { mkdir -p "$work/usr/bin"; mv "$work"/bin/fusermount* "$work/usr/bin/"; }
-    mv "$work" "$peers"
+# Debian packages that are unpacked, not installed.
+unpack() { # NAME PACKAGE...
+    local place="$cache/$1-$(. /etc/os-release && echo "$VERSION_CODENAME")"
+    if [ ! -d "$place" ]; then
+        apt-get update -qq
+        local work; work="$(mktemp -d "$cache/unpack.XXXXXX")"
+        chmod 755 "$work"
+        (cd "$work" && apt-get download -qq "${@:2}" 2> /dev/null)
+        local package
+        for package in "$work"/*.deb; do dpkg-deb --extract "$package" "$work"; done
+        rm "$work"/*.deb
+        # Where Debian has /bin and /usr/bin be one.
+        if [ -d "$work/bin" ]; then mkdir -p "$work/usr/bin"; mv "$work/bin"/* "$work/usr/bin/"; fi
+        mv "$work" "$place"
+    fi
+}
+# Installed, it would serve on port 80.
+unpack nginx nginx
+if [ "${1:-}" = peers ]; then
+    # fuse3 is for rclone's fusermount. Installed, it would bring `mount.fuse`, to which mount(8) hands every
+    # remount of a FUSE file system, ours too, and which takes its source for a program.
+    unpack peers s3fs fuse3
 fi
+
 if [ "${1:-}" = peers ]; then
     # Milliseconds on each round trip: `make bench LATENCY=20`.
     go_tool toxiproxy v2.5.0 github.com/Shopify/toxiproxy/v2/cmd/server

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use strongroom::store::Tls;
 use strongroom::tool::attach::protocol::Settings as WorkerSettings;
 use tonic::Status;
 
@@ -181,9 +182,15 @@ impl NodeService {
             let directory = cache.join(HEXLOWER.encode(&Sha256::digest(id)[..16]));
             options.insert("cache_dir".to_owned(), shown(&directory).into());
         }
-        if let Some(authorities) = &self.settings.defaults.ca_bundle {
-            options.insert("ca_bundle".to_owned(), shown(authorities).into());
-        }
+        let Tls { authorities, identity, unverified: _ } = &self.settings.defaults.tls;
+        let identity = identity.as_ref();
+        let files = [
+            ("ca_bundle", authorities.as_ref()),
+            ("client_cert", identity.map(|identity| &identity.certificate)),
+            ("client_key", identity.map(|identity| &identity.key)),
+        ];
+        let named = files.into_iter().filter_map(|(name, file)| Some((name, file?)));
+        options.extend(named.map(|(name, file)| (name.to_owned(), shown(file).into())));
         let Reach { endpoint, region, path_style } = reach;
         options.extend(endpoint.map(|endpoint| ("endpoint".to_owned(), endpoint.into())));
         options.extend(region.map(|region| ("region".to_owned(), region.into())));
