@@ -24,10 +24,14 @@ need sqlite3 sqlite3
 need zstd zstd
 compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null || packages+=(postgresql)
 [ -e /usr/include/sys/acl.h ] || packages+=(libacl1-dev)
-# The peers of `make bench`.
+# The peers of `make bench`, and the libraries of those that are unpacked only (below).
 if [ "${1:-}" = peers ]; then
-    need s3fs s3fs
     need rclone rclone
+    have() { ldconfig -p | grep -q "$1" || packages+=("$2"); }
+    have libfuse.so.2 libfuse2
+    have libfuse3.so.3 libfuse3-3
+    have libcurl-gnutls.so.4 libcurl3-gnutls
+    have libxml2.so.2 libxml2
 fi
 if [ "${#packages[@]}" -gt 0 ]; then
     echo "installing ${packages[*]}"
@@ -65,6 +69,19 @@ go_file() { # NAME VERSION MODULE PATH
 go_file csi.proto v1.12.0 github.com/container-storage-interface/spec csi.proto
 go_file pluginregistration.proto v0.34.4 k8s.io/kubelet pkg/apis/pluginregistration/v1/api.proto
 
+# s3fs and fusermount (of rclone) are unpacked, not installed: with them would come `mount.fuse`, to which
+# mount(8) hands every remount of a FUSE file system, ours too, and which takes its source for a program.
+peers="$cache/peers-$(. /etc/os-release && echo "$VERSION_CODENAME")"
+if [ "${1:-}" = peers ] && [ ! -x "$peers/usr/bin/fusermount3" ]; then
+    apt-get update -qq
+    work="$(mktemp -d "$cache/peers.XXXXXX")"
+    chmod 755 "$work"
+    (cd "$work" && apt-get download -qq s3fs fuse3 2> /dev/null)
+    for package in "$work"/*.deb; do dpkg-deb --extract "$package" "$work"; done
+    rm -rf "$peers" "$work"/*.deb "$work/sbin" "$work/usr/sbin"
+    [ -e "$work/usr/bin/fusermount3" ] || { mkdir -p "$work/usr/bin"; mv "$work"/bin/fusermount* "$work/usr/bin/"; }
+    mv "$work" "$peers"
+fi
 if [ "${1:-}" = peers ]; then
     # Milliseconds on each round trip: `make bench LATENCY=20`.
     go_tool toxiproxy v2.5.0 github.com/Shopify/toxiproxy/v2/cmd/server

@@ -216,13 +216,18 @@ fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("STRONGROOM_MINIO") {
         return path.into();
     }
-    let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    });
-    cache.join("bin").join(PROGRAM)
+    cache_directory().join("bin").join(PROGRAM)
 }
 
-fn free_address() -> SocketAddr {
+/// Where `make tools` keeps what it compiles.
+pub(crate) fn cache_directory() -> PathBuf {
+    std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
+        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
+    })
+}
+
+/// An address on loopback that nobody listened at a moment ago.
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("a bound socket")
 }
