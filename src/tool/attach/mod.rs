@@ -4,6 +4,7 @@
 mod control;
 pub(super) mod kinds;
 mod place;
+mod progress;
 pub mod protocol;
 pub mod socket;
 mod worker;

@@ -6,6 +6,7 @@
 //! signals that it wants the place: it ends at once, like one that is killed, which is as safe.
 
 use super::control::{Control, End, send};
+use super::progress::{self, Progress};
 use super::protocol::{Answer, FailureKind, Hello, Secrets, Settings, VERSION, parse};
 use super::{place, socket};
 use crate::config::{self, Handed, VolumeUrl};
@@ -58,7 +59,7 @@ pub(in crate::tool) fn run(path: &Path, common: &Common) -> Result<ExitCode, Fai
         .map_err(named)?
         .ok_or_else(|| Failure::new(format!("{}: closed without settings", path.display())))?;
     let message = Zeroizing::new(message);
-    let started = understood(&message, descriptors).and_then(|order| start(order, common));
+    let started = understood(&message, descriptors).and_then(|order| start(order, common, &stream));
     match started {
         Ok(served) => {
             stream.set_read_timeout(None).map_err(named)?;
@@ -109,7 +110,7 @@ struct Served {
     name: String,
 }
 
-fn start(order: Order, common: &Common) -> Result<Served, Failure> {
+fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Served, Failure> {
     let Order { settings, mut secrets, fuse, arena, state } = order;
     let invalid = |text: String| Failure::new(text).of(FailureKind::Invalid);
     let url: VolumeUrl = settings.url.parse()?;
@@ -126,6 +127,9 @@ fn start(order: Order, common: &Common) -> Result<Served, Failure> {
         passphrase: Handed(Arc::new(Zeroizing::new(secrets.passphrase.take()))),
     });
     drop(secrets);
+    // Ends before the answer that the start came to.
+    let meter = common.meter.clone();
+    let _progress = Progress::tell(starter, progress::STEP, move || meter.answered())?;
     let choices = MountFlags::default().resolve(&common.file()?)?;
     // Before anything is read of it.
     place::take(&state).map_err(|error| Failure::new(error).of(FailureKind::Busy))?;
