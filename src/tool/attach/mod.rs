@@ -3,6 +3,7 @@
 
 mod control;
 pub(super) mod kinds;
+pub mod locks;
 mod place;
 mod progress;
 pub mod protocol;
