@@ -142,15 +142,10 @@ fn start(order: Order, common: &Common) -> Result<Served, Failure> {
         let fs = open(&common, &url, &settings, choices, estate).await?;
         tokio::spawn(report_on_signal(reports, common.meter.clone()));
         let handle = tokio::runtime::Handle::current();
-        let attached = match attach(fs.clone(), fuse, negotiated, THREADS, handle) {
-            Ok(attached) => attached,
-            Err(error) => {
-                // The file system is never dropped: that would give back the memory of dirty bytes, which
-                // are the next worker's.
-                std::mem::forget(fs);
-                return Err(error.into());
-            }
-        };
+        // Never dropped, wherever this process stops, be it by an error or by a panic: that would give back
+        // the memory of dirty bytes, which are the next worker's.
+        std::mem::forget(fs.clone());
+        let attached = attach(fs.clone(), fuse, negotiated, THREADS, handle)?;
         let gc = collects.then(|| Background::start(fs.volume(), config::host_name()));
         tracing::debug!(exclusive, "volume {} is served", settings.name);
         Ok::<_, Failure>((fs, attached, gc, signals, let_go))

@@ -318,8 +318,11 @@ impl Session {
         }
         let id = self.id();
         if let Err(error) = volume.check_not_exclusive().await {
-            // Nobody shall wait for a session that cannot write.
-            self.end(volume).await?;
+            // Nobody shall wait for a session that cannot write; but what a former process stored under it may
+            // not be published yet.
+            if !self.is_carried_on() {
+                self.end(volume).await?;
+            }
             return Err(error);
         }
         let mut state = self.state.lock();
