@@ -19,7 +19,7 @@ use super::estate::{Estate, Former};
 use super::inode::{Body, FileBody, Identity, Inode, ROOT, State};
 use super::io::FileHandleState;
 use super::recorder::Written;
-use super::remembered::{BurialForm, ChangedForm, ContentChange, HandleForm, Node};
+use super::remembered::{BurialForm, ChangedForm, ContentChange, HandleForm, Node, key};
 use super::settle::merge_attributes;
 use super::table::Dentry;
 use super::types::{HandleId, Ino, Opened};
@@ -56,12 +56,23 @@ impl FileSystem {
         let inodes = self.restore_inodes(&mut former);
         let open = self.restore_handles(&mut former, &inodes);
         *self.replies.lock() = std::mem::take(&mut former.replies);
-        let mut work = Vec::new();
+        let (mut work, mut lost) = (Vec::new(), Vec::<(_, VecDeque<u64>)>::new());
         for (ino, inode) in &inodes {
             let Ok(file) = inode.file() else { continue };
             let changes = former.content.remove(ino).unwrap_or_default();
-            let runs = runs_of.remove(&file).unwrap_or_default();
+            let kept_as = inode.state.lock().kept_as;
+            let mut runs = kept_as.and_then(|id| runs_of.remove(&id)).unwrap_or_default();
+            // Written before it was kept beside another node's, if that is not open here too.
+            if kept_as.is_none() || self.table.lock().by_identity(Identity::File(file)).is_none() {
+                runs.extend(runs_of.remove(&file).unwrap_or_default());
+                runs.sort_by_key(Run::sequence);
+            }
             let changed = former.changed.remove(ino);
+            if inode.state.lock().lost {
+                // It was given up by a start that failed later, and goes on as the store has it.
+                lost.push((inode.clone(), changes.into_keys().collect()));
+                continue;
+            }
             // Its size alone may be what the record does not have.
             let resized = changed.as_ref().is_some_and(|changed| {
                 let stored = inode.state.lock().file().map(|body| body.stored.size).ok();
@@ -105,12 +116,20 @@ impl FileSystem {
             }
         });
         results.buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
+        for (inode, orders) in lost {
+            let error = FsError::io("what was written before an earlier restart");
+            self.declare_lost(&inode, orders, &error).await?;
+        }
         if former.damaged {
             let error = FsError::io("what the former worker left is damaged");
             for (ino, writes) in open {
                 if let Some(inode) = inodes.get(&ino).filter(|_| writes) {
                     self.declare_lost(inode, VecDeque::new(), &error).await?;
                 }
+            }
+            // From here on the inodes say it, until they are closed.
+            if let Some(recorder) = &self.recorder {
+                recorder.ledger.told(&former.senseless);
             }
         }
         for (directory, name, burial) in former.burials {
@@ -148,7 +167,7 @@ impl FileSystem {
                 }
                 // A directory is stored when it is made.
                 (None, Identity::Directory(_)) => {
-                    former.damaged = true;
+                    former.spoilt(key(b'N', ino.0));
                     continue;
                 }
             };
@@ -164,8 +183,8 @@ impl FileSystem {
                 apply(changed, &mut state);
             }
             state.written = Written::adopted(state.lookups, changed.is_some());
-            if table.by_identity(identity).is_some() {
-                former.damaged = true;
+            if table.by_identity(kept_as.map_or(identity, Identity::File)).is_some() {
+                former.spoilt(key(b'N', ino.0));
                 continue;
             }
             names.extend(known.into_iter().map(|(parent, name)| (parent, name, ino)));
@@ -193,7 +212,7 @@ impl FileSystem {
         for (number, form) in std::mem::take(&mut former.files) {
             self.skip_handles(HandleId(number));
             let Some(inode) = inodes.get(&Ino(form.ino)) else {
-                former.damaged = true;
+                former.spoilt(key(b'H', number));
                 continue;
             };
             let (handle, mode) = (HandleId(number), form.mode());
@@ -475,6 +494,10 @@ fn apply(changed: &ChangedForm, state: &mut State) {
     state.unlinked = changed.unlinked;
     state.times_pending = changed.times_pending;
     state.lost = changed.lost;
+    if let Some(message) = &changed.stale {
+        state.failure = Some(FsError::stale(message));
+        state.failures += 1;
+    }
     if changed.changed {
         state.modified = state.published + 1;
     }
