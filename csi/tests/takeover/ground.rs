@@ -61,6 +61,8 @@ impl Ground {
         patience: &'static str,
         options: &[(&'static str, serde_json::Value)],
     ) -> Self {
+        // Before anything is measured: it may have to be built.
+        let _built = strongroom();
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let url = match &minio {
             None => format!("file://{}/store", temporary.path().display()),

@@ -147,20 +147,12 @@ fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Served, 
         let reports = signal(SignalKind::user_defined1())?;
         let fs = open(&common, &url, &settings, choices, estate).await?;
         tokio::spawn(report_on_signal(reports, common.meter.clone()));
-        if let Err(error) = place.read_requests() {
-            std::mem::forget(fs);
-            return Err(busy(error));
-        }
+        // Never dropped, wherever this process stops, be it by an error or by a panic: that would give back
+        // the memory of dirty bytes, which are the next worker's.
+        std::mem::forget(fs.clone());
+        place.read_requests().map_err(busy)?;
         let handle = tokio::runtime::Handle::current();
-        let attached = match attach(fs.clone(), fuse, negotiated, THREADS, handle) {
-            Ok(attached) => attached,
-            Err(error) => {
-                // The file system is never dropped: that would give back the memory of dirty bytes, which
-                // are the next worker's.
-                std::mem::forget(fs);
-                return Err(error.into());
-            }
-        };
+        let attached = attach(fs.clone(), fuse, negotiated, THREADS, handle)?;
         // Where that cannot be told, it is served all the same: nobody else gets at the connection.
         if let Err(error) = place.served() {
             tracing::warn!("volume {}: {error}", settings.name);
