@@ -31,7 +31,8 @@ use tokio::task::JoinHandle;
 
 /// How long a new process may take to come for its settings.
 const CONNECTING: Duration = Duration::from_secs(10);
-/// How long a worker may take until it serves: the store may have to be waited for.
+/// How long a worker may take until it serves, or says that its start goes on: the store may have to be waited
+/// for.
 const STARTING: Duration = Duration::from_secs(120);
 /// How long an answer from memory may take.
 const ANSWERING: Duration = Duration::from_secs(10);
@@ -42,8 +43,8 @@ const STOPPING: Duration = Duration::from_secs(30);
 /// The waits between starts that failed.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Workers that served may die so often within a minute before the next one is waited for as long: requests
-/// of programs wait, and each new worker asks the store for what it needs.
+/// Workers that served are replaced at once: requests of programs wait. Where more than so many die within a
+/// minute the next ones are waited for, longer each time, since each asks the store for what it needs.
 const DEATHS: usize = 30;
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -229,13 +230,8 @@ async fn supervise(shared: Arc<Shared>, mut child: Child) {
             }
             tracing::warn!(failures, "{message}; the next one is started");
             shared.state.send_replace(State::Restarting { failures, message });
-            let wait = match failures {
-                0 if deaths.len() > DEATHS => LONGEST_WAIT,
-                0 => Duration::ZERO,
-                more => (FIRST_WAIT * 2_u32.saturating_pow(more.min(10) - 1)).min(LONGEST_WAIT),
-            };
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait(failures, deaths.len())) => {}
                 () = told(&mut ending) => return,
             }
             failures += 1;
@@ -247,6 +243,15 @@ async fn supervise(shared: Arc<Shared>, mut child: Child) {
                 Err(error) => message = format!("volume {name}: {error}"),
             }
         }
+    }
+}
+
+/// The wait before the next start, after so many in a row that failed and so many deaths within a minute.
+fn wait(failures: u32, deaths: usize) -> Duration {
+    let frequent = u32::try_from(deaths.saturating_sub(DEATHS)).unwrap_or(u32::MAX);
+    match failures.max(frequent) {
+        0 => Duration::ZERO,
+        more => (FIRST_WAIT * 2_u32.saturating_pow(more.min(10) - 1)).min(LONGEST_WAIT),
     }
 }
 
@@ -321,8 +326,13 @@ impl Shared {
             stream.set_read_timeout(Some(STARTING))?;
             let descriptors = [copies.fuse.as_fd(), copies.arena.as_fd(), copies.state.as_fd()];
             socket::send(&stream, &hello, &descriptors)?;
-            let answer = socket::receive(&stream)?.map(|(answer, _)| answer);
-            Ok((stream, answer))
+            loop {
+                let answer = socket::receive(&stream)?.map(|(answer, _)| answer);
+                // Each of these begins a new wait.
+                if answer.as_deref().map(parse) != Some(Ok(Answer::Starting)) {
+                    return Ok((stream, answer));
+                }
+            }
         };
         let (stream, answer) = tokio::task::spawn_blocking(exchange)
             .await
@@ -450,4 +460,21 @@ fn other(message: String) -> WorkerError {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_served_is_replaced_at_once_and_one_that_fails_ever_later() {
+        for deaths in 1..=DEATHS {
+            assert_eq!(wait(0, deaths), Duration::ZERO);
+        }
+        assert_eq!(wait(0, DEATHS + 1), FIRST_WAIT);
+        assert_eq!(wait(1, 1), FIRST_WAIT);
+        assert_eq!(wait(4, 1), FIRST_WAIT * 8);
+        assert_eq!(wait(u32::MAX, 1), LONGEST_WAIT);
+        assert_eq!(wait(0, usize::MAX), LONGEST_WAIT);
+    }
 }

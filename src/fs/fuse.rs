@@ -523,8 +523,8 @@ impl Filesystem for FuseAdapter {
         let Some(mode) = XattrMode::from_flags(flags) else { return reply.error(Errno::EINVAL) };
         let (fs, name, value) = (self.fs.clone(), bytes(name), value.to_vec());
         self.once(request, "setxattr", ino, async move {
-            let result = fs.setxattr(Ino(ino.0), &name, &value, mode).await;
-            let result = fs.xattr_once(result);
+            let change = fs.setxattr(Ino(ino.0), &name, &value, mode);
+            let result = fs.xattr_once(Ino(ino.0), &name, change).await;
             answer!(reply, "setxattr", result, done)
         });
     }
@@ -548,8 +548,9 @@ impl Filesystem for FuseAdapter {
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), bytes(name));
         self.once(request, "removexattr", ino, async move {
-            let result = fs.removexattr(Ino(ino.0), &name).await;
-            answer!(reply, "removexattr", fs.xattr_once(result), done)
+            let change = fs.removexattr(Ino(ino.0), &name);
+            let result = fs.xattr_once(Ino(ino.0), &name, change).await;
+            answer!(reply, "removexattr", result, done)
         });
     }
 

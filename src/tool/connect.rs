@@ -65,6 +65,12 @@ impl MeterSlot {
         meter.snapshot().map(row).join(" ")
     }
 
+    /// How many requests were answered so far.
+    pub(super) fn answered(&self) -> u64 {
+        let counts = self.0.get().map(|meter| meter.snapshot());
+        counts.iter().flatten().map(|(_, count)| count.answered).sum()
+    }
+
     fn around(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
         let meter = Arc::new(Meter::new(store));
         // One store is used in a run; what was looked at before it is not counted.

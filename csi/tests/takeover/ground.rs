@@ -61,6 +61,8 @@ impl Ground {
         patience: &'static str,
         options: &[(&'static str, serde_json::Value)],
     ) -> Self {
+        // Before anything is measured: it may have to be built.
+        let _built = strongroom();
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let url = match &minio {
             None => format!("file://{}/store", temporary.path().display()),
@@ -156,6 +158,11 @@ impl Ground {
         }
     }
 
+    pub(crate) fn keeper_pid(&self) -> Pid {
+        let id = self.keeper_process.as_ref().expect("a keeper").id();
+        Pid::from_raw(i32::try_from(id).expect("a process id"))
+    }
+
     fn socket(&self) -> PathBuf {
         self.local("keeper.sock")
     }
@@ -211,11 +218,14 @@ impl Ground {
 
     /// The new node plugin finds the volume in the keeper's hands.
     pub(crate) fn take_over(&mut self, node: Node) {
-        let (keeper, settings, secrets) = (self.socket(), self.settings(), self.secrets());
-        let report =
-            node.ask(&Order::TakeOver { keeper, program: strongroom(), settings, secrets });
+        let report = node.ask(&self.take_over_with(self.secrets()));
         assert!(matches!(report, Report::Done), "{report:?}");
         self.node = Some(node);
+    }
+
+    pub(crate) fn take_over_with(&self, secrets: Secrets) -> Order {
+        let (keeper, settings) = (self.socket(), self.settings());
+        Order::TakeOver { keeper, program: strongroom(), settings, secrets }
     }
 
     pub(crate) fn node(&self) -> &Node {

@@ -4,6 +4,7 @@
 //! | who | sends | when |
 //! |---|---|---|
 //! | starter | [`Hello`] with three descriptors: fuse, arena, state | once, first |
+//! | worker | [`Answer::Starting`] | any number of times, while the start goes on |
 //! | worker | [`Answer::Serving`] or [`Answer::Failed`] | once, when it is known which |
 //! | starter | [`Request`] | any time later, one after the other |
 //! | worker | [`Answer`] | one to each request, in order |
@@ -20,7 +21,7 @@ use std::path::Path;
 use zeroize::Zeroize;
 
 /// Of the messages. Changes when a side could misunderstand the other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first message.
 #[derive(Serialize, Deserialize)]
@@ -130,6 +131,8 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
+    /// It does not serve yet, and the store has answered it something since it said so the last time.
+    Starting,
     /// It serves.
     Serving {
         /// How many workers served this mount before.
