@@ -227,6 +227,37 @@ fn certificates_that_are_replaced_are_used_by_a_mount_that_stays() {
     assert!(listed.contains("after"), "{listed}");
 }
 
+#[test]
+fn datasafed_trusts_anybody_only_where_it_is_told_to() {
+    let authority = Authority::new();
+    let folder = authority.certificate("server", "IP:127.0.0.1", "2");
+    let minio = Arc::new(Minio::start_with(Some(&folder)));
+    let bucket = minio.new_bucket();
+    let mut volume = Volume::place(Backend::Dir);
+    volume.encrypted = false;
+    volume.minio = Some(minio.clone());
+    let conf = volume.local("datasafed.conf");
+    let write = |unchecked: bool| {
+        let text = format!(
+            "[storage]\ntype = s3\nprovider = Minio\nenv_auth = false\naccess_key_id = {}\n\
+             secret_access_key = {}\nendpoint = {}\nroot = {bucket}/backups\nforce_path_style = true\n\
+             no_check_certificate = {unchecked}\n",
+            minio.access_key, minio.secret_key, minio.endpoint
+        );
+        fs::write(&conf, text).expect("written");
+    };
+    let push = ["datasafed", "-c", text(&conf), "push", text(&conf), "dir/file"];
+    write(true);
+    wait_for("the server's store", || run(&volume, &push, &[]).output.status.success());
+    let pull = ["datasafed", "-c", text(&conf), "pull", "dir/file", "-"];
+    let pulled = run(&volume, &pull, &[]).succeeded_with_bytes();
+    assert_eq!(pulled, fs::read(&conf).expect("read"));
+    write(false);
+    run(&volume, &push, &[]).failed_saying(&["UnknownIssuer", "AWS_CA_BUNDLE"]);
+    let trusted = authority.file();
+    run(&volume, &push, &[("CA_CERT_PATH", text(&trusted))]).succeeded();
+}
+
 /// A proxy that knows one name, `store.test`, and wants a password.
 struct Proxy {
     address: SocketAddr,

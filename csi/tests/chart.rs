@@ -127,6 +127,26 @@ fn a_storage_class_names_its_secret_and_the_controller_may_read_that_one() {
 }
 
 #[test]
+fn monitoring_is_there_where_it_is_wanted() {
+    let text = rendered(&[
+        "--set=metricsPort=9809,monitoring.serviceMonitor=true,monitoring.prometheusRule=true",
+        "--set=monitoring.dashboard=true,monitoring.labels.release=prometheus",
+    ]);
+    let [monitor] = of_kind(&text, "ServiceMonitor")[..] else { panic!("{text}") };
+    assert!(monitor.contains("release: prometheus"), "{monitor}");
+    // What the Service selects is what the pods with the port are labelled with, and the keeper is not.
+    let marked = text.matches("strongroom.io/metrics: \"true\"").count();
+    assert_eq!(marked, 5, "{text}");
+    let [rules] = of_kind(&text, "PrometheusRule")[..] else { panic!("{text}") };
+    assert!(rules.contains("alert: StrongroomDataLost"), "{rules}");
+    let dashboard = text.split("strongroom.json: |-").nth(1).expect("a dashboard");
+    let dashboard = dashboard.split("\n---").next().expect("its text");
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).expect("JSON");
+    assert_eq!(dashboard["uid"], "strongroom");
+    assert_eq!(of_kind(&rendered(&[]), "Service").len(), 0);
+}
+
+#[test]
 fn a_value_that_makes_no_sense_is_refused_by_its_name() {
     for (value, name) in [
         ("drivername=x", "drivername"),

@@ -43,7 +43,7 @@ pub use files::{FileStore, Headers, UploadId, Version};
 pub use http::{ClientIdentity, Tls};
 pub use limit::Limit;
 pub use memory::MemoryStore;
-pub use meter::{Count, Meter, VERBS};
+pub use meter::{Count, Hits, Meter, VERBS};
 pub use prefix::Prefixed;
 pub use probe::{Capabilities, probe};
 pub use providers::{PROVIDERS, PathStyle, Provider};

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: Debian packages, and programs compiled once into
 # the cache under a name that holds their version. With the argument `peers` also what `make bench`
-# compares with.
+# compares with, with `dist` what `make dist` needs.
 set -euo pipefail
 cache="${STRONGROOM_CACHE:-$HOME/.cache/strongroom}"
 mkdir -p "$cache/bin"
@@ -32,6 +32,11 @@ if [ "${1:-}" = peers ]; then
     have libfuse3.so.3 libfuse3-3
     have libcurl-gnutls.so.4 libcurl3-gnutls
     have libxml2.so.2 libxml2
+fi
+# What `make dist` puts into the image, and looks at programs with.
+if [ "${1:-}" = dist ]; then
+    [ -x /bin/busybox ] || packages+=(busybox-static)
+    need readelf binutils
 fi
 if [ "${#packages[@]}" -gt 0 ]; then
     echo "installing ${packages[*]}"
@@ -123,3 +128,4 @@ crate_tool() { # NAME VERSION
 crate_tool cargo-deny 0.20.2
 crate_tool pjdfstest 0.2.2
 crate_tool fsx 0.3.2
+if [ "${1:-}" = dist ]; then crate_tool cargo-cyclonedx 0.5.9; fi

@@ -168,6 +168,11 @@ impl Driver {
         self.run(process);
     }
 
+    /// A process's id.
+    pub(crate) fn pid(&self, process: Process) -> Pid {
+        pid_of(self.running.get(&process).expect("it runs"))
+    }
+
     /// The workers: processes of `strongroom mount` that the node plugin has started.
     pub(crate) fn workers(&self) -> Vec<Pid> {
         let mine = format!("/{}", name_of(self.temporary.path()));

@@ -16,6 +16,7 @@
 
 use crate::config::ConfigFile;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use zeroize::Zeroize;
@@ -187,10 +188,42 @@ pub struct Stats {
     pub lost_files: u64,
     /// The last time the store was asked (for anything) it answered.
     pub store_reachable: bool,
-    /// Requests to the store so far, by verb: answered and failed.
-    pub requests: String,
+    /// Requests to the store so far, by verb.
+    pub requests: BTreeMap<String, RequestStats>,
+    /// What the kernel asked so far, by kind.
+    pub operations: BTreeMap<String, OperationStats>,
+    /// Errors that it was answered with, by name.
+    pub errors: BTreeMap<String, u64>,
+    /// How often data was in a cache, and how often it was not, by cache: `memory`, `disk`.
+    pub caches: BTreeMap<String, (u64, u64)>,
     /// The worker's process id.
     pub pid: u32,
+}
+
+/// Requests to the store with one verb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RequestStats {
+    /// Those that were answered as asked.
+    pub answered: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// The sum of their times.
+    pub microseconds: u64,
+}
+
+/// Requests of the kernel of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OperationStats {
+    /// Those that were answered.
+    pub answered: u64,
+    /// The sum of their times.
+    pub microseconds: u64,
+    /// How many took at most that long, by bound in microseconds.
+    pub within: BTreeMap<u64, u64>,
 }
 
 /// What the caller can do about a failure.

@@ -199,7 +199,7 @@ async fn open(
     };
     let (volume, inside) = common
         .open_over(url, open, |store| match &cache {
-            Some(cache) => cached(store, cache),
+            Some(cache) => cached(store, cache, &common.meter),
             None => Ok(store),
         })
         .await?;
