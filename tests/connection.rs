@@ -236,7 +236,8 @@ fn datasafed_trusts_anybody_only_where_it_is_told_to() {
     let mut volume = Volume::place(Backend::Dir);
     volume.encrypted = false;
     volume.minio = Some(minio.clone());
-    let conf = volume.local("datasafed.conf");
+    let (conf, file) = (volume.local("datasafed.conf"), volume.local("file"));
+    fs::write(&file, support::random_bytes(1, 100_000)).expect("written");
     let write = |unchecked: bool| {
         let text = format!(
             "[storage]\ntype = s3\nprovider = Minio\nenv_auth = false\naccess_key_id = {}\n\
@@ -246,12 +247,12 @@ fn datasafed_trusts_anybody_only_where_it_is_told_to() {
         );
         fs::write(&conf, text).expect("written");
     };
-    let push = ["datasafed", "-c", text(&conf), "push", text(&conf), "dir/file"];
+    let push = ["datasafed", "-c", text(&conf), "push", text(&file), "dir/file"];
     write(true);
     wait_for("the server's store", || run(&volume, &push, &[]).output.status.success());
     let pull = ["datasafed", "-c", text(&conf), "pull", "dir/file", "-"];
     let pulled = run(&volume, &pull, &[]).succeeded_with_bytes();
-    assert_eq!(pulled, fs::read(&conf).expect("read"));
+    assert_eq!(pulled, fs::read(&file).expect("read"));
     write(false);
     run(&volume, &push, &[]).failed_saying(&["UnknownIssuer", "AWS_CA_BUNDLE"]);
     let trusted = authority.file();

@@ -85,9 +85,8 @@ const OF_PARTS: &[OfParts] = &[
         "counter",
         "Requests of the kernel that were answered with an error; ENOENT is an answer like others.",
         |stats| {
-            let part = |(name, count): (&String, &u64)| {
-                Part::new("", &[("errno", name)], *count as f64)
-            };
+            let part =
+                |(name, count): (&String, &u64)| Part::new("", &[("errno", name)], *count as f64);
             stats.errors.iter().map(part).collect()
         },
     ),
@@ -291,7 +290,8 @@ mod tests {
         ];
         let mut seen = std::collections::BTreeSet::new();
         for text in asked {
-            for name in text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_') {
+            for name in text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+            {
                 let named = ["strongroom_volume_", "strongroom_csi_"];
                 if named.iter().any(|start| name.starts_with(start)) {
                     let plain = ["_bucket", "_count", "_sum"]

@@ -14,7 +14,8 @@ const AT_ONCE: usize = 8;
 
 /// Memory of a process that is its own (anonymous and not shared), in KiB.
 fn own_memory(pid: Pid) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a process of ours");
+    let rollup =
+        fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a process of ours");
     let sum = |name: &str| -> u64 {
         let lines = rollup.lines().filter_map(|line| line.strip_prefix(name));
         lines.filter_map(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).sum()
@@ -27,7 +28,9 @@ fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                while let Some(item) =
+                    items.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                {
                     work(item);
                 }
             });

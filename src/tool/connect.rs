@@ -7,8 +7,8 @@ use crate::config::StoreBase;
 use crate::config::{self, VolumeUrl};
 use crate::crypto::{CryptoError, Suite};
 use crate::store::{
-    Count, DirStore, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy, S3Store, Store,
-    StoreErrorKind,
+    Count, DirStore, DiskCache, Hits, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy,
+    S3Store, Store, StoreErrorKind,
 };
 use crate::units::ByteRange;
 use crate::volume::VolumeError;

@@ -1,7 +1,8 @@
 //! The worker's side of the socket once it serves: a question, its answer, until the other side is gone.
 
 use super::protocol::{
-    Answer, FailureKind, Health, OperationStats, Request, RequestStats, Secrets, Stats, encode, parse,
+    Answer, FailureKind, Health, OperationStats, Request, RequestStats, Secrets, Stats, encode,
+    parse,
 };
 use super::socket;
 use crate::fs::core::FileSystem;
