@@ -6,10 +6,10 @@ export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
-.PHONY: help demo test test-posix test-datasafed test-csi model fuzz bench dist lint build tools
+.PHONY: help demo test test-posix test-datasafed test-csi test-e2e model fuzz bench dist lint build tools
 
 help: ## List these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 build: ## Build the strongroom binary
 	cargo build --release --locked
@@ -31,6 +31,9 @@ test-datasafed: tools ## Compare with the real datasafed: generated command line
 
 test-csi: tools build ## Test the CSI driver: csi-sanity, and what it leaves out, with real processes and mounts
 	cargo test --release --locked -p strongroom-csi
+
+test-e2e: tools build ## Test the driver in a real Kubernetes of one node, installed by helm
+	cargo test --release --locked -p strongroom-csi --test cluster
 
 model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
 	STRONGROOM_CASES=20000 cargo test --release --locked --test model

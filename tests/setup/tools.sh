@@ -24,6 +24,13 @@ need sqlite3 sqlite3
 need zstd zstd
 compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null || packages+=(postgresql)
 [ -e /usr/include/sys/acl.h ] || packages+=(libacl1-dev)
+# A Kubernetes of one node: csi/tests/cluster.
+need containerd containerd
+need etcd etcd-server
+need ip iproute2
+need runc runc
+[ -e /usr/lib/cni/ptp ] || packages+=(containernetworking-plugins)
+[ -e /bin/busybox ] || [ -e /usr/bin/busybox ] || packages+=(busybox-static)
 # The peers of `make bench`, and the libraries of those that are unpacked only (below).
 if [ "${1:-}" = peers ]; then
     need rclone rclone
@@ -35,7 +42,6 @@ if [ "${1:-}" = peers ]; then
 fi
 # What `make dist` puts into the image, and looks at programs with.
 if [ "${1:-}" = dist ]; then
-    [ -x /bin/busybox ] || packages+=(busybox-static)
     need readelf binutils
 fi
 if [ "${#packages[@]}" -gt 0 ]; then
@@ -59,6 +65,7 @@ go_tool() { # NAME VERSION PACKAGE
 go_tool minio v0.0.0-20260212201848-7aac2a2c5b7c github.com/minio/minio
 go_tool csi-sanity v5.5.0 github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
 go_tool helm v3.22.0 helm.sh/helm/v3/cmd/helm
+go_tool csi-resizer v2.2.0 github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer
 
 # One file of a Go module, pinned: interfaces that ours are compared with.
 go_file() { # NAME VERSION MODULE PATH
@@ -104,17 +111,21 @@ if [ "${1:-}" = peers ]; then
 fi
 
 # One program of a module of ours that pins it, where `go install` cannot.
-go_module() { # NAME VERSION PACKAGE
+go_module() { # NAME VERSION PACKAGE [FLAGS OF THE LINKER]
     local place="$cache/bin/$1-$2"
     if [ ! -x "$place" ]; then
         echo "compiling $1 $2 (once)"
         local work; work="$(mktemp -d "$cache/go.XXXXXX")"
-        (cd "$(dirname "$0")/$1" && go build -mod=readonly -trimpath -ldflags "-s -w" -o "$work/$1" "$3")
+        (cd "$(dirname "$0")/$1" && go build -mod=readonly -trimpath -ldflags "-s -w ${4:-}" -o "$work/$1" "$3")
         mv "$work/$1" "$place"
         rmdir "$work"
     fi
 }
 go_module datasafed v0.2.0 github.com/apecloud/datasafed
+go_module csi-provisioner v5.3.0 github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner
+# Its programs ask each other for their versions, which the linker is told.
+about=k8s.io/component-base/version
+go_module kube v1.34.4 . "-X $about.gitVersion=v1.34.4 -X $about.gitMajor=1 -X $about.gitMinor=34"
 
 # One program of a crate, pinned with everything that it depends on.
 crate_tool() { # NAME VERSION

@@ -1,7 +1,7 @@
 //! A MinIO server on loopback, shared by the tests of one process that run at the same time.
 
 use nix::sys::signal::Signal;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 /// The program that `make tools` compiles; STRONGROOM_MINIO names another one.
 const PROGRAM: &str = "minio-v0.0.0-20260212201848-7aac2a2c5b7c";
 const START: Duration = Duration::from_secs(60);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A running server. It ends, and its data go, when the last test lets go of it.
 pub(crate) struct Minio {
@@ -48,8 +49,17 @@ impl Minio {
         Self::start_with(None)
     }
 
+    /// The same at another address of this machine.
+    pub(crate) fn start_at(address: IpAddr) -> Self {
+        Self::launch(address, None)
+    }
+
     /// The same; with a directory of `public.crt` and `private.key` it speaks TLS.
     pub(crate) fn start_with(certificates: Option<&Path>) -> Self {
+        Self::launch(LOOPBACK, certificates)
+    }
+
+    fn launch(listen: IpAddr, certificates: Option<&Path>) -> Self {
         let program = program();
         assert!(program.exists(), "{} is missing: run `make tools`", program.display());
         let data = tempfile::tempdir().expect("a temporary directory");
@@ -57,7 +67,7 @@ impl Minio {
         let secret_key = super::fresh_hex::<20>();
         // Another process may take a free port between our look and the server's: try again.
         for _ in 0..5 {
-            let address = free_address();
+            let address = free_address_on(listen);
             let certificates = certificates.map(Path::to_owned);
             let secrets = (access_key.clone(), secret_key.clone());
             let (mut child, thread) =
@@ -182,7 +192,7 @@ fn command(
     let mut command = Command::new(program);
     command
         .args(["server", "--quiet", "--address", &address.to_string()])
-        .args(["--console-address", &free_address().to_string()])
+        .args(["--console-address", &free_address_on(LOOPBACK).to_string()])
         .arg(data.join("data"))
         .env("MINIO_ROOT_USER", access_key)
         .env("MINIO_ROOT_PASSWORD", secret_key)
@@ -216,7 +226,12 @@ fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("STRONGROOM_MINIO") {
         return path.into();
     }
-    cache_directory().join("bin").join(PROGRAM)
+    cached(PROGRAM)
+}
+
+/// Where `make tools` puts a program.
+pub(crate) fn cached(program: &str) -> PathBuf {
+    cache_directory().join("bin").join(program)
 }
 
 /// Where `make tools` keeps what it compiles.
@@ -226,9 +241,13 @@ pub(crate) fn cache_directory() -> PathBuf {
     })
 }
 
-/// An address on loopback that nobody listened at a moment ago.
+/// An address that nobody listened at a moment ago, on loopback.
 pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    free_address_on(Ipv4Addr::LOCALHOST.into())
+}
+
+fn free_address_on(listen: IpAddr) -> SocketAddr {
+    let listener = TcpListener::bind((listen, 0)).expect("a free port");
     listener.local_addr().expect("a bound socket")
 }
 
