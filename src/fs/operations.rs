@@ -65,8 +65,11 @@ struct Cell {
 
 impl Cell {
     const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
-        Self { answered: ZERO, microseconds: ZERO, up_to: [ZERO; BOUNDS.len()] }
+        Self {
+            answered: AtomicU64::new(0),
+            microseconds: AtomicU64::new(0),
+            up_to: [const { AtomicU64::new(0) }; BOUNDS.len()],
+        }
     }
 }
 
