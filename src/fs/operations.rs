@@ -144,7 +144,9 @@ mod tests {
         let mut found = 0;
         for way in ["self.begin(", "self.once(", "self.spawn("] {
             for call in source.split(way).skip(1) {
-                let name = call.split('"').nth(1).expect("a name");
+                let arguments = call.split("async").next().expect("its arguments");
+                // What one of these ways hands on to another has its name from its caller.
+                let Some(name) = arguments.split('"').nth(1) else { continue };
                 assert!(OPERATIONS.contains(&name), "{name}");
                 found += 1;
             }
