@@ -72,6 +72,14 @@ fn what_is_usual_has_one_privileged_process() {
 }
 
 #[test]
+fn without_the_liveness_sidecar_nobody_asks_for_it() {
+    assert_eq!(rendered(&[]).matches("livenessProbe:").count(), 2);
+    let text = rendered(&["--set=sidecars.livenessProbe="]);
+    assert!(!text.contains("livenessProbe") && !text.contains("liveness-probe"), "{text}");
+    assert!(!text.contains("9808"), "{text}");
+}
+
+#[test]
 fn every_flag_in_the_chart_is_one_of_the_program() {
     let text = rendered(&[
         "--set=store.endpoint=https://minio:9000,store.region=eu,store.caBundleConfigMap=ca",
@@ -120,6 +128,8 @@ fn a_storage_class_names_its_secret_and_the_controller_may_read_that_one() {
     ] {
         assert!(class.contains(line), "{line}: {class}");
     }
+    // csi-provisioner 5 refuses the whole class for it, and csi-resizer takes the one of controller-expand.
+    assert!(!class.contains("controller-modify"), "{class}");
     assert!(text.contains("resources: [secrets], resourceNames: [\"keys\"], verbs: [get]"));
     assert!(text.contains("--below=/var/snap/kubelet"));
     assert_eq!(of_kind(&text, "NetworkPolicy").len(), 3);
