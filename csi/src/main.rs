@@ -245,7 +245,7 @@ async fn run_node(driver: Driver, flags: NodeFlags) -> io::Result<()> {
     let registering = async {
         // kubelet asks the plugin itself as soon as it is registered: that one is there first.
         tokio::task::yield_now().await;
-        serve::serve(router, &socket, ended).await
+        serve::serve_through(registration::Local::new, router, &socket, ended).await
     };
     let served = tokio::try_join!(serving, measuring, registering).map(drop);
     let _ = std::fs::remove_file(&socket);

@@ -3,10 +3,13 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use tokio::net::UnixListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::server::Connected;
 use tonic::transport::server::Router;
 
 /// The path of an endpoint as CSI writes it: `unix:///csi/csi.sock`, or the path alone.
@@ -46,22 +49,37 @@ pub fn ended() -> io::Result<watch::Receiver<bool>> {
 ///
 /// # Errors
 /// If the socket cannot be made, or the transport fails.
-pub async fn serve(
+pub async fn serve(router: Router, socket: &Path, ended: watch::Receiver<bool>) -> io::Result<()> {
+    serve_through(|stream| stream, router, socket, ended).await
+}
+
+/// The same for callers whose requests are read over by `through` first.
+///
+/// # Errors
+/// If the socket cannot be made, or the transport fails.
+pub async fn serve_through<S>(
+    mut through: impl FnMut(UnixStream) -> S,
     router: Router,
     socket: &Path,
     mut ended: watch::Receiver<bool>,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    S: AsyncRead
+        + AsyncWrite
+        + Connected<ConnectInfo: Clone + Send + Sync>
+        + Unpin
+        + Send
+        + 'static,
+{
     let listener = listen(socket)?;
     tracing::info!(socket = %socket.display(), "serving");
     let stop = async move {
         // An error: nobody can ask any more, so nobody will.
         let _ = ended.wait_for(|ended| *ended).await;
     };
-    let incoming = UnixListenerStream::new(listener);
-    let result =
-        router.serve_with_incoming_shutdown(incoming, stop).await.map_err(io::Error::other);
-    // The next instance may have made its own already: kubelet's plugin directory is shared.
-    result
+    let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(&mut through));
+    // The socket's file stays: the next instance may have made its own already, kubelet's directory is shared.
+    router.serve_with_incoming_shutdown(incoming, stop).await.map_err(io::Error::other)
 }
 
 /// The socket of a former instance is in the way; nothing else is removed.

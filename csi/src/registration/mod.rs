@@ -1,6 +1,10 @@
 //! How kubelet learns of the node plugin: a socket in its `plugins_registry`, on which it asks who we are.
 //! The node-driver-registrar sidecar does the same from outside and may be used instead.
 
+mod authority;
+
+pub use authority::Local;
+
 use crate::api::registration::registration_server::{Registration, RegistrationServer};
 use crate::api::registration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
