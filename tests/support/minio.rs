@@ -1,5 +1,10 @@
 //! A MinIO server on loopback, shared by the tests of one process that run at the same time.
 
+#[allow(dead_code, reason = "each test binary uses its own part")]
+#[path = "cache.rs"]
+pub(crate) mod cache;
+
+use cache::cache_directory;
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -217,13 +222,6 @@ fn program() -> PathBuf {
         return path.into();
     }
     cache_directory().join("bin").join(PROGRAM)
-}
-
-/// Where `make tools` keeps what it compiles.
-pub(crate) fn cache_directory() -> PathBuf {
-    std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    })
 }
 
 /// An address on loopback that nobody listened at a moment ago.
