@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use support::authority::Authority;
-use support::minio::{Minio, cache_directory, free_address};
+use support::minio::{Minio, cache::cache_directory, free_address};
 use support::{Backend, Run, Volume, wait_for};
 use tempfile::TempDir;
 

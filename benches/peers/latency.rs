@@ -1,6 +1,7 @@
 //! Milliseconds on each round trip to a server: toxiproxy, since not every kernel has netem.
 
-use super::support::minio::{cache_directory, free_address};
+use super::support::minio::cache::cache_directory;
+use super::support::minio::free_address;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};

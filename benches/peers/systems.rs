@@ -1,6 +1,7 @@
 //! The systems: ours in three ways, and the peers, each with a bucket of its own.
 
-use super::support::minio::{Minio, cache_directory};
+use super::support::minio::Minio;
+use super::support::minio::cache::cache_directory;
 use super::support::{self, Mount, Volume};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};

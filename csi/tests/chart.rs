@@ -1,18 +1,18 @@
 //! The Helm chart, rendered by the real helm: with what is usual, with everything switched on, and refused where
 //! a value makes no sense.
 
-use std::path::{Path, PathBuf};
+#[allow(dead_code, reason = "other suites use the rest")]
+#[path = "../../tests/support/cache.rs"]
+mod cache;
+
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// The program that `make tools` compiles.
 const PROGRAM: &str = "helm-v3.22.0";
 
 fn helm(arguments: &[&str]) -> Output {
-    let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    });
-    let program = cache.join("bin").join(PROGRAM);
-    assert!(program.exists(), "{} is missing: run `make tools`", program.display());
+    let program = cache::cached(Path::new("bin").join(PROGRAM));
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart");
     let home = tempfile::tempdir().expect("a folder");
     let (verb, rest) = arguments.split_first().expect("a verb");

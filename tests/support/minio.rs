@@ -1,5 +1,10 @@
 //! A MinIO server on loopback, shared by the tests of one process that run at the same time.
 
+#[allow(dead_code, reason = "each test binary uses its own part")]
+#[path = "cache.rs"]
+pub(crate) mod cache;
+
+use cache::cached;
 use nix::sys::signal::Signal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -226,19 +231,7 @@ fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("STRONGROOM_MINIO") {
         return path.into();
     }
-    cached(PROGRAM)
-}
-
-/// Where `make tools` puts a program.
-pub(crate) fn cached(program: &str) -> PathBuf {
-    cache_directory().join("bin").join(program)
-}
-
-/// Where `make tools` keeps what it compiles.
-pub(crate) fn cache_directory() -> PathBuf {
-    std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    })
+    cached(Path::new("bin").join(PROGRAM))
 }
 
 /// An address that nobody listened at a moment ago, on loopback.
