@@ -21,13 +21,14 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use strongroom::tool::attach::protocol::{
-    Answer, FailureKind, Health, Hello, Request, Secrets, Settings, Stats, VERSION, arguments,
-    encode, parse,
+    Answer, Derived, FailureKind, Health, Hello, Request, Secrets, Settings, Stats, VERSION,
+    arguments, encode, parse,
 };
 use strongroom::tool::attach::socket;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 /// How long a new process may take to come for its settings.
 const CONNECTING: Duration = Duration::from_secs(10);
@@ -38,6 +39,8 @@ const STARTING: Duration = Duration::from_secs(120);
 const ANSWERING: Duration = Duration::from_secs(10);
 /// How long a store is waited for when it is asked whether it is there.
 const HEALTH: Duration = Duration::from_secs(5);
+/// How long a drain waits for the next worker where none serves.
+const RETURN: Duration = Duration::from_secs(20);
 /// How long the last drain of a worker may take before it is ended all the same.
 const STOPPING: Duration = Duration::from_secs(30);
 /// The waits between starts that failed.
@@ -153,6 +156,7 @@ impl Worker {
             let mut kept = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
             let mut new = secrets.copied();
             new.passphrase = kept.passphrase.clone();
+            new.derived = kept.derived.clone();
             *kept = new;
         }
         match self.shared.ask(&Request::Credentials { secrets }, ANSWERING).await? {
@@ -161,9 +165,19 @@ impl Worker {
         }
     }
 
+    /// What was derived from the passphrase, for a [`Worker::start`] by another process.
+    pub fn derived(&self) -> Derived {
+        let secrets = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        secrets.derived.clone()
+    }
+
     /// Stores what programs have written, for so long at most; what is left then can be drained by another
-    /// call.
+    /// call. Where no worker serves just now, the next one is waited for.
     pub async fn drain(&self, deadline: Duration) -> Result<Drained, WorkerError> {
+        let mut state = self.state();
+        let settled = state.wait_for(|state| !matches!(state, State::Restarting { .. }));
+        // Where it takes too long, the answer below says why there is none.
+        let _ = tokio::time::timeout(RETURN, settled).await;
         let request = Request::Drain { within: millis(deadline) };
         match self.shared.ask(&request, deadline + ANSWERING).await? {
             Answer::Drained { bytes_left, failures } => Ok(Drained { bytes_left, failures }),
@@ -320,16 +334,16 @@ impl Shared {
             encode(&Hello { version: VERSION, settings: self.settings.clone(), secrets })
         };
         let copies = self.device.try_clone().map_err(|error| failed("descriptors", &error))?;
-        let exchange = move || -> io::Result<(UnixStream, Option<Vec<u8>>)> {
+        let exchange = move || -> io::Result<(UnixStream, Option<Zeroizing<Vec<u8>>>)> {
             stream.set_nonblocking(false)?;
             stream.set_write_timeout(Some(CONNECTING))?;
             stream.set_read_timeout(Some(STARTING))?;
             let descriptors = [copies.fuse.as_fd(), copies.arena.as_fd(), copies.state.as_fd()];
             socket::send(&stream, &hello, &descriptors)?;
             loop {
-                let answer = socket::receive(&stream)?.map(|(answer, _)| answer);
+                let answer = socket::receive(&stream)?.map(|(answer, _)| Zeroizing::new(answer));
                 // Each of these begins a new wait.
-                if answer.as_deref().map(parse) != Some(Ok(Answer::Starting)) {
+                if answer.as_ref().map(|answer| parse(answer)) != Some(Ok(Answer::Starting)) {
                     return Ok((stream, answer));
                 }
             }
@@ -340,7 +354,11 @@ impl Shared {
             .map_err(|error| failed("it does not serve", &error))?;
         let answer = answer.ok_or_else(|| failed("it ended before it served", &"see its log"))?;
         match parse(&answer).map_err(|why| failed("its answer", &why))? {
-            Answer::Serving { takeovers } => Ok((stream, takeovers)),
+            Answer::Serving { takeovers, derived } => {
+                let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+                secrets.derived = derived;
+                Ok((stream, takeovers))
+            }
             answer => Err(unexpected(&self.settings, answer)),
         }
     }
@@ -359,7 +377,7 @@ impl Shared {
 
     async fn ask_to_the_end(
         &self,
-        message: zeroize::Zeroizing<Vec<u8>>,
+        message: Zeroizing<Vec<u8>>,
         within: Duration,
     ) -> Result<Answer, WorkerError> {
         let name = &self.settings.name;
@@ -392,7 +410,15 @@ impl Shared {
         // An answer that comes late must not be taken for that of the next question. The worker sees the
         // end of this connection, stores everything and ends; the supervisor starts the next one.
         *slot = None;
-        Err(other(format!("volume {name}: its worker does not answer: {why}")))
+        let message = format!("volume {name}: its worker does not answer: {why}");
+        self.state.send_if_modified(|state| {
+            let serves = matches!(state, State::Serving { .. });
+            if serves {
+                *state = State::Restarting { failures: 0, message: message.clone() };
+            }
+            serves
+        });
+        Err(other(message))
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use support::{Driver, Process, mounts_below, wait_for};
 
 const VOLUMES: usize = 50;
+/// Memory that the derivation of a key from a passphrase takes, in KiB.
+const ARGON2ID: u64 = 64 << 10;
 /// Calls under way at once, as kubelet has them.
 const AT_ONCE: usize = 8;
 
@@ -21,6 +23,13 @@ fn own_memory(pid: Pid) -> u64 {
         lines.filter_map(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).sum()
     };
     sum("Private_Dirty:") + sum("Private_Clean:")
+}
+
+/// The most memory that a process ever had, in KiB.
+fn peak_memory(pid: Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process of ours");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    line.trim().strip_suffix(" kB").and_then(|size| size.trim().parse().ok()).expect("a size")
 }
 
 fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
@@ -62,6 +71,8 @@ fn fifty_volumes_on_a_node_are_served_through_a_kill_of_everything_but_the_keepe
         fs::write(made.target.join("before"), &made.id).expect("written");
     });
     let former = driver.workers();
+    let deriving = former.iter().map(|worker| peak_memory(*worker)).min().expect("workers");
+    assert!(deriving > ARGON2ID, "{deriving} KiB: a first worker derives its volume's key");
     driver.end(Process::Node, Signal::SIGKILL);
     for worker in &former {
         // Some have ended already: nobody asks them any more.
@@ -77,6 +88,11 @@ fn fifty_volumes_on_a_node_are_served_through_a_kill_of_everything_but_the_keepe
     assert!(start.elapsed() < Duration::from_secs(120), "{:?}", start.elapsed());
     for worker in driver.workers() {
         assert!(!former.contains(&worker), "{worker} is one that was killed");
+        let peak = peak_memory(worker);
+        assert!(
+            peak < ARGON2ID,
+            "{peak} KiB: it derived a key that the one before it has handed over"
+        );
     }
 
     in_parallel(&made, |made| driver.detach(made));

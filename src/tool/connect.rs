@@ -157,7 +157,7 @@ impl Common {
             false => None,
         };
         let world = config::system_world();
-        match Volume::open(around(store)?, world, passphrase.as_ref(), settings).await {
+        match Volume::open(around(store)?, world, passphrase.as_deref(), settings).await {
             Ok(volume) => {
                 let root = url.path.len() - inside.len();
                 let root = url.path[..root].trim_end_matches('/').to_owned();

@@ -74,8 +74,7 @@ impl NodeService {
         let device = staged.map_err(|error| status::of_keeper(&error))?;
         let started = async {
             self.remember(&wish.id, &remembered).await?;
-            let Remembered { settings, secrets, .. } = &remembered;
-            self.start_worker(&wish.id, device, settings, secrets.copied()).await
+            self.start_worker(&wish.id, device, remembered).await
         };
         match started.await {
             Ok(_) => Ok(NodeStageVolumeResponse {}),
@@ -217,6 +216,7 @@ impl NodeService {
         worker.credentials(new.copied()).await.map_err(|error| status::of_worker(&error))?;
         if encrypted {
             new.passphrase = known.secrets.passphrase.take();
+            new.derived = std::mem::take(&mut known.secrets.derived);
         }
         known.secrets = new;
         self.remember(id, &known).await?;

@@ -120,7 +120,7 @@ impl Control {
     }
 
     fn replace_keys(&self, secrets: &Secrets) -> Answer {
-        let Secrets { access_key, secret_key, session_token, passphrase: _ } = secrets;
+        let Secrets { access_key, secret_key, session_token, passphrase: _, derived: _ } = secrets;
         match (&self.keys, access_key, secret_key) {
             (Some(keys), Some(access_key), Some(secret_key)) => {
                 keys.replace(access_key, secret_key, session_token.as_deref());

@@ -15,11 +15,12 @@
 //! Secrets travel in [`Secrets`] only, which is neither shown nor kept longer than it is needed.
 
 use crate::config::ConfigFile;
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Of the messages. Changes when a side could misunderstand the other.
 pub const VERSION: u32 = 2;
@@ -68,17 +69,57 @@ pub struct Secrets {
     /// The volume's passphrase.
     #[serde(default)]
     pub passphrase: Option<String>,
+    /// What a former worker derived from it.
+    #[serde(default)]
+    pub derived: Derived,
+}
+
+/// Keys that a worker has derived from its passphrase, so that the next one need not: with Argon2id that takes
+/// 64 MiB and a good part of a second. As secret as the passphrase, never shown, wiped when it is dropped.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Derived(String);
+
+impl Derived {
+    /// For messages.
+    pub fn encode(keys: &[u8]) -> Self {
+        Self(BASE64.encode(keys))
+    }
+
+    /// The keys; none where it is not what [`Derived::encode`] made.
+    pub fn decode(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(BASE64.decode(self.0.as_bytes()).unwrap_or_default())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Never the keys.
+impl fmt::Debug for Derived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "None" } else { "Derived" })
+    }
+}
+
+impl Drop for Derived {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }
 
 impl Secrets {
     /// A copy for another owner: not `Clone`, so that nothing copies them by accident.
     pub fn copied(&self) -> Self {
-        let Self { access_key, secret_key, session_token, passphrase } = self;
+        let Self { access_key, secret_key, session_token, passphrase, derived } = self;
         Self {
             access_key: access_key.clone(),
             secret_key: secret_key.clone(),
             session_token: session_token.clone(),
             passphrase: passphrase.clone(),
+            derived: derived.clone(),
         }
     }
 }
@@ -138,6 +179,9 @@ pub enum Answer {
     Serving {
         /// How many workers served this mount before.
         takeovers: u64,
+        /// For the next one's [`Secrets`].
+        #[serde(default)]
+        derived: Derived,
     },
     /// It could not; nothing was changed by this.
     Failed {

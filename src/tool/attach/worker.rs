@@ -8,9 +8,10 @@
 use super::control::{Control, End, send};
 use super::place::{LET_GO, Place};
 use super::progress::{self, Progress};
-use super::protocol::{Answer, FailureKind, Hello, Secrets, Settings, VERSION, parse};
+use super::protocol::{Answer, Derived, FailureKind, Hello, Secrets, Settings, VERSION, parse};
 use super::socket;
 use crate::config::{self, Handed, VolumeUrl};
+use crate::crypto::Passphrase;
 use crate::fs::core::{FileSystem, FsConfig};
 use crate::fs::estate::Estate;
 use crate::fs::session::{Attached, attach};
@@ -65,7 +66,8 @@ pub(in crate::tool) fn run(path: &Path, common: &Common) -> Result<ExitCode, Fai
         Ok(served) => {
             stream.set_read_timeout(None).map_err(named)?;
             let takeovers = served.control.fs.burden().takeovers;
-            send(&stream, &Answer::Serving { takeovers }).map_err(named)?;
+            let derived = Derived::encode(&served.passphrase.derived());
+            send(&stream, &Answer::Serving { takeovers, derived }).map_err(named)?;
             served.until_the_end(stream)
         }
         Err(failure) => {
@@ -109,6 +111,7 @@ struct Served {
     signals: EndSignals,
     let_go: tokio::signal::unix::Signal,
     name: String,
+    passphrase: Handed,
 }
 
 fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Served, Failure> {
@@ -122,10 +125,14 @@ fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Served, 
         (None, None) => None,
         _ => return Err(invalid("keys: name or secret is missing".to_owned())),
     };
+    let known = secrets.derived.decode();
+    let text = secrets.passphrase.take();
+    let passphrase = text.map(|text| Passphrase::with_derived(text.into_bytes(), &known));
+    let passphrase = Handed::new(passphrase);
     let common = common.instead(Given {
         file: settings.config().map_err(invalid)?,
         credentials: keys.clone().map_or(S3Credentials::Anonymous, S3Credentials::Slot),
-        passphrase: Handed(Arc::new(Zeroizing::new(secrets.passphrase.take()))),
+        passphrase: passphrase.clone(),
     });
     drop(secrets);
     // Ends before the answer that the start came to.
@@ -168,7 +175,7 @@ fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Served, 
         keys,
         reachable: AtomicBool::new(true),
     });
-    Ok(Served { runtime, control, attached, gc, signals, let_go, name: settings.name })
+    Ok(Served { runtime, control, attached, gc, signals, let_go, name: settings.name, passphrase })
 }
 
 /// Opens the volume, goes on with the former worker's session, and takes over.
@@ -231,7 +238,10 @@ async fn open(
 
 impl Served {
     fn until_the_end(self, stream: UnixStream) -> Result<ExitCode, Failure> {
-        let Self { runtime, control, attached, gc, mut signals, mut let_go, name } = self;
+        let Self { runtime, control, attached, gc, mut signals, mut let_go, name, passphrase } =
+            self;
+        // Not needed any more.
+        drop(passphrase);
         let (told, end) = tokio::sync::oneshot::channel();
         let questions = {
             let control = control.clone();
