@@ -6,7 +6,7 @@ export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
-.PHONY: help demo test test-posix test-datasafed test-csi test-e2e test-operator model fuzz bench lint build tools
+.PHONY: help demo test test-posix test-datasafed test-csi test-e2e test-operator model fuzz bench dist lint build tools
 
 help: ## List these commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ model: ## Drive the file system against a reference with faults and crashes: 20,
 
 fuzz: ## Fuzz every parser of outside bytes (SECONDS_EACH=20, TARGETS="url descriptor")
 	tests/fuzz/run.sh
+
+dist: ## Make static programs, an image's directory, bill of materials, checksums; and prove that they are static
+	tests/setup/tools.sh dist
+	deploy/dist.sh
 
 bench: build ## Measure: crypto, mounts over MinIO, peers, datasafed (LATENCY=20: peers with slow round trips)
 	tests/setup/tools.sh peers

@@ -9,11 +9,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
+use support::authority::Authority;
 use support::minio::Minio;
 use support::{Backend, Run, Volume, wait_for};
-use tempfile::TempDir;
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
@@ -212,84 +211,6 @@ fn a_clock_that_differs_is_told_also_where_the_store_still_takes_it() {
     lines.failed();
     let line = said.lines().find(|line| line.starts_with("FAIL  clock: ")).expect("a line");
     assert!(line.contains(" by -") && line.contains("set this machine's clock"), "{line}");
-}
-
-/// A certificate authority and what it has signed, by the `openssl` command.
-struct Authority {
-    folder: TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let authority = Self { folder: tempfile::tempdir().expect("a folder") };
-        authority.openssl(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            "/CN=authority of a test",
-            "-days",
-            "2",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.crt",
-        ]);
-        authority
-    }
-
-    /// The directory of a server's certificate and key, as MinIO wants them.
-    fn certificate(&self, name: &str, names: &str, days: &str) -> PathBuf {
-        let folder = self.folder.path().join(name);
-        fs::create_dir(&folder).expect("made");
-        let at = |file: &str| format!("{name}/{file}");
-        fs::write(folder.join("names"), format!("subjectAltName={names}\n")).expect("written");
-        self.openssl(&[
-            "req",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            "/CN=server of a test",
-            "-keyout",
-            &at("private.key"),
-            "-out",
-            &at("request"),
-        ]);
-        self.openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            &at("request"),
-            "-CA",
-            "ca.crt",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-days",
-            days,
-            "-extfile",
-            &at("names"),
-            "-out",
-            &at("public.crt"),
-        ]);
-        folder
-    }
-
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("ca.crt")
-    }
-
-    fn openssl(&self, arguments: &[&str]) {
-        let output = Command::new("openssl")
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .output()
-            .expect("openssl starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
 }
 
 /// A place for a volume on a server that speaks TLS with these certificates.

@@ -1,8 +1,9 @@
 //! Milliseconds on each round trip to a server: toxiproxy, since not every kernel has netem.
 
+use super::support::minio::cache::cache_directory;
+use super::support::minio::free_address;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 const PROGRAM: &str = "toxiproxy-v2.5.0";
@@ -17,10 +18,7 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// A proxy before `upstream` (`http://host:port`) that answers `milliseconds` later.
     pub(crate) fn start(upstream: &str, milliseconds: u64) -> Self {
-        let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-            PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-        });
-        let program = cache.join("bin").join(PROGRAM);
+        let program = cache_directory().join("bin").join(PROGRAM);
         let (control, listen) = (free_address(), free_address());
         let server = Command::new(&program)
             .args(["-host", "127.0.0.1", "-port", &control.port().to_string()])
@@ -48,12 +46,6 @@ impl Drop for Proxy {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
 }
 
 fn post(control: SocketAddr, path: &str, body: &serde_json::Value) {

@@ -1,6 +1,7 @@
 //! The systems: ours in three ways, and the peers, each with a bucket of its own.
 
 use super::support::minio::Minio;
+use super::support::minio::cache::cache_directory;
 use super::support::{self, Mount, Volume};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -196,7 +197,7 @@ impl Ground {
         fs::write(&password, format!("{}:{}", self.minio.access_key, self.minio.secret_key))
             .expect("written");
         support::set_mode(&password, 0o600);
-        let mut command = Command::new("s3fs");
+        let mut command = Command::new(unpacked().join("s3fs"));
         command
             .arg(&self.bucket)
             .arg(path)
@@ -231,6 +232,9 @@ impl Ground {
             .arg(cache)
             .env_remove("AWS_CA_BUNDLE")
             .envs(self.minio.environment());
+        // For its fusermount3.
+        let path = std::env::var("PATH").expect("PATH is set");
+        command.env("PATH", format!("{}:{path}", unpacked().display()));
         command
     }
 
@@ -265,4 +269,15 @@ fn peak_memory(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0) / 1024
+}
+
+/// Where `make bench` keeps the programs of packages that it unpacks and does not install.
+fn unpacked() -> PathBuf {
+    fs::read_dir(cache_directory())
+        .expect("the cache")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("usr/bin/s3fs").exists())
+        .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("peers-")))
+        .expect("s3fs is missing: run `make bench`")
+        .join("usr/bin")
 }

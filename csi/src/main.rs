@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom::config::parse_duration;
+use strongroom::store::{ClientIdentity, Tls};
 use strongroom_csi::api::csi::controller_server::ControllerServer;
 use strongroom_csi::api::csi::identity_server::IdentityServer;
 use strongroom_csi::api::csi::node_server::NodeServer;
@@ -98,6 +99,12 @@ struct Driver {
     /// Certificate authorities of the endpoints, PEM (else the system's)
     #[arg(long, env = "STRONGROOM_CA_BUNDLE", value_name = "FILE")]
     ca_bundle: Option<PathBuf>,
+    /// Client certificate for endpoints that ask for one, PEM
+    #[arg(long, env = "STRONGROOM_CLIENT_CERT", value_name = "FILE")]
+    client_cert: Option<PathBuf>,
+    /// Its private key, PEM (else in the certificate's file)
+    #[arg(long, env = "STRONGROOM_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// Directory with accessKeyID, secretAccessKey and passphrase, a file each, for calls without secrets
     #[arg(long, value_name = "DIR")]
     credentials: Option<PathBuf>,
@@ -117,7 +124,14 @@ impl Driver {
                 region: self.s3_region.clone(),
                 path_style: None,
             },
-            ca_bundle: self.ca_bundle.clone(),
+            tls: Tls {
+                authorities: self.ca_bundle.clone(),
+                identity: self.client_cert.clone().map(|certificate| ClientIdentity {
+                    key: self.client_key.clone().unwrap_or_else(|| certificate.clone()),
+                    certificate,
+                }),
+                unverified: false,
+            },
             patience: self.store_timeout,
         }
     }

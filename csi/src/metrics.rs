@@ -1,4 +1,4 @@
-//! What Prometheus can ask: every number is a row of one of the two tables here. No secret and no file's name is
+//! What Prometheus can ask: every number is a row of one of the tables here. No secret and no file's name is
 //! in any of them; a volume's label is its id.
 
 use axum::Router;
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use strongroom::tool::attach::protocol::Stats;
+use strongroom::tool::attach::protocol::{OperationStats, RequestStats, Stats};
 use tokio::sync::watch;
 
 /// What the text is, as Prometheus reads it.
@@ -62,6 +62,104 @@ const OF_VOLUMES: &[OfVolume] = &[
         |volume| volume.stats.as_ref().map(|stats| f64::from(u8::from(stats.store_reachable))),
     ),
 ];
+
+/// Numbers of a volume that have more labels: their name, type, what they are, and how they are taken.
+type OfParts = (&'static str, &'static str, &'static str, fn(&Stats) -> Vec<Part>);
+
+/// One of them: what follows the name, its labels, its value.
+struct Part {
+    suffix: &'static str,
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+}
+
+const OF_PARTS: &[OfParts] = &[
+    (
+        "strongroom_volume_operation_seconds",
+        "histogram",
+        "Times of the kernel's requests to the file system, by kind.",
+        operation_times,
+    ),
+    (
+        "strongroom_volume_errors_total",
+        "counter",
+        "Requests of the kernel that were answered with an error; ENOENT is an answer like others.",
+        |stats| {
+            let part =
+                |(name, count): (&String, &u64)| Part::new("", &[("errno", name)], *count as f64);
+            stats.errors.iter().map(part).collect()
+        },
+    ),
+    (
+        "strongroom_volume_store_requests_total",
+        "counter",
+        "Requests to the store, by verb and result; an attempt that is repeated counts each time.",
+        |stats| {
+            let parts = |(verb, requests): (&String, &RequestStats)| {
+                let RequestStats { answered, failed, .. } = *requests;
+                [("answered", answered), ("failed", failed)].map(|(result, count)| {
+                    Part::new("", &[("verb", verb), ("result", result)], count as f64)
+                })
+            };
+            stats.requests.iter().flat_map(parts).collect()
+        },
+    ),
+    (
+        "strongroom_volume_store_seconds_total",
+        "counter",
+        "Time of the requests to the store.",
+        |stats| of_verbs(stats, |requests| requests.microseconds as f64 / 1e6),
+    ),
+    (
+        "strongroom_volume_store_bytes_total",
+        "counter",
+        "Bytes sent to the store and received from it.",
+        |stats| of_verbs(stats, |requests| requests.bytes as f64),
+    ),
+    (
+        "strongroom_volume_cache_reads_total",
+        "counter",
+        "Parts of stored data that reads needed, by cache and whether they were in it.",
+        |stats| {
+            let parts = |(cache, (hits, misses)): (&String, &(u64, u64))| {
+                [("hit", *hits), ("miss", *misses)].map(|(result, count)| {
+                    Part::new("", &[("cache", cache), ("result", result)], count as f64)
+                })
+            };
+            stats.caches.iter().flat_map(parts).collect()
+        },
+    ),
+];
+
+fn operation_times(stats: &Stats) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for (kind, operation) in &stats.operations {
+        let OperationStats { answered, microseconds, within } = operation;
+        for (bound, count) in within {
+            let bound = (*bound as f64 / 1e6).to_string();
+            parts.push(Part::new("_bucket", &[("operation", kind), ("le", &bound)], *count as f64));
+        }
+        let all = [("operation", &**kind), ("le", "+Inf")];
+        parts.push(Part::new("_bucket", &all, *answered as f64));
+        parts.push(Part::new("_sum", &all[..1], *microseconds as f64 / 1e6));
+        parts.push(Part::new("_count", &all[..1], *answered as f64));
+    }
+    parts
+}
+
+fn of_verbs(stats: &Stats, value: fn(&RequestStats) -> f64) -> Vec<Part> {
+    let part = |(verb, requests): (&String, &RequestStats)| {
+        Part::new("", &[("verb", verb)], value(requests))
+    };
+    stats.requests.iter().map(part).collect()
+}
+
+impl Part {
+    fn new(suffix: &'static str, labels: &[(&'static str, &str)], value: f64) -> Self {
+        let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Self { suffix, labels, value }
+    }
+}
 
 /// What is known of the calls of one name and one code.
 #[derive(Clone, Copy, Debug, Default)]
@@ -130,14 +228,24 @@ fn text(volumes: &[Volume]) -> String {
     for (name, help, value) in OF_CALLS {
         let mut metric = Metric::new(&mut text, name, "counter", help);
         for ((call, code), calls) in &calls {
-            metric.add(&[("call", call), ("code", code)], value(calls));
+            metric.add("", &[("call", call), ("code", code)], value(calls));
         }
     }
     for (name, kind, help, value) in OF_VOLUMES {
         let mut metric = Metric::new(&mut text, name, kind, help);
         for volume in volumes {
             if let Some(value) = value(volume) {
-                metric.add(&[("volume", &volume.id)], value);
+                metric.add("", &[("volume", &volume.id)], value);
+            }
+        }
+    }
+    for (name, kind, help, parts) in OF_PARTS {
+        let mut metric = Metric::new(&mut text, name, kind, help);
+        for volume in volumes {
+            for Part { suffix, labels, value } in volume.stats.iter().flat_map(parts) {
+                let mut all = vec![("volume", &*volume.id)];
+                all.extend(labels.iter().map(|(name, value)| (*name, &**value)));
+                metric.add(suffix, &all, value);
             }
         }
     }
@@ -156,13 +264,13 @@ impl<'a> Metric<'a> {
         Self { text, name }
     }
 
-    fn add(&mut self, labels: &[(&str, &str)], value: f64) {
+    fn add(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
         let quoted = labels.iter().map(|(label, value)| {
             let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             format!("{label}=\"{value}\"")
         });
         let labels = quoted.collect::<Vec<_>>().join(",");
-        let _ = writeln!(self.text, "{}{{{labels}}} {value}", self.name);
+        let _ = writeln!(self.text, "{}{suffix}{{{labels}}} {value}", self.name);
     }
 }
 
@@ -171,9 +279,52 @@ mod tests {
     use super::*;
 
     #[test]
+    fn dashboard_and_alerts_ask_for_numbers_that_there_are() {
+        let of_calls = OF_CALLS.iter().map(|(name, ..)| *name);
+        let of_volumes = OF_VOLUMES.iter().map(|(name, ..)| *name);
+        let known: Vec<&str> =
+            of_calls.chain(of_volumes).chain(OF_PARTS.iter().map(|(name, ..)| *name)).collect();
+        let asked = [
+            include_str!("../../deploy/chart/dashboards/strongroom.json"),
+            include_str!("../../deploy/chart/alerts.yaml"),
+        ];
+        let mut seen = std::collections::BTreeSet::new();
+        for text in asked {
+            for name in text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+            {
+                let named = ["strongroom_volume_", "strongroom_csi_"];
+                if named.iter().any(|start| name.starts_with(start)) {
+                    let plain = ["_bucket", "_count", "_sum"]
+                        .iter()
+                        .find_map(|suffix| name.strip_suffix(suffix))
+                        .unwrap_or(name);
+                    assert!(known.contains(&plain), "{name}");
+                    seen.insert(plain);
+                }
+            }
+        }
+        // What nobody looks at need not be told.
+        let unseen: Vec<_> = known.iter().filter(|name| !seen.contains(*name)).collect();
+        assert!(unseen.is_empty(), "{unseen:?}");
+    }
+
+    #[test]
     fn numbers_are_told_as_prometheus_reads_them() {
         count("TestCall", tonic::Code::Aborted, Duration::from_millis(1500));
-        let stats = Stats { dirty_bytes: 7, ..Stats::default() };
+        let write = OperationStats {
+            answered: 3,
+            microseconds: 1_500_000,
+            within: [(100, 1), (1_000_000, 3)].into(),
+        };
+        let put = RequestStats { answered: 4, failed: 1, bytes: 9, microseconds: 250_000 };
+        let stats = Stats {
+            dirty_bytes: 7,
+            operations: [("write".to_owned(), write)].into(),
+            requests: [("put".to_owned(), put)].into(),
+            errors: [("EIO".to_owned(), 2)].into(),
+            caches: [("memory".to_owned(), (5, 6))].into(),
+            ..Stats::default()
+        };
         let served = Volume {
             id: "b/\"x\"".to_owned(),
             served: true,
@@ -188,6 +339,16 @@ mod tests {
             "strongroom_csi_call_seconds_total{call=\"TestCall\",code=\"Aborted\"} 1.5",
             "strongroom_volume_served{volume=\"b/\\\"x\\\"\"} 1",
             "strongroom_volume_dirty_bytes{volume=\"b/\\\"x\\\"\"} 7",
+            "strongroom_volume_operation_seconds_bucket{volume=\"b/\\\"x\\\"\",operation=\"write\",le=\"0.0001\"} 1",
+            "strongroom_volume_operation_seconds_bucket{volume=\"b/\\\"x\\\"\",operation=\"write\",le=\"1\"} 3",
+            "strongroom_volume_operation_seconds_bucket{volume=\"b/\\\"x\\\"\",operation=\"write\",le=\"+Inf\"} 3",
+            "strongroom_volume_operation_seconds_sum{volume=\"b/\\\"x\\\"\",operation=\"write\"} 1.5",
+            "strongroom_volume_operation_seconds_count{volume=\"b/\\\"x\\\"\",operation=\"write\"} 3",
+            "strongroom_volume_errors_total{volume=\"b/\\\"x\\\"\",errno=\"EIO\"} 2",
+            "strongroom_volume_store_requests_total{volume=\"b/\\\"x\\\"\",verb=\"put\",result=\"failed\"} 1",
+            "strongroom_volume_store_seconds_total{volume=\"b/\\\"x\\\"\",verb=\"put\"} 0.25",
+            "strongroom_volume_store_bytes_total{volume=\"b/\\\"x\\\"\",verb=\"put\"} 9",
+            "strongroom_volume_cache_reads_total{volume=\"b/\\\"x\\\"\",cache=\"memory\",result=\"miss\"} 6",
             "strongroom_volume_served{volume=\"c\"} 0",
             "strongroom_volume_unserved_seconds{volume=\"c\"} 9",
         ] {

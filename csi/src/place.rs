@@ -2,12 +2,11 @@
 //! another call may be others.
 
 use crate::volume::{Handle, Reach, Secrets};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom::config::system_world;
 use strongroom::store::{
-    Limit, Prefixed, Retry, RetryPolicy, S3Config, S3Store, Store, StoreError,
+    Limit, Prefixed, Retry, RetryPolicy, S3Config, S3Store, Store, StoreError, Tls,
 };
 
 /// Requests of one call under way at once.
@@ -18,8 +17,8 @@ const REQUESTS: usize = 16;
 pub struct Defaults {
     /// Where neither the volume nor its secret says it.
     pub reach: Reach,
-    /// PEM file of certificate authorities, instead of the system's.
-    pub ca_bundle: Option<PathBuf>,
+    /// Whom to trust, and who we are, where an endpoint speaks TLS.
+    pub tls: Tls,
     /// How long a call may wait for the store.
     pub patience: Duration,
 }
@@ -45,7 +44,7 @@ pub async fn bucket(
         region,
         endpoint,
         path_style,
-        ca_bundle: defaults.ca_bundle.clone(),
+        tls: defaults.tls.clone(),
         credentials: secrets.credentials(),
         ..S3Config::default()
     };

@@ -21,29 +21,33 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use strongroom::tool::attach::protocol::{
-    Answer, FailureKind, Health, Hello, Request, Secrets, Settings, Stats, VERSION, arguments,
-    encode, parse,
+    Answer, Derived, FailureKind, Health, Hello, Request, Secrets, Settings, Stats, VERSION,
+    arguments, encode, parse,
 };
 use strongroom::tool::attach::socket;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 /// How long a new process may take to come for its settings.
 const CONNECTING: Duration = Duration::from_secs(10);
-/// How long a worker may take until it serves: the store may have to be waited for.
+/// How long a worker may take until it serves, or says that its start goes on: the store may have to be waited
+/// for.
 const STARTING: Duration = Duration::from_secs(120);
 /// How long an answer from memory may take.
 const ANSWERING: Duration = Duration::from_secs(10);
 /// How long a store is waited for when it is asked whether it is there.
 const HEALTH: Duration = Duration::from_secs(5);
+/// How long a drain waits for the next worker where none serves.
+const RETURN: Duration = Duration::from_secs(20);
 /// How long the last drain of a worker may take before it is ended all the same.
 const STOPPING: Duration = Duration::from_secs(30);
 /// The waits between starts that failed.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Workers that served may die so often within a minute before the next one is waited for as long: requests
-/// of programs wait, and each new worker asks the store for what it needs.
+/// Workers that served are replaced at once: requests of programs wait. Where more than so many die within a
+/// minute the next ones are waited for, longer each time, since each asks the store for what it needs.
 const DEATHS: usize = 30;
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -152,6 +156,7 @@ impl Worker {
             let mut kept = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
             let mut new = secrets.copied();
             new.passphrase = kept.passphrase.clone();
+            new.derived = kept.derived.clone();
             *kept = new;
         }
         match self.shared.ask(&Request::Credentials { secrets }, ANSWERING).await? {
@@ -160,9 +165,19 @@ impl Worker {
         }
     }
 
+    /// What was derived from the passphrase, for a [`Worker::start`] by another process.
+    pub fn derived(&self) -> Derived {
+        let secrets = self.shared.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        secrets.derived.clone()
+    }
+
     /// Stores what programs have written, for so long at most; what is left then can be drained by another
-    /// call.
+    /// call. Where no worker serves just now, the next one is waited for.
     pub async fn drain(&self, deadline: Duration) -> Result<Drained, WorkerError> {
+        let mut state = self.state();
+        let settled = state.wait_for(|state| !matches!(state, State::Restarting { .. }));
+        // Where it takes too long, the answer below says why there is none.
+        let _ = tokio::time::timeout(RETURN, settled).await;
         let request = Request::Drain { within: millis(deadline) };
         match self.shared.ask(&request, deadline + ANSWERING).await? {
             Answer::Drained { bytes_left, failures } => Ok(Drained { bytes_left, failures }),
@@ -229,13 +244,8 @@ async fn supervise(shared: Arc<Shared>, mut child: Child) {
             }
             tracing::warn!(failures, "{message}; the next one is started");
             shared.state.send_replace(State::Restarting { failures, message });
-            let wait = match failures {
-                0 if deaths.len() > DEATHS => LONGEST_WAIT,
-                0 => Duration::ZERO,
-                more => (FIRST_WAIT * 2_u32.saturating_pow(more.min(10) - 1)).min(LONGEST_WAIT),
-            };
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(wait(failures, deaths.len())) => {}
                 () = told(&mut ending) => return,
             }
             failures += 1;
@@ -247,6 +257,15 @@ async fn supervise(shared: Arc<Shared>, mut child: Child) {
                 Err(error) => message = format!("volume {name}: {error}"),
             }
         }
+    }
+}
+
+/// The wait before the next start, after so many in a row that failed and so many deaths within a minute.
+fn wait(failures: u32, deaths: usize) -> Duration {
+    let frequent = u32::try_from(deaths.saturating_sub(DEATHS)).unwrap_or(u32::MAX);
+    match failures.max(frequent) {
+        0 => Duration::ZERO,
+        more => (FIRST_WAIT * 2_u32.saturating_pow(more.min(10) - 1)).min(LONGEST_WAIT),
     }
 }
 
@@ -315,14 +334,19 @@ impl Shared {
             encode(&Hello { version: VERSION, settings: self.settings.clone(), secrets })
         };
         let copies = self.device.try_clone().map_err(|error| failed("descriptors", &error))?;
-        let exchange = move || -> io::Result<(UnixStream, Option<Vec<u8>>)> {
+        let exchange = move || -> io::Result<(UnixStream, Option<Zeroizing<Vec<u8>>>)> {
             stream.set_nonblocking(false)?;
             stream.set_write_timeout(Some(CONNECTING))?;
             stream.set_read_timeout(Some(STARTING))?;
             let descriptors = [copies.fuse.as_fd(), copies.arena.as_fd(), copies.state.as_fd()];
             socket::send(&stream, &hello, &descriptors)?;
-            let answer = socket::receive(&stream)?.map(|(answer, _)| answer);
-            Ok((stream, answer))
+            loop {
+                let answer = socket::receive(&stream)?.map(|(answer, _)| Zeroizing::new(answer));
+                // Each of these begins a new wait.
+                if answer.as_ref().map(|answer| parse(answer)) != Some(Ok(Answer::Starting)) {
+                    return Ok((stream, answer));
+                }
+            }
         };
         let (stream, answer) = tokio::task::spawn_blocking(exchange)
             .await
@@ -330,7 +354,11 @@ impl Shared {
             .map_err(|error| failed("it does not serve", &error))?;
         let answer = answer.ok_or_else(|| failed("it ended before it served", &"see its log"))?;
         match parse(&answer).map_err(|why| failed("its answer", &why))? {
-            Answer::Serving { takeovers } => Ok((stream, takeovers)),
+            Answer::Serving { takeovers, derived } => {
+                let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+                secrets.derived = derived;
+                Ok((stream, takeovers))
+            }
             answer => Err(unexpected(&self.settings, answer)),
         }
     }
@@ -349,7 +377,7 @@ impl Shared {
 
     async fn ask_to_the_end(
         &self,
-        message: zeroize::Zeroizing<Vec<u8>>,
+        message: Zeroizing<Vec<u8>>,
         within: Duration,
     ) -> Result<Answer, WorkerError> {
         let name = &self.settings.name;
@@ -382,7 +410,15 @@ impl Shared {
         // An answer that comes late must not be taken for that of the next question. The worker sees the
         // end of this connection, stores everything and ends; the supervisor starts the next one.
         *slot = None;
-        Err(other(format!("volume {name}: its worker does not answer: {why}")))
+        let message = format!("volume {name}: its worker does not answer: {why}");
+        self.state.send_if_modified(|state| {
+            let serves = matches!(state, State::Serving { .. });
+            if serves {
+                *state = State::Restarting { failures: 0, message: message.clone() };
+            }
+            serves
+        });
+        Err(other(message))
     }
 }
 
@@ -450,4 +486,21 @@ fn other(message: String) -> WorkerError {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_served_is_replaced_at_once_and_one_that_fails_ever_later() {
+        for deaths in 1..=DEATHS {
+            assert_eq!(wait(0, deaths), Duration::ZERO);
+        }
+        assert_eq!(wait(0, DEATHS + 1), FIRST_WAIT);
+        assert_eq!(wait(1, 1), FIRST_WAIT);
+        assert_eq!(wait(4, 1), FIRST_WAIT * 8);
+        assert_eq!(wait(u32::MAX, 1), LONGEST_WAIT);
+        assert_eq!(wait(0, usize::MAX), LONGEST_WAIT);
+    }
 }

@@ -1,18 +1,18 @@
 //! The Helm chart, rendered by the real helm: with what is usual, with everything switched on, and refused where
 //! a value makes no sense.
 
-use std::path::{Path, PathBuf};
+#[allow(dead_code, reason = "other suites use the rest")]
+#[path = "../../tests/support/cache.rs"]
+mod cache;
+
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// The program that `make tools` compiles.
 const PROGRAM: &str = "helm-v3.22.0";
 
 fn helm(arguments: &[&str]) -> Output {
-    let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    });
-    let program = cache.join("bin").join(PROGRAM);
-    assert!(program.exists(), "{} is missing: run `make tools`", program.display());
+    let program = cache::cached(Path::new("bin").join(PROGRAM));
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart");
     let home = tempfile::tempdir().expect("a folder");
     let (verb, rest) = arguments.split_first().expect("a verb");
@@ -148,6 +148,26 @@ fn the_operator_comes_with_its_kinds_when_it_is_asked_for() {
     let operator = operator.expect("a Deployment");
     assert!(operator.contains("--namespace=storage") && operator.contains("runAsNonRoot: true"));
     assert_eq!(text.matches("privileged: true").count(), 1);
+}
+
+#[test]
+fn monitoring_is_there_where_it_is_wanted() {
+    let text = rendered(&[
+        "--set=metricsPort=9809,monitoring.serviceMonitor=true,monitoring.prometheusRule=true",
+        "--set=monitoring.dashboard=true,monitoring.labels.release=prometheus",
+    ]);
+    let [monitor] = of_kind(&text, "ServiceMonitor")[..] else { panic!("{text}") };
+    assert!(monitor.contains("release: prometheus"), "{monitor}");
+    // What the Service selects is what the pods with the port are labelled with, and the keeper is not.
+    let marked = text.matches("strongroom.io/metrics: \"true\"").count();
+    assert_eq!(marked, 5, "{text}");
+    let [rules] = of_kind(&text, "PrometheusRule")[..] else { panic!("{text}") };
+    assert!(rules.contains("alert: StrongroomDataLost"), "{rules}");
+    let dashboard = text.split("strongroom.json: |-").nth(1).expect("a dashboard");
+    let dashboard = dashboard.split("\n---").next().expect("its text");
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).expect("JSON");
+    assert_eq!(dashboard["uid"], "strongroom");
+    assert_eq!(of_kind(&rendered(&[]), "Service").len(), 0);
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! The interface files are our own text, but the standards' interfaces: names, numbers, types and options are
 //! those of the files that the standards publish, which `make tools` fetches.
 
+#[allow(dead_code, reason = "other suites use the rest")]
+#[path = "../../tests/support/cache.rs"]
+mod cache;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,12 +19,7 @@ fn descriptor(file: &Path) -> Vec<u8> {
 }
 
 fn standard(name: &str) -> PathBuf {
-    let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    });
-    let path = cache.join("interfaces").join(name);
-    assert!(path.exists(), "{} is missing: run `make tools`", path.display());
-    path
+    cache::cached(Path::new("interfaces").join(name))
 }
 
 fn ours(name: &str) -> PathBuf {

@@ -5,8 +5,9 @@
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use support::minio::cache::cached;
 use support::{Driver, Process};
 
 /// The program that `make tools` compiles.
@@ -55,7 +56,7 @@ fn csi_sanity_passes() {
     let parameters = file("parameters.yaml", lines.collect());
     let mutable = file("mutable.yaml", "memoryLimit: 128MiB\n".to_owned());
     let report = driver.local("report.xml");
-    let mut command = Command::new(program());
+    let mut command = Command::new(cached(Path::new("bin").join(PROGRAM)));
     let endpoint = |process| format!("unix://{}", driver.socket(process).display());
     command
         .args(["--ginkgo.no-color", "--ginkgo.v"])
@@ -99,13 +100,4 @@ fn csi_sanity_passes() {
         "{passed} of {cases} cases passed:\n{text}"
     );
     assert_eq!(driver.objects(), Vec::<String>::new(), "the suite's volumes are deleted");
-}
-
-fn program() -> PathBuf {
-    let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    });
-    let program = cache.join("bin").join(PROGRAM);
-    assert!(program.exists(), "{} is missing: run `make tools`", program.display());
-    program
 }

@@ -11,6 +11,7 @@ use super::obscure::obscure;
 use super::system_world;
 use crate::crypto::datasafed::StreamKey;
 use crate::crypto::{Passphrase, Suite};
+use crate::store::ClientIdentity;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -167,7 +168,7 @@ pub fn refuse_kopia() -> Result<(), DatasafedError> {
 }
 
 /// The certificate authorities that go with the program: `certs` beside it, as KubeBlocks copies them into
-/// images that have none. AWS_CA_BUNDLE comes first.
+/// images that have none. AWS_CA_BUNDLE and CA_CERT_PATH come first.
 pub fn authorities() -> Option<PathBuf> {
     const SYSTEM: [&str; 4] = [
         "/etc/ssl/certs/ca-certificates.crt",
@@ -175,8 +176,8 @@ pub fn authorities() -> Option<PathBuf> {
         "/etc/ssl/ca-bundle.pem",
         "/etc/ssl/cert.pem",
     ];
-    let given = variable("AWS_CA_BUNDLE");
-    if !given.is_empty() {
+    let named = ["AWS_CA_BUNDLE", "CA_CERT_PATH"].map(variable);
+    if let Some(given) = named.into_iter().find(|given| !given.is_empty()) {
         return Some(given.into());
     }
     if SYSTEM.iter().any(|path| Path::new(path).exists()) {
@@ -185,6 +186,13 @@ pub fn authorities() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let beside = program.parent()?.join("certs/ca-certificates.crt");
     beside.exists().then_some(beside)
+}
+
+/// Who we are to a server that asks for a client certificate.
+fn identity() -> Result<Option<ClientIdentity>, DatasafedError> {
+    let file = |name| Some(variable(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
+    ClientIdentity::of_files(file("CLIENT_CERT_PATH"), file("CLIENT_KEY_PATH"))
+        .map_err(DatasafedError)
 }
 
 fn local_backend() -> Result<Option<PathBuf>, DatasafedError> {

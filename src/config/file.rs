@@ -19,6 +19,10 @@ pub struct ConfigFile {
     pub profile: Option<String>,
     /// Certificate authorities, PEM.
     pub ca_bundle: Option<PathBuf>,
+    /// Client certificate, PEM.
+    pub client_cert: Option<PathBuf>,
+    /// Its key, PEM; without it in the certificate's file.
+    pub client_key: Option<PathBuf>,
     /// File with the passphrase.
     pub passphrase_file: Option<PathBuf>,
     /// How long a request may wait for the store: `5m`.

@@ -27,7 +27,19 @@ pub struct PassphraseSource {
 
 /// A passphrase that another program has handed over, or that there is none.
 #[derive(Clone)]
-pub struct Handed(pub Arc<Zeroizing<Option<String>>>);
+pub struct Handed(Option<Arc<Passphrase>>);
+
+impl Handed {
+    /// What was handed over.
+    pub fn new(passphrase: Option<Passphrase>) -> Self {
+        Self(passphrase.map(Arc::new))
+    }
+
+    /// The keys that were derived from it, see [`Passphrase::derived`].
+    pub fn derived(&self) -> Zeroizing<Vec<u8>> {
+        self.0.as_deref().map(Passphrase::derived).unwrap_or_default()
+    }
+}
 
 /// Never the passphrase.
 impl std::fmt::Debug for Handed {
@@ -61,15 +73,15 @@ pub enum PassphraseError {
 
 impl PassphraseSource {
     /// The passphrase of an existing volume.
-    pub fn read(&self) -> Result<Passphrase, PassphraseError> {
+    pub fn read(&self) -> Result<Arc<Passphrase>, PassphraseError> {
         match self.without_prompt()? {
             Some(passphrase) => Ok(passphrase),
-            None => prompt("Passphrase: "),
+            None => prompt("Passphrase: ").map(Arc::new),
         }
     }
 
     /// A new passphrase: at a terminal it is asked for twice.
-    pub fn read_new(&self) -> Result<Passphrase, PassphraseError> {
+    pub fn read_new(&self) -> Result<Arc<Passphrase>, PassphraseError> {
         if let Some(passphrase) = self.without_prompt()? {
             return Ok(passphrase);
         }
@@ -77,12 +89,12 @@ impl PassphraseSource {
     }
 
     /// Asks for a new passphrase, twice.
-    pub fn prompt_for_new() -> Result<Passphrase, PassphraseError> {
+    pub fn prompt_for_new() -> Result<Arc<Passphrase>, PassphraseError> {
         let (first, second) = (ask("New passphrase: ")?, ask("Once more: ")?);
         if *first != *second {
             return Err(PassphraseError::Different);
         }
-        Ok(Passphrase::new(first.as_bytes().to_vec()))
+        Ok(Arc::new(Passphrase::new(first.as_bytes().to_vec())))
     }
 
     /// Whether a passphrase is given by any setting. Nothing is read or asked for.
@@ -104,8 +116,7 @@ impl PassphraseSource {
     /// The setting that counts: flag, then environment, then configuration file.
     fn chosen(&self) -> Option<Chosen> {
         if let Some(Handed(passphrase)) = &self.handed {
-            let text = (***passphrase).as_ref()?;
-            return Some(Chosen::Handed(Passphrase::new(text.as_bytes().to_vec())));
+            return passphrase.clone().map(Chosen::Handed);
         }
         if let Some(path) = &self.flag {
             return Some(Chosen::File(path.clone(), None));
@@ -137,10 +148,11 @@ impl PassphraseSource {
         Ok(Passphrase::new(bytes.to_vec()))
     }
 
-    fn without_prompt(&self) -> Result<Option<Passphrase>, PassphraseError> {
+    fn without_prompt(&self) -> Result<Option<Arc<Passphrase>>, PassphraseError> {
         match self.chosen() {
-            Some(Chosen::File(path, _)) => read_file(&path).map(Some),
-            Some(Chosen::Text(passphrase) | Chosen::Handed(passphrase)) => Ok(Some(passphrase)),
+            Some(Chosen::File(path, _)) => read_file(&path).map(|read| Some(Arc::new(read))),
+            Some(Chosen::Text(passphrase)) => Ok(Some(Arc::new(passphrase))),
+            Some(Chosen::Handed(passphrase)) => Ok(Some(passphrase)),
             None => Ok(None),
         }
     }
@@ -153,7 +165,7 @@ enum Chosen {
     /// In the environment.
     Text(Passphrase),
     /// From the program that started this one.
-    Handed(Passphrase),
+    Handed(Arc<Passphrase>),
 }
 
 fn read_file(path: &Path) -> Result<Passphrase, PassphraseError> {

@@ -8,7 +8,7 @@ use sha2::Sha256;
 
 use super::derive;
 use super::error::CryptoError;
-use super::secret::{Key32, Passphrase};
+use super::secret::{HOW, Key32, Passphrase};
 
 /// Bytes of salt of a key slot.
 pub(super) const SALT: usize = 16;
@@ -91,17 +91,23 @@ impl Kdf {
                 },
             });
         }
-        let mut outcome = Ok(());
-        let key = Key32::filled(|out| match self {
-            Self::Argon2id { memory_kib, passes, lanes } => {
-                outcome = argon2id(memory_kib, passes, lanes, passphrase, salt, out);
-            }
-            Self::Pbkdf2HmacSha256 { iterations } => {
-                pbkdf2::pbkdf2_hmac::<Sha256>(passphrase.expose(), salt, iterations, out);
-            }
-            Self::Raw => derive::expand(passphrase.expose(), salt, &[derive::RAW_SECRET], out),
-        });
-        outcome.map(|()| key)
+        let mut how = [0; HOW];
+        let (parameters, place) = how.split_at_mut(HOW - SALT);
+        parameters.copy_from_slice(&self.to_bytes());
+        place.copy_from_slice(salt);
+        passphrase.derive_once(&how, || {
+            let mut outcome = Ok(());
+            let key = Key32::filled(|out| match self {
+                Self::Argon2id { memory_kib, passes, lanes } => {
+                    outcome = argon2id(memory_kib, passes, lanes, passphrase, salt, out);
+                }
+                Self::Pbkdf2HmacSha256 { iterations } => {
+                    pbkdf2::pbkdf2_hmac::<Sha256>(passphrase.expose(), salt, iterations, out);
+                }
+                Self::Raw => derive::expand(passphrase.expose(), salt, &[derive::RAW_SECRET], out),
+            });
+            outcome.map(|()| key)
+        })
     }
 
     /// The parameters as bytes, for binding them to what they protect.
@@ -168,5 +174,25 @@ mod tests {
         assert!(Kdf::Raw.derive(&short, &[0; SALT]).is_err());
         assert!(Kdf::Raw.derive(&Passphrase::new(vec![7; 32]), &[0; SALT]).is_ok());
         assert!(Kdf::default().derive(&Passphrase::new(vec![]), &[0; SALT]).is_err());
+    }
+
+    #[test]
+    fn what_was_derived_before_is_known_by_its_parameters_and_salt() {
+        let dear = Kdf::Pbkdf2HmacSha256 { iterations: 100_000 };
+        let cheap = Kdf::Argon2id { memory_kib: 8192, passes: 1, lanes: 1 };
+        let first = Passphrase::new(b"passphrase".to_vec());
+        let key = dear.derive(&first, &[1; SALT]).expect("derived");
+        let other = dear.derive(&first, &[2; SALT]).expect("derived");
+        assert_ne!(key.expose(), other.expose());
+        assert_eq!(first.derived().len(), 2 * 61);
+        // A key that nobody could derive shows that it is taken from what was handed over.
+        let mut handed = first.derived();
+        handed[29..61].fill(0x5a);
+        let second = Passphrase::with_derived(b"passphrase".to_vec(), &handed[..121]);
+        assert_eq!(dear.derive(&second, &[1; SALT]).expect("known").expose(), &[0x5a; 32]);
+        // The rest of what was handed over is cut off and left out; other parameters are another key.
+        assert_eq!(dear.derive(&second, &[2; SALT]).expect("derived").expose(), other.expose());
+        cheap.derive(&second, &[1; SALT]).expect("derived");
+        assert_eq!(second.derived().len(), 3 * 61);
     }
 }

@@ -9,7 +9,9 @@
 //! over earlier ones of the same bytes; a run that grows gets a new number, since it grows only while all
 //! of it is the newest (see `dirty.rs`).
 
-use super::arena_table::{ENTRY, FILLED, FoundRun, MAGIC, SLOT, checksum, data_of, read_table};
+use super::arena_table::{
+    ENTRY, FILLED, FoundRun, MAGIC, SLOT, begins_with_zeros, checksum, data_of, read_table,
+};
 use crate::units::FileId;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
@@ -72,7 +74,8 @@ impl Arena {
     pub fn adopt(fd: OwnedFd, bytes: u64) -> io::Result<(Arc<Self>, Vec<Run>)> {
         let file = std::fs::File::from(fd);
         let length = file.metadata()?.len();
-        if length == 0 {
+        // A process that was killed while it made the arena has left a header of zeros.
+        if length == 0 || begins_with_zeros(&file)? {
             return Ok((Arc::new(Self::format(file.into(), bytes)?), Vec::new()));
         }
         let (blocks, found) = read_table(&file, length)?;
@@ -434,6 +437,14 @@ mod tests {
         file.write_all_at(&[0xff], slot as u64 + 30).expect("torn");
         let (_, runs) = adopted(&arena);
         assert_eq!(runs[0].bytes(), b"first");
+    }
+
+    #[test]
+    fn an_arena_whose_maker_was_killed_is_made_anew() {
+        let fd = memfd_create("half", MFdFlags::MFD_CLOEXEC).expect("memory");
+        nix::unistd::ftruncate(&fd, 3 << 20).expect("longer");
+        let (arena, runs) = Arena::adopt(fd, 1 << 20).expect("made");
+        assert_eq!((arena.capacity(), runs.len()), (1 << 20, 0));
     }
 
     #[test]

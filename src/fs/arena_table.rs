@@ -4,6 +4,8 @@ use super::arena::BLOCK;
 use crate::units::{ByteRange, FileId};
 use std::io;
 
+/// Entries of the table that are read at a time.
+const PART: usize = 8192;
 pub(super) const SLOT: usize = 64;
 /// Two slots, written in turn.
 pub(super) const ENTRY: usize = 2 * SLOT;
@@ -23,6 +25,17 @@ pub(super) struct FoundRun {
     pub(super) file: FileId,
     pub(super) range: ByteRange,
     pub(super) sequence: u64,
+}
+
+/// Whether the memory has no header.
+pub(super) fn begins_with_zeros(memory: &std::fs::File) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut header = [0; 32];
+    match memory.read_exact_at(&mut header, 0) {
+        Ok(()) => Ok(header == [0; 32]),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads the table of an arena in memory of this length: the number of blocks, and the runs in the order
@@ -47,19 +60,23 @@ pub(super) fn read_table(
     if word(0) != MAGIC || word(24) != BLOCK as u64 || !fits || word(16) != data_of(blocks) as u64 {
         return Err(damaged("this memory is no arena of this version"));
     }
-    let mut table = vec![0; blocks * ENTRY];
-    memory.read_exact_at(&mut table, BLOCK as u64)?;
     let mut runs: Vec<FoundRun> = Vec::new();
-    for (first, entry) in table.chunks_exact(ENTRY).enumerate() {
-        let slots =
-            [0, 1].map(|slot| read_slot(&entry[slot * SLOT..][..SLOT], first, slot, blocks));
-        let Some(run) = slots.into_iter().flatten().max_by_key(|run| run.sequence) else {
-            continue;
-        };
-        if runs.last().is_some_and(|before| before.first + before.blocks > first) {
-            return Err(damaged("two pieces lie over each other"));
+    // In parts: sparse memory of any length must not take as much of ours.
+    let mut part = vec![0; PART * ENTRY];
+    for begin in (0..blocks).step_by(PART) {
+        let part = &mut part[..(blocks - begin).min(PART) * ENTRY];
+        memory.read_exact_at(part, (BLOCK + begin * ENTRY) as u64)?;
+        for (first, entry) in (begin..).zip(part.chunks_exact(ENTRY)) {
+            let slots =
+                [0, 1].map(|slot| read_slot(&entry[slot * SLOT..][..SLOT], first, slot, blocks));
+            let Some(run) = slots.into_iter().flatten().max_by_key(|run| run.sequence) else {
+                continue;
+            };
+            if runs.last().is_some_and(|before| before.first + before.blocks > first) {
+                return Err(damaged("two pieces lie over each other"));
+            }
+            runs.push(run);
         }
-        runs.push(run);
     }
     Ok((blocks, runs))
 }

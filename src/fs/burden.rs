@@ -14,7 +14,8 @@ pub struct Burden {
     pub changed_files: u64,
     /// Open files.
     pub open_files: u64,
-    /// Open files of which something was lost at a takeover.
+    /// Files of which something was lost at a takeover, until whoever has them open, or opens them next,
+    /// closes them.
     pub lost_files: u64,
     /// How many processes served before this one.
     pub takeovers: u64,
@@ -37,7 +38,7 @@ impl FileSystem {
                 burden.dirty_bytes += body.dirty.dirty_bytes();
             }
             burden.changed_files += u64::from(state.is_changed() && !state.unlinked);
-            burden.lost_files += u64::from(state.lost && state.handles > 0);
+            burden.lost_files += u64::from(state.lost);
         }
         burden
     }

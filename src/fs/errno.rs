@@ -88,6 +88,12 @@ pub enum FsError {
     /// The handle is not open, or not for this.
     #[error("bad file handle")]
     BadHandle,
+    /// The store answered something that says nothing about the data.
+    #[error("the store failed: {message}")]
+    Unclear {
+        /// What failed, on which object, and why.
+        message: String,
+    },
     /// The store did not answer within the time it is given.
     #[error("timed out: {message}")]
     TimedOut {
@@ -121,7 +127,7 @@ impl FsError {
             Self::NameTooLong => libc::ENAMETOOLONG,
             Self::Invalid => libc::EINVAL,
             Self::Stale { .. } | Self::Moved => libc::ESTALE,
-            Self::Io { .. } => libc::EIO,
+            Self::Io { .. } | Self::Unclear { .. } => libc::EIO,
             Self::Denied { .. } => libc::EACCES,
             Self::Permission => libc::EPERM,
             Self::NoSpace { .. } => libc::ENOSPC,
@@ -142,12 +148,10 @@ impl FsError {
         }
     }
 
-    /// Whether the same may succeed later: when the store is back, has room, or takes the keys again.
-    pub const fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::TimedOut { .. } | Self::Denied { .. } | Self::NoSpace { .. } | Self::Busy
-        )
+    /// Whether it is the data that are damaged, changed or gone: everything else may pass, when the store is
+    /// back, has room, or takes the keys again.
+    pub const fn is_about_data(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Stale { .. } | Self::NotFound)
     }
 
     /// Whether an operator should hear of it: the store's or the network's fault, not the caller's.
@@ -155,6 +159,7 @@ impl FsError {
         matches!(
             self,
             Self::Io { .. }
+                | Self::Unclear { .. }
                 | Self::TimedOut { .. }
                 | Self::Stale { .. }
                 | Self::Denied { .. }
@@ -187,9 +192,8 @@ impl From<VolumeError> for FsError {
                 use crate::store::StoreErrorKind as Kind;
                 match store.kind {
                     // What the kernel asked for exists; that the store lacks a part of it is damage.
-                    Kind::NotFound | Kind::NoBucket | Kind::Corrupt | Kind::Other => {
-                        Self::io(error)
-                    }
+                    Kind::NotFound | Kind::Corrupt => Self::io(error),
+                    Kind::NoBucket | Kind::Other => Self::Unclear { message: error.to_string() },
                     Kind::Denied | Kind::ClockSkew | Kind::Tls => {
                         Self::Denied { message: error.to_string() }
                     }

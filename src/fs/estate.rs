@@ -11,6 +11,7 @@ use super::remembered::{
 };
 use super::types::Ino;
 use crate::volume::native::Volume;
+use crate::volume::native::record::SIZE_LIMIT;
 use crate::volume::native::session::{Keep, Kept};
 use crate::world::World;
 use prost::Message;
@@ -47,17 +48,28 @@ pub(super) struct Former {
     pub(super) replies: HashMap<u64, ReplyForm>,
     /// Not everything is there.
     pub(super) damaged: bool,
+    /// Keys of what makes no sense, which is taken away once that is told.
+    pub(super) senseless: Vec<Vec<u8>>,
 }
+
+/// No count reaches this by counting.
+const UNTRUE: u64 = u64::MAX / 2;
 
 impl Former {
     fn read(found: Found) -> Self {
         let mut former = Self { damaged: found.damaged, ..Self::default() };
         for (key, value) in found.entries {
             if former.enter(&key, &value).is_none() {
-                former.damaged = true;
+                former.spoilt(key);
             }
         }
         former
+    }
+
+    /// What this key says makes no sense.
+    pub(super) fn spoilt(&mut self, key: Vec<u8>) {
+        self.damaged = true;
+        self.senseless.push(key);
     }
 
     /// `None` if an entry makes no sense.
@@ -75,17 +87,26 @@ impl Former {
         let ino = Ino(number);
         match letter {
             b'N' => drop(self.nodes.insert(ino, NodeForm::decode(value).ok()?.read()?)),
-            b'L' => drop(self.lookups.insert(ino, u64::from_le_bytes(value.try_into().ok()?))),
+            b'L' => {
+                let count = u64::from_le_bytes(value.try_into().ok()?);
+                self.lookups.insert(ino, Some(count).filter(|count| *count < UNTRUE)?);
+            }
             b'A' => {
                 let changed = ChangedForm::decode(value).ok()?;
                 changed.attributes()?;
+                let sizes = changed.size.unwrap_or(0).max(changed.settled_size);
+                if sizes > SIZE_LIMIT {
+                    return None;
+                }
                 self.changed.insert(ino, changed);
             }
             b'C' => {
                 let order = u64::from_be_bytes(rest.try_into().ok()?);
+                let order = Some(order).filter(|order| *order < UNTRUE)?;
                 let change = ContentChange::decode(value)?;
                 self.content.entry(ino).or_default().insert(order, change);
             }
+            b'H' | b'D' if number >= UNTRUE => return None,
             b'H' => drop(self.files.insert(number, HandleForm::decode(value).ok()?)),
             b'D' => drop(self.directories.insert(number, HandleForm::decode(value).ok()?)),
             b'B' => {
@@ -122,7 +143,7 @@ impl Estate {
         let secret = former.as_ref().and_then(|former| former.secret);
         let secret = secret.unwrap_or_else(|| world.entropy.bytes());
         ledger.put(SECRET, &secret);
-        let takeovers = former.as_ref().map_or(0, |former| former.takeovers + 1);
+        let takeovers = former.as_ref().map_or(0, |former| former.takeovers.saturating_add(1));
         ledger.put(TAKEOVERS, &takeovers.to_le_bytes());
         let orders = former.iter().flat_map(|former| former.content.values());
         let newest = orders.filter_map(|changes| changes.keys().next_back()).max();

@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem,
@@ -32,6 +32,7 @@ use tracing::Instrument;
 use super::core::FileSystem;
 use super::errno::FsError;
 use super::once::RequestId;
+use super::operations;
 use super::types::*;
 use crate::world::Timestamp;
 
@@ -67,7 +68,7 @@ impl FuseAdapter {
         W: Future<Output = ()> + Send + 'static,
     {
         let span = tracing::debug_span!("fuse", operation, ino = ino.0);
-        self.tasks.spawn_on(work.instrument(span), &self.runtime);
+        self.tasks.spawn_on(timed(operation, work).instrument(span), &self.runtime);
     }
 
     /// Works on a request here as long as it does not have to wait, then in the runtime.
@@ -76,7 +77,7 @@ impl FuseAdapter {
         W: Future<Output = ()> + Send + 'static,
     {
         let span = tracing::debug_span!("fuse", operation, ino = ino.0);
-        let mut work = Box::pin(self.tasks.track_future(work.instrument(span)));
+        let mut work = Box::pin(self.tasks.track_future(timed(operation, work).instrument(span)));
         let _runtime = self.runtime.enter();
         // A panic would end this thread and with it the mount; dropping the reply answers EIO, as it
         // does when a task of the runtime panics. The spawned future is polled again at once, so the
@@ -99,6 +100,13 @@ impl FuseAdapter {
         let (fs, id) = (self.fs.clone(), RequestId::from_unique(request.unique().0));
         self.begin(operation, ino, async move { fs.as_request(id, work).await });
     }
+}
+
+/// The same work, whose time is counted.
+async fn timed(operation: &'static str, work: impl Future<Output = ()>) {
+    let start = Instant::now();
+    work.await;
+    operations::answered(operation, start.elapsed());
 }
 
 /// Finishes a request: the `Ok` value goes to `$done`, an error to the reply.
@@ -523,8 +531,8 @@ impl Filesystem for FuseAdapter {
         let Some(mode) = XattrMode::from_flags(flags) else { return reply.error(Errno::EINVAL) };
         let (fs, name, value) = (self.fs.clone(), bytes(name), value.to_vec());
         self.once(request, "setxattr", ino, async move {
-            let result = fs.setxattr(Ino(ino.0), &name, &value, mode).await;
-            let result = fs.xattr_once(result);
+            let change = fs.setxattr(Ino(ino.0), &name, &value, mode);
+            let result = fs.xattr_once(Ino(ino.0), &name, change).await;
             answer!(reply, "setxattr", result, done)
         });
     }
@@ -548,8 +556,9 @@ impl Filesystem for FuseAdapter {
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), bytes(name));
         self.once(request, "removexattr", ino, async move {
-            let result = fs.removexattr(Ino(ino.0), &name).await;
-            answer!(reply, "removexattr", fs.xattr_once(result), done)
+            let change = fs.removexattr(Ino(ino.0), &name);
+            let result = fs.xattr_once(Ino(ino.0), &name, change).await;
+            answer!(reply, "removexattr", result, done)
         });
     }
 
@@ -704,6 +713,7 @@ fn failed(operation: &'static str, error: &FsError) -> Errno {
     } else {
         tracing::debug!(operation, %error, "request refused");
     }
+    operations::refused(error.errno());
     Errno::from_i32(error.errno())
 }
 

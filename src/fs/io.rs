@@ -159,6 +159,8 @@ impl FileSystem {
             if state.lost {
                 return Err(bytes_lost());
             }
+            // Another file may have the id that this one had before it was kept beside that.
+            let id = state.kept_as.unwrap_or(id);
             let body = state.file_mut()?;
             let written = body.dirty.write(&self.arena, id, offset, data);
             if written > 0 {

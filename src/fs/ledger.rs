@@ -195,7 +195,24 @@ impl Ledger {
         self.write_header(generation, region, inner.incomplete)?;
         inner.index = index;
         (inner.generation, inner.region, inner.used) = (generation, region, new.len() as u64);
-        clear(&self.file, former.offset, former.length)
+        // What stays there is cleared before the next use, and takes memory until then.
+        if let Err(error) = clear(&self.file, former.offset, former.length) {
+            tracing::warn!("memory of the ledger is not given back: {error}");
+        }
+        Ok(())
+    }
+
+    /// Whoever must know that something was missing has been told: what these keys said made no sense.
+    pub(super) fn told(&self, senseless: &[Vec<u8>]) {
+        senseless.iter().for_each(|key| self.remove(key));
+        let mut inner = self.inner.lock();
+        if !inner.incomplete {
+            return;
+        }
+        match self.write_header(inner.generation, inner.region, false) {
+            Ok(()) => inner.incomplete = false,
+            Err(error) => tracing::warn!("the ledger still counts as damaged: {error}"),
+        }
     }
 
     fn write_header(&self, generation: u64, region: Region, incomplete: bool) -> io::Result<()> {
@@ -418,6 +435,37 @@ mod tests {
         drop(ledger);
         let (_, found) = Ledger::open(file).expect("taken over again");
         assert_eq!(sorted(found).len(), 2);
+    }
+
+    #[test]
+    fn what_a_killed_rewrite_left_and_damage_that_was_told_are_no_damage() {
+        let file = memory();
+        let (ledger, _) = Ledger::open(file.try_clone().expect("copy")).expect("new");
+        ledger.put(b"kept", b"1");
+        // Killed before the header of the other region was written.
+        let length = HEADER + 3 * REGION;
+        file.set_len(length).expect("longer");
+        file.write_all_at(&[7; 2 * REGION as usize], HEADER + REGION).expect("left");
+        for round in 0..2000_u32 {
+            ledger.put(b"other", &[round as u8; 100]);
+        }
+        drop(ledger);
+        let (ledger, found) = Ledger::open(file.try_clone().expect("copy")).expect("taken over");
+        assert_eq!(sorted(found).len(), 2);
+        // Damage is told to each process until one says that it has passed it on.
+        let inner = ledger.inner.lock();
+        ledger.write_header(inner.generation, inner.region, true).expect("written");
+        drop(inner);
+        drop(ledger);
+        for _ in 0..2 {
+            let (_, found) = Ledger::open(file.try_clone().expect("copy")).expect("taken over");
+            assert!(found.expect("entries").damaged);
+        }
+        let (ledger, _) = Ledger::open(file.try_clone().expect("copy")).expect("taken over");
+        ledger.told(&[b"other".to_vec()]);
+        drop(ledger);
+        let (_, found) = Ledger::open(file).expect("taken over");
+        assert_eq!(sorted(found), BTreeMap::from([(b"kept".to_vec(), b"1".to_vec())]));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod ledger;
 mod names;
 pub mod once;
 mod opening;
+pub mod operations;
 pub mod ownership;
 mod publish;
 mod reading;

@@ -82,7 +82,17 @@ impl FileSystem {
         let child = self.find(parent, name).await.ok()?;
         let id = derived_id(secret, request.number, 0);
         let ours = [Identity::File(FileId(id)), Identity::Directory(DirId(id))];
-        ours.contains(&child.identity).then_some(child)
+        if !ours.contains(&child.identity) {
+            return None;
+        }
+        {
+            let mut state = child.state.lock();
+            if state.home.is_none() && !state.is_changed() {
+                // The former process had not come to say that it is to be stored.
+                state.modified += 1;
+            }
+        }
+        Some(child)
     }
 
     /// mkdir, mknod and symlink: `made` is what came of trying.
@@ -240,15 +250,30 @@ impl FileSystem {
         }
     }
 
-    /// setxattr and removexattr: `changed` is what came of trying. Done before means that the attribute is
-    /// as it was to be, which is an error only for who asks for the first time.
-    pub fn xattr_once(&self, changed: Result<(), FsError>) -> Result<(), FsError> {
-        let Some(request) = self.accountable() else { return changed };
-        match (self.reply_before(request), changed) {
-            (Some(reply), Err(FsError::Exists | FsError::NoData)) if reply.done => Ok(()),
-            (_, Ok(())) => self.end(request, Ok(())),
-            (_, failed) => failed,
-        }
+    /// setxattr and removexattr, once: whether the attribute was there before is written down first, so that
+    /// what was done is not taken for an error of who asks again.
+    pub async fn xattr_once(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        change: impl Future<Output = Result<(), FsError>>,
+    ) -> Result<(), FsError> {
+        let Some(request) = self.accountable() else { return change.await };
+        let was_there = match self.reply_before(request) {
+            Some(reply) if reply.done => return Ok(()),
+            Some(reply) => Some(reply.ino != 0),
+            None => {
+                let there = self.getxattr(ino, name).await.is_ok();
+                self.begin(request, if there { ino } else { Ino(0) });
+                None
+            }
+        };
+        let changed = change.await;
+        let happened = matches!(
+            (was_there, &changed),
+            (Some(false), Err(FsError::Exists)) | (Some(true), Err(FsError::NoData))
+        );
+        self.end(request, if happened { Ok(()) } else { changed })
     }
 
     /// The request, if somebody could take over from this process.
@@ -285,7 +310,7 @@ impl FileSystem {
 
     /// The number of the highest handle must not be given out again.
     pub(super) fn skip_handles(&self, HandleId(highest): HandleId) {
-        self.next_handle.fetch_max(highest + 1, std::sync::atomic::Ordering::Relaxed);
+        self.next_handle.fetch_max(highest.saturating_add(1), std::sync::atomic::Ordering::Relaxed);
     }
 }
 

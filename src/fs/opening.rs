@@ -119,6 +119,8 @@ impl FileSystem {
             let mut state = file.inode.state.lock();
             state.handles = state.handles.saturating_sub(1);
             state.writers = state.writers.saturating_sub(u32::from(file.mode.write));
+            // Everybody who had it open was told.
+            state.lost &= state.handles > 0;
         }
         if let Ok(id) = file.inode.file() {
             self.volume.session().unpin(id);

@@ -268,11 +268,17 @@ impl FileSystem {
                                 body.settled_size = body.settled_size.max(range.end());
                             }
                             body.dirty.complete(&batch);
+                            // Like an upload until its memory is free: what makes parts of it void stays
+                            // written down as long as it is described.
+                            body.uploads += 1;
                             spent = Some(batch);
                         }
                         // The lock first, see `complete`.
                         drop(state);
-                        drop(spent);
+                        if spent.take().is_some() {
+                            inode.state.lock().file_mut()?.uploads -= 1;
+                            inode.uploaded.notify_waiters();
+                        }
                         self.room.notify_waiters();
                         continue;
                     }
@@ -427,7 +433,7 @@ impl FileSystem {
     /// comes after its last publish in the record.
     fn freeze(&self, inode: &Inode, limit: u64, at_least: u64) -> Option<FrozenBatch> {
         let mut state = inode.state.lock();
-        let file = inode.file().ok()?;
+        let file = state.kept_as.or(inode.file().ok())?;
         let body = state.file_mut().ok()?;
         if body.dirty.freezable_bytes() + body.map.as_ref()?.inline_bytes() < at_least.max(1) {
             return None;

@@ -2,6 +2,7 @@
 //! given up. So nothing that is acknowledged is missing, since every acknowledgement comes after that, and
 //! no operation has to think of it. A mount that nobody can take over has no recorder and pays one branch.
 
+use super::errno::FsError;
 use super::inode::{Body, Identity, State};
 use super::ledger::Ledger;
 use super::remembered::{ChangedForm, ContentChange, HandleForm, NodeForm, content_key, key};
@@ -119,6 +120,7 @@ struct WrittenChange {
     lost: bool,
     size: u64,
     settled_size: u64,
+    stale: bool,
     times: (Timestamp, Timestamp),
 }
 
@@ -183,10 +185,16 @@ impl Recorder {
     /// Attributes and size, as long as the store does not have them.
     fn record_change(&self, ino: Ino, state: &mut State) {
         let home_links = state.home.as_ref().map_or(1, |home| home.record.links.max(1));
+        // Every other failure is met again when what is not stored is tried again.
+        let stale = match &state.failure {
+            Some(FsError::Stale { message }) => Some(message),
+            _ => None,
+        };
         let wanted = state.is_changed()
             || state.unlinked
             || state.times_pending
             || state.lost
+            || stale.is_some()
             || state.links != home_links;
         let (size, settled_size) = match &state.content {
             Body::File(body) => (body.size, body.settled_size),
@@ -201,6 +209,7 @@ impl Recorder {
             lost: state.lost,
             size,
             settled_size,
+            stale: stale.is_some(),
             times: (state.attributes.mtime, state.attributes.ctime),
         });
         if state.written.changed == change && (change.is_some() || !state.written.has_change) {
@@ -217,6 +226,7 @@ impl Recorder {
                 lost: state.lost,
                 size: matches!(state.content, Body::File(_)).then_some(size),
                 settled_size,
+                stale: stale.cloned(),
                 ..ChangedForm::of(&state.attributes)
             };
             self.ledger.put(&key, &form.encode_to_vec());

@@ -241,6 +241,9 @@ pub(super) struct ChangedForm {
     pub(super) size: Option<u64>,
     #[prost(uint64, tag = "8")]
     pub(super) settled_size: u64,
+    /// It was kept beside what another node has made of it, which is told at every close.
+    #[prost(string, optional, tag = "9")]
+    pub(super) stale: Option<String>,
 }
 
 impl ChangedForm {

@@ -70,15 +70,17 @@ impl Table {
         self.add_as(ino, identity, state)
     }
 
-    /// Adds an inode under a number that is free.
+    /// Adds an inode under a number that is free. One that is stored under another id than its own is found
+    /// by that.
     pub(super) fn add_as(&mut self, ino: Ino, identity: Identity, state: State) -> Arc<Inode> {
+        let found_by = state.kept_as.map_or(identity, Identity::File);
         let inode = Arc::new(Inode::new(ino, identity, state, self.recorder.clone()));
         // Names may be known since before the directory was forgotten.
         let below = self.names.get(&ino).into_iter().flatten();
         let below = below.filter(|(_, dentry)| leads_to_directory(dentry)).count();
         inode.subdirectories.store(u32::try_from(below).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.by_ino.insert(ino, inode.clone());
-        self.by_identity.insert(identity, inode.clone());
+        self.by_identity.insert(found_by, inode.clone());
         inode
     }
 

@@ -19,7 +19,8 @@ use super::estate::{Estate, Former};
 use super::inode::{Body, FileBody, Identity, Inode, ROOT, State};
 use super::io::FileHandleState;
 use super::recorder::Written;
-use super::remembered::{BurialForm, ChangedForm, ContentChange, HandleForm, Node};
+use super::remembered::{BurialForm, ChangedForm, ContentChange, HandleForm, Node, key};
+use super::settle::merge_attributes;
 use super::table::Dentry;
 use super::types::{HandleId, Ino, Opened};
 use crate::units::FileId;
@@ -28,12 +29,15 @@ use crate::volume::native::record::{Content, FileContent, Record};
 use crate::volume::native::{Place, Stored};
 use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Files whose maps are loaded at the same time.
 const PARALLEL: usize = 64;
+/// How often what seems to be damaged or gone is looked at again, and how long that is waited for.
+const LOOKS: usize = 3;
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Names that a file may have had one after the other.
 const MOVES: usize = 8;
 
@@ -52,12 +56,23 @@ impl FileSystem {
         let inodes = self.restore_inodes(&mut former);
         let open = self.restore_handles(&mut former, &inodes);
         *self.replies.lock() = std::mem::take(&mut former.replies);
-        let mut work = Vec::new();
+        let (mut work, mut lost) = (Vec::new(), Vec::<(_, VecDeque<u64>)>::new());
         for (ino, inode) in &inodes {
             let Ok(file) = inode.file() else { continue };
             let changes = former.content.remove(ino).unwrap_or_default();
-            let runs = runs_of.remove(&file).unwrap_or_default();
+            let kept_as = inode.state.lock().kept_as;
+            let mut runs = kept_as.and_then(|id| runs_of.remove(&id)).unwrap_or_default();
+            // Written before it was kept beside another node's, if that is not open here too.
+            if kept_as.is_none() || self.table.lock().by_identity(Identity::File(file)).is_none() {
+                runs.extend(runs_of.remove(&file).unwrap_or_default());
+                runs.sort_by_key(Run::sequence);
+            }
             let changed = former.changed.remove(ino);
+            if inode.state.lock().lost {
+                // It was given up by a start that failed later, and goes on as the store has it.
+                lost.push((inode.clone(), changes.into_keys().collect()));
+                continue;
+            }
             // Its size alone may be what the record does not have.
             let resized = changed.as_ref().is_some_and(|changed| {
                 let stored = inode.state.lock().file().map(|body| body.stored.size).ok();
@@ -69,34 +84,61 @@ impl FileSystem {
                 work.push((inode.clone(), None));
             }
         }
-        let lost = former.damaged || !runs_of.is_empty();
+        for (file, runs) in runs_of {
+            // Nobody can have it open: who opens a file enters it first.
+            tracing::error!(
+                ?file,
+                "{} pieces of a file that nothing leads to are dropped",
+                runs.len()
+            );
+        }
         let results = futures::stream::iter(work).map(|(inode, content)| async move {
-            let restored = match content {
-                Some((changes, runs, changed)) => {
-                    self.restore_content(&inode, changes, runs, changed).await
+            let orders: VecDeque<u64> =
+                content.iter().flat_map(|(changes, ..)| changes.keys().copied()).collect();
+            let mut base = self.prepare(&inode, content.as_ref()).await;
+            for _ in 0..LOOKS {
+                // A store that has just come back may say of anything that it is not there.
+                if !base.as_ref().is_err_and(FsError::is_about_data) {
+                    break;
                 }
-                None => self.load_map(&inode).await,
-            };
+                tokio::time::sleep(LOOK_AGAIN).await;
+                base = self.prepare(&inode, content.as_ref()).await;
+            }
+            let restored = base.and_then(|()| match content {
+                Some((changes, runs, changed)) => put_together(&inode, changes, runs, changed),
+                None => Ok(()),
+            });
             match restored {
-                Err(error) if error.may_pass() => Err(error),
-                Err(error) => {
-                    self.declare_lost(&inode, &error);
-                    Ok(())
+                Err(error) if error.is_about_data() => {
+                    self.declare_lost(&inode, orders, &error).await
                 }
-                Ok(()) => Ok(()),
+                other => other,
             }
         });
         results.buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
-        if lost {
+        for (inode, orders) in lost {
+            let error = FsError::io("what was written before an earlier restart");
+            self.declare_lost(&inode, orders, &error).await?;
+        }
+        if former.damaged {
             let error = FsError::io("what the former worker left is damaged");
             for (ino, writes) in open {
                 if let Some(inode) = inodes.get(&ino).filter(|_| writes) {
-                    self.declare_lost(inode, &error);
+                    self.declare_lost(inode, VecDeque::new(), &error).await?;
                 }
+            }
+            // From here on the inodes say it, until they are closed.
+            if let Some(recorder) = &self.recorder {
+                recorder.ledger.told(&former.senseless);
             }
         }
         for (directory, name, burial) in former.burials {
             self.bury_again(directory, &name, &burial);
+        }
+        // What neither the kernel nor anything here needs, such as what an unanswered request had made: it
+        // makes the same again.
+        for ino in inodes.into_keys() {
+            self.table.lock().drop_if_unused(ino);
         }
         Ok(())
     }
@@ -125,7 +167,7 @@ impl FileSystem {
                 }
                 // A directory is stored when it is made.
                 (None, Identity::Directory(_)) => {
-                    former.damaged = true;
+                    former.spoilt(key(b'N', ino.0));
                     continue;
                 }
             };
@@ -141,8 +183,8 @@ impl FileSystem {
                 apply(changed, &mut state);
             }
             state.written = Written::adopted(state.lookups, changed.is_some());
-            if table.by_identity(identity).is_some() {
-                former.damaged = true;
+            if table.by_identity(kept_as.map_or(identity, Identity::File)).is_some() {
+                former.spoilt(key(b'N', ino.0));
                 continue;
             }
             names.extend(known.into_iter().map(|(parent, name)| (parent, name, ino)));
@@ -170,7 +212,7 @@ impl FileSystem {
         for (number, form) in std::mem::take(&mut former.files) {
             self.skip_handles(HandleId(number));
             let Some(inode) = inodes.get(&Ino(form.ino)) else {
-                former.damaged = true;
+                former.spoilt(key(b'H', number));
                 continue;
             };
             let (handle, mode) = (HandleId(number), form.mode());
@@ -202,16 +244,14 @@ impl FileSystem {
         open
     }
 
-    /// Puts a file's content together again.
-    async fn restore_content(
+    /// Loads a file's map: of what the store has, and if it was changed, of what the changes are based on.
+    async fn prepare(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
-        changes: BTreeMap<u64, ContentChange>,
-        runs: Vec<Run>,
-        changed: Option<ChangedForm>,
+        changes: Option<&Changes>,
     ) -> Result<(), FsError> {
-        let base = self.base(inode).await?;
-        {
+        if let Some((_, _, changed)) = changes {
+            let base = self.base(inode).await?;
             let mut state = inode.state.lock();
             match base {
                 Base::Known => {}
@@ -223,8 +263,20 @@ impl FileSystem {
                     state.place = home.place.clone();
                     if changed.is_none() {
                         state.attributes = home.record.attributes.clone();
+                    } else if let Some(known) = &state.home
+                        && known.etag != home.etag
+                        && !self.volume.session().made_last(&home.record.publishes)
+                    {
+                        // Another node has changed the attributes and nothing else.
+                        let (known, theirs) = (&known.record.attributes, &home.record.attributes);
+                        state.attributes = merge_attributes(known, &state.attributes, theirs);
                     }
                     state.home = Some(home);
+                }
+                Base::Theirs(content) => {
+                    // The next publish is based on what ours is, meets theirs, and keeps ours beside it.
+                    state.content = Body::File(Box::new(FileBody::new(content)));
+                    state.modified = state.modified.max(state.published + 1);
                 }
                 Base::Removed(content) => {
                     state.content = Body::File(Box::new(FileBody::new(content)));
@@ -232,34 +284,7 @@ impl FileSystem {
                 }
             }
         }
-        self.load_map(inode).await?;
-        let mut state = inode.state.lock();
-        let orders = changes.keys().copied().collect();
-        let body = state.file_mut()?;
-        let map = body.map.as_mut().ok_or_else(super::core::map_missing)?;
-        let mut dirty = DirtyMap::default();
-        let mut changes = changes.into_iter().peekable();
-        for run in runs {
-            while let Some((_, change)) = changes.next_if(|(order, _)| *order < run.sequence()) {
-                apply_content(change, map, &mut dirty);
-            }
-            dirty.adopt(run);
-        }
-        changes.for_each(|(_, change)| apply_content(change, map, &mut dirty));
-        if let Some(changed) = &changed {
-            body.size = changed.size.unwrap_or(body.size);
-            body.settled_size = changed.settled_size;
-        }
-        body.size = body.size.max(dirty.end());
-        body.dirty = dirty;
-        let (unstored, mark) = (body.dirty.dirty_bytes() > 0, body.mark);
-        state.written.adopt_content(orders, mark);
-        // Where the record has it all, only that the former process had no time to say so, the changes stay
-        // written until the next publish: runs that they make void are described until then.
-        if unstored && !state.is_changed() {
-            state.modified += 1;
-        }
-        Ok(())
+        self.load_map(inode).await
     }
 
     /// What a file's changes are based on.
@@ -277,13 +302,19 @@ impl FileSystem {
                 Loaded::Live(entry) => {
                     let found = self.volume.resolve(entry).await?;
                     let current = found.home();
-                    let same = Identity::of(&current.record.content) == Some(identity);
-                    let known = home.as_ref().is_some_and(|home| home.etag == current.etag);
-                    let ours = self.volume.session().made_last(&current.record.publishes);
-                    if same && !unlinked && (known || ours) {
+                    if Identity::of(&current.record.content) != Some(identity) || unlinked {
+                        break;
+                    }
+                    let known = home.as_ref().is_some_and(|home| {
+                        home.etag == current.etag || same_content(&home.record, &current.record)
+                    });
+                    if known || self.volume.session().made_last(&current.record.publishes) {
                         return Ok(Base::Stored(current.clone()));
                     }
-                    break;
+                    match &current.record.content {
+                        Content::File(theirs) if !whole => return Ok(Base::Theirs(theirs.clone())),
+                        _ => break,
+                    }
                 }
                 Loaded::Tombstone(buried) => {
                     if Identity::of(&buried.record.content) != Some(identity) {
@@ -297,6 +328,9 @@ impl FileSystem {
                     match &buried.record.content {
                         Content::File(content) if unlinked || ours => {
                             return Ok(Base::Removed(content.clone()));
+                        }
+                        Content::File(content) if !whole => {
+                            return Ok(Base::Theirs(content.clone()));
                         }
                         _ => break,
                     }
@@ -314,13 +348,41 @@ impl FileSystem {
         )))
     }
 
-    /// Somebody must be told: nothing that was accepted disappears in silence.
-    fn declare_lost(&self, inode: &Inode, error: &FsError) {
-        let mut state = inode.state.lock();
-        if state.writers > 0 || state.is_changed() {
-            tracing::error!(file = %state.place, "bytes of an open file are lost: {error}");
-            state.lost = true;
-            state.published = state.modified;
+    /// Somebody must be told: nothing that was accepted disappears in silence. What was written and is not
+    /// stored is given up, since a part of it would be a content that the file never had: the file is what
+    /// the store says. `orders` are the changes of its content that the ledger has.
+    async fn declare_lost(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        orders: VecDeque<u64>,
+        error: &FsError,
+    ) -> Result<(), FsError> {
+        {
+            let mut state = inode.state.lock();
+            let State { content, written, home, .. } = &mut *state;
+            let Body::File(body) = content else { return Ok(()) };
+            let unstored = body.dirty.dirty_bytes() > 0 || !orders.is_empty();
+            if !orders.is_empty() {
+                written.adopt_content(orders, body.mark);
+            }
+            if unstored {
+                let stored = match home.as_ref().map(|home| &home.record.content) {
+                    Some(Content::File(content)) => content.clone(),
+                    _ => empty(inode.file()?),
+                };
+                // Another mark: what is written of the former content is taken out of the ledger.
+                *content = Body::File(Box::new(FileBody::new(stored)));
+            }
+            if state.writers > 0 || state.is_changed() || unstored {
+                tracing::error!(file = %state.place, "bytes of an open file are lost: {error}");
+                state.lost = true;
+                state.published = state.modified;
+            }
+        }
+        match self.load_map(inode).await {
+            Err(error) if !error.is_about_data() => Err(error),
+            // Readers hear of it by themselves.
+            _ => Ok(()),
         }
     }
 
@@ -355,6 +417,59 @@ enum Base {
     Stored(Stored),
     /// This content; the name is gone.
     Removed(FileContent),
+    /// This content, which another node has made of it or taken its name from since.
+    Theirs(FileContent),
+}
+
+/// What a former process left of one file's content.
+type Changes = (BTreeMap<u64, ContentChange>, Vec<Run>, Option<ChangedForm>);
+
+/// Puts a file's content together again, on the map of what it is based on.
+fn put_together(
+    inode: &Inode,
+    changes: BTreeMap<u64, ContentChange>,
+    runs: Vec<Run>,
+    changed: Option<ChangedForm>,
+) -> Result<(), FsError> {
+    let mut state = inode.state.lock();
+    let orders = changes.keys().copied().collect();
+    let body = state.file_mut()?;
+    let map = body.map.as_mut().ok_or_else(super::core::map_missing)?;
+    let mut dirty = DirtyMap::default();
+    let mut changes = changes.into_iter().peekable();
+    for run in runs {
+        while let Some((_, change)) = changes.next_if(|(order, _)| *order < run.sequence()) {
+            apply_content(change, map, &mut dirty);
+        }
+        dirty.adopt(run);
+    }
+    changes.for_each(|(_, change)| apply_content(change, map, &mut dirty));
+    if let Some(changed) = &changed {
+        body.size = changed.size.unwrap_or(body.size);
+        body.settled_size = changed.settled_size;
+    }
+    body.size = body.size.max(dirty.end());
+    body.dirty = dirty;
+    let (unstored, mark) = (body.dirty.dirty_bytes() > 0, body.mark);
+    state.written.adopt_content(orders, mark);
+    // Where the record has it all, only that the former process had no time to say so, the changes stay
+    // written until the next publish: runs that they make void are described until then.
+    if unstored && !state.is_changed() {
+        state.modified += 1;
+    }
+    Ok(())
+}
+
+/// Whether two records of one file say the same content, as far as their heads tell: every write changes
+/// the time, so that where all the rest is equal, so is what lies in the body.
+fn same_content(a: &Record, b: &Record) -> bool {
+    match (&a.content, &b.content) {
+        (Content::File(x), Content::File(y)) => {
+            a.attributes.mtime == b.attributes.mtime
+                && (x.size, &x.extents, &x.pages) == (y.size, &y.extents, &y.pages)
+        }
+        _ => false,
+    }
 }
 
 fn apply_content(
@@ -379,6 +494,10 @@ fn apply(changed: &ChangedForm, state: &mut State) {
     state.unlinked = changed.unlinked;
     state.times_pending = changed.times_pending;
     state.lost = changed.lost;
+    if let Some(message) = &changed.stale {
+        state.failure = Some(FsError::stale(message));
+        state.failures += 1;
+    }
     if changed.changed {
         state.modified = state.published + 1;
     }

@@ -11,7 +11,7 @@
 
 use super::cache_entry::{Head, file_size, payload_of, read_entry, write_entry};
 use super::{
-    ETag, Fetched, Key, ListPage, ListRequest, Object, ObjectMeta, PutWhen, Store, StoreError,
+    ETag, Fetched, Hits, Key, ListPage, ListRequest, Object, ObjectMeta, PutWhen, Store, StoreError,
 };
 use crate::units::ByteRange;
 use crate::world::Timestamp;
@@ -51,6 +51,7 @@ struct Kept {
     place: String,
     state: Mutex<State>,
     writers: Arc<Semaphore>,
+    hits: Arc<Hits>,
     next: AtomicU64,
     complained: AtomicBool,
     /// Its lock ends with the process.
@@ -93,12 +94,18 @@ impl DiskCache {
             place: inner.describe(),
             state: Mutex::new(State::found(directory)?),
             writers: Arc::new(Semaphore::new(WRITERS)),
+            hits: Arc::new(Hits::default()),
             next: AtomicU64::new(0),
             complained: AtomicBool::new(false),
             _lock: lock,
         };
         kept.make_room(0);
         Ok(Self { inner, kept: Arc::new(kept), is_immutable })
+    }
+
+    /// How often it had what was asked for.
+    pub fn hits(&self) -> Arc<Hits> {
+        self.kept.hits.clone()
     }
 }
 
@@ -308,6 +315,7 @@ impl Store for DiskCache {
         };
         let (kept, wanted) = (self.kept.clone(), key.clone());
         let found = tokio::task::spawn_blocking(move || kept.read(&wanted, range)).await;
+        self.kept.hits.count(matches!(found, Ok(Some(_))));
         if let Ok(Some(object)) = found {
             return Ok(Fetched::Object(object));
         }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// The verbs, in the order of the table.
 pub const VERBS: [&str; 6] = ["put", "get", "head", "delete", "delete_many", "list"];
@@ -22,6 +23,8 @@ pub struct Count {
     pub failed: u64,
     /// Bytes of bodies, sent or received.
     pub bytes: u64,
+    /// The sum of their times, in microseconds.
+    pub microseconds: u64,
 }
 
 #[derive(Default)]
@@ -29,6 +32,27 @@ struct Cell {
     answered: AtomicU64,
     failed: AtomicU64,
     bytes: AtomicU64,
+    microseconds: AtomicU64,
+}
+
+/// How often a cache had what was asked for.
+#[derive(Debug, Default)]
+pub struct Hits {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Hits {
+    /// Counts a look.
+    pub fn count(&self, hit: bool) {
+        let cell = if hit { &self.hits } else { &self.misses };
+        cell.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Hits and misses so far.
+    pub fn snapshot(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+    }
 }
 
 /// The decorator.
@@ -46,22 +70,31 @@ impl Meter {
     /// The counts so far, by verb.
     pub fn snapshot(&self) -> [(&'static str, Count); VERBS.len()] {
         std::array::from_fn(|index| {
-            let Cell { answered, failed, bytes } = &self.cells[index];
+            let Cell { answered, failed, bytes, microseconds } = &self.cells[index];
             let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
             (
                 VERBS[index],
-                Count { answered: read(answered), failed: read(failed), bytes: read(bytes) },
+                Count {
+                    answered: read(answered),
+                    failed: read(failed),
+                    bytes: read(bytes),
+                    microseconds: read(microseconds),
+                },
             )
         })
     }
 
-    fn count<T>(
+    async fn count<T>(
         &self,
         verb: usize,
         bytes: impl FnOnce(&T) -> u64,
-        result: Result<T, StoreError>,
+        request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let Cell { answered, failed, bytes: total } = &self.cells[verb];
+        let start = Instant::now();
+        let result = request.await;
+        let Cell { answered, failed, bytes: total, microseconds } = &self.cells[verb];
+        let time = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        microseconds.fetch_add(time, Ordering::Relaxed);
         let is_answer = |error: &StoreError| {
             matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::PreconditionFailed)
         };
@@ -86,7 +119,7 @@ impl Meter {
 impl Store for Meter {
     async fn put(&self, key: &Key, body: Bytes, when: PutWhen) -> Result<ETag, StoreError> {
         let length = body.len() as u64;
-        self.count(0, |_| length, self.inner.put(key, body, when).await)
+        self.count(0, |_| length, self.inner.put(key, body, when)).await
     }
 
     async fn get(
@@ -99,23 +132,23 @@ impl Store for Meter {
             Fetched::Object(object) => object.body.len() as u64,
             Fetched::Unchanged => 0,
         };
-        self.count(1, length, self.inner.get(key, range, unless).await)
+        self.count(1, length, self.inner.get(key, range, unless)).await
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta, StoreError> {
-        self.count(2, |_| 0, self.inner.head(key).await)
+        self.count(2, |_| 0, self.inner.head(key)).await
     }
 
     async fn delete(&self, key: &Key, if_match: Option<&ETag>) -> Result<(), StoreError> {
-        self.count(3, |()| 0, self.inner.delete(key, if_match).await)
+        self.count(3, |()| 0, self.inner.delete(key, if_match)).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, StoreError)>, StoreError> {
-        self.count(4, |_| 0, self.inner.delete_many(keys).await)
+        self.count(4, |_| 0, self.inner.delete_many(keys)).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage, StoreError> {
-        self.count(5, |_| 0, self.inner.list(request).await)
+        self.count(5, |_| 0, self.inner.list(request)).await
     }
 
     fn describe(&self) -> String {

@@ -32,7 +32,7 @@ mod s3;
 mod s3_connect;
 mod s3_errors;
 mod s3_files;
-mod s3_trust;
+mod s3_http;
 
 pub use body::Body;
 pub use dir::DirStore;
@@ -42,7 +42,7 @@ pub use fault::Fault;
 pub use files::{FileStore, Headers, UploadId, Version};
 pub use limit::Limit;
 pub use memory::MemoryStore;
-pub use meter::{Count, Meter, VERBS};
+pub use meter::{Count, Hits, Meter, VERBS};
 pub use prefix::Prefixed;
 pub use probe::{Capabilities, probe};
 pub use providers::{PROVIDERS, PathStyle, Provider};
@@ -51,6 +51,7 @@ pub use retry_files::RetryFiles;
 pub use s3::S3Store;
 pub use s3_connect::{ListVersion, Listing, PART_LIMIT, Profile, S3Config, S3Credentials, S3Keys};
 pub use s3_errors::NO_CREDENTIALS;
+pub use s3_http::{ClientIdentity, Tls};
 
 use crate::units::ByteRange;
 use crate::world::Timestamp;

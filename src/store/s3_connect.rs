@@ -1,6 +1,6 @@
 //! How to reach a bucket: endpoint, region, credentials, trust, and the ways of the server's family.
 
-use super::s3_trust;
+use super::s3_http::{self, Tls};
 use super::{StoreError, StoreErrorKind};
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::identity::IdentityCache;
@@ -14,18 +14,12 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
     Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
-use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
-use aws_smithy_types::timeout::TimeoutConfig;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// Time for a connection, and for the first byte of an answer.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Parts that Amazon lets an upload have.
 pub const PART_LIMIT: u32 = 10_000;
 
@@ -40,8 +34,8 @@ pub struct S3Config {
     pub endpoint: Option<String>,
     /// Bucket in the path; `None`: where the endpoint is an IP address or localhost.
     pub path_style: Option<bool>,
-    /// PEM file of certificate authorities, instead of the system's.
-    pub ca_bundle: Option<PathBuf>,
+    /// Whom to trust, and who we are, where the endpoint speaks TLS.
+    pub tls: Tls,
     /// Profile of the AWS files.
     pub profile: Option<Profile>,
     /// Who asks.
@@ -71,7 +65,7 @@ impl Default for S3Config {
             region: None,
             endpoint: None,
             path_style: None,
-            ca_bundle: None,
+            tls: Tls::default(),
             profile: None,
             credentials: S3Credentials::Found,
             listing: Listing { version: ListVersion::V2, encoded: true },
@@ -170,29 +164,13 @@ pub enum ListVersion {
 
 /// A client, and the place for messages.
 pub(super) async fn client(config: S3Config) -> Result<(Client, String), StoreError> {
-    let S3Config { bucket, endpoint, path_style, ref ca_bundle, .. } = config;
+    let S3Config { bucket, endpoint, path_style, ref tls, .. } = config;
     let invalid =
         |why: String| StoreError::new(StoreErrorKind::Invalid, "connect", &bucket).with_source(why);
     let plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let mut trust = tls::TrustStore::empty();
-    match ca_bundle {
-        Some(path) => {
-            let pem = s3_trust::authorities(path).map_err(invalid)?;
-            trust = trust.with_pem_certificate(pem);
-        }
-        // Whoever finds credentials may have to ask a server for them that is reached otherwise.
-        None if plain && !matches!(config.credentials, S3Credentials::Found) => {}
-        None => trust = trust.with_native_roots(true),
-    }
-    let tls_context = tls::TlsContext::builder()
-        .with_trust_store(trust)
-        .build()
-        .map_err(|error| invalid(format!("certificates: {error}")))?;
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
-        .tls_context(tls_context)
-        .pool_max_idle_per_host(128)
-        .build_https();
+    // Whoever finds credentials may have to ask a server for them that is reached otherwise.
+    let tls_unused = plain && !matches!(config.credentials, S3Credentials::Found);
+    let http = s3_http::client(tls, tls_unused).map_err(invalid)?;
     let region = config.region.map(Region::new);
     let shared = match config.credentials {
         S3Credentials::Found => found(http, region, endpoint.as_deref(), config.profile).await,
@@ -200,11 +178,9 @@ pub(super) async fn client(config: S3Config) -> Result<(Client, String), StoreEr
     };
     let endpoint = endpoint.or_else(|| shared.endpoint_url().map(str::to_owned));
     let path_style = path_style.unwrap_or_else(|| endpoint.as_deref().is_some_and(is_bare));
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).build();
     let mut builder = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(path_style)
         .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts)
         // Every attempt has a deadline of its own here, by its size.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)

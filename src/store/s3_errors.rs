@@ -121,7 +121,10 @@ fn denied(code: Option<&str>) -> &'static str {
 }
 
 fn tls(why: &str) -> &'static str {
-    if why.contains("UnknownIssuer") || why.contains("CaUsedAsEndEntity") {
+    if ["CertificateRequired", "certificate required"].iter().any(|sign| why.contains(sign)) {
+        "the server asks for a client certificate: give it with --client-cert FILE and --client-key FILE, or \
+         CLIENT_CERT_PATH and CLIENT_KEY_PATH"
+    } else if why.contains("UnknownIssuer") || why.contains("CaUsedAsEndEntity") {
         "its authority is not trusted here: give the authority's certificate with --ca-cert FILE or \
          AWS_CA_BUNDLE"
     } else if why.contains("expired") || why.contains("Expired") {

@@ -7,8 +7,8 @@ use crate::config::StoreBase;
 use crate::config::{self, VolumeUrl};
 use crate::crypto::{CryptoError, Suite};
 use crate::store::{
-    Count, DirStore, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy, S3Store, Store,
-    StoreErrorKind,
+    Count, DirStore, DiskCache, Hits, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy,
+    S3Store, Store, StoreErrorKind,
 };
 use crate::units::ByteRange;
 use crate::volume::VolumeError;
@@ -51,24 +51,50 @@ impl std::fmt::Debug for Clients {
     }
 }
 
-/// Counts the requests of whatever store this run connects to.
+/// Counts the requests of whatever store this run connects to, and what its disk cache spares.
 #[derive(Clone, Default)]
-pub(super) struct MeterSlot(Arc<OnceLock<Arc<Meter>>>);
+pub(super) struct MeterSlot(Arc<Meters>);
+
+#[derive(Default)]
+struct Meters {
+    store: OnceLock<Arc<Meter>>,
+    disk: OnceLock<Arc<Hits>>,
+}
 
 impl MeterSlot {
     /// The counts so far, as `verb=answered` pairs; failed requests after a slash.
     pub(super) fn summary(&self) -> String {
-        let Some(meter) = self.0.get() else { return String::new() };
+        let Some(meter) = self.0.store.get() else { return String::new() };
         let row = |(verb, count): (&str, Count)| {
             format!("{verb}={}/{} bytes={}", count.answered, count.failed, count.bytes)
         };
         meter.snapshot().map(row).join(" ")
     }
 
+    /// How many requests were answered so far.
+    pub(super) fn answered(&self) -> u64 {
+        self.requests().map(|(_, count)| count.answered).sum()
+    }
+
+    /// The counts so far, by verb.
+    pub(super) fn requests(&self) -> impl Iterator<Item = (&'static str, Count)> {
+        self.0.store.get().map(|meter| meter.snapshot()).into_iter().flatten()
+    }
+
+    /// Hits and misses of the disk cache, where there is one.
+    pub(super) fn disk_cache(&self) -> Option<(u64, u64)> {
+        self.0.disk.get().map(|hits| hits.snapshot())
+    }
+
+    /// Counts what a disk cache spares.
+    pub(super) fn beside(&self, cache: &DiskCache) {
+        let _ = self.0.disk.set(cache.hits());
+    }
+
     fn around(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
         let meter = Arc::new(Meter::new(store));
         // One store is used in a run; what was looked at before it is not counted.
-        let _ = self.0.set(meter.clone());
+        let _ = self.0.store.set(meter.clone());
         meter
     }
 }
@@ -131,7 +157,7 @@ impl Common {
             false => None,
         };
         let world = config::system_world();
-        match Volume::open(around(store)?, world, passphrase.as_ref(), settings).await {
+        match Volume::open(around(store)?, world, passphrase.as_deref(), settings).await {
             Ok(volume) => {
                 let root = url.path.len() - inside.len();
                 let root = url.path[..root].trim_end_matches('/').to_owned();

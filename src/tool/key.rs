@@ -110,7 +110,7 @@ impl Key {
             }
             KeyCommand::Remove { url, slot } => {
                 let (volume, _) = common.open_to_write(url).await?;
-                volume.remove_passphrase(&source.read()?, *slot).await?;
+                volume.remove_passphrase(&*source.read()?, *slot).await?;
                 output::line(format!(
                     "{url}: slot {slot} removed; who has opened the volume with it may still know its \
                      keys: rotate them for what is written from now on"
@@ -137,7 +137,7 @@ impl Key {
             }
             KeyCommand::Rotate { url } => {
                 let (volume, _) = common.open_to_write(url).await?;
-                let number = volume.rotate_master(&source.read()?).await?;
+                let number = volume.rotate_master(&*source.read()?).await?;
                 output::line(format!(
                     "{url}: master key {number} added; running mounts take it within a minute"
                 ))

@@ -142,7 +142,7 @@ impl Target<'_> {
             };
             let (volume, inside) = common
                 .open_over(self.url, settings, |store| match &cache {
-                    Some(cache) => cached(store, cache),
+                    Some(cache) => cached(store, cache, &common.meter),
                     None => Ok(store),
                 })
                 .await?;
@@ -262,11 +262,14 @@ impl Target<'_> {
 pub(super) fn cached(
     store: Arc<dyn Store>,
     cache: &DiskCacheChoice,
+    meter: &connect::MeterSlot,
 ) -> Result<Arc<dyn Store>, Failure> {
     let DiskCacheChoice { directory, limit } = cache;
     let cache = DiskCache::open(store, directory, *limit, keys::is_segment);
     let fail = |error| Failure::new(format!("cache directory {}: {error}", directory.display()));
-    Ok(Arc::new(cache.map_err(fail)?))
+    let cache = cache.map_err(fail)?;
+    meter.beside(&cache);
+    Ok(Arc::new(cache))
 }
 
 /// Before the session ends: a garbage collection under way would begin it anew.

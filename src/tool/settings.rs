@@ -4,7 +4,7 @@
 use super::connect::{Clients, MeterSlot, Volumes};
 use super::output::{Failure, LogFormat};
 use crate::config::{self, ConfigFile, PassphraseSource};
-use crate::store::{Profile, S3Config, S3Credentials};
+use crate::store::{ClientIdentity, Profile, S3Config, S3Credentials, Tls};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Command};
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ pub(super) struct Common {
         default_missing_value = "true", value_name = "BOOL", hide_possible_values = true,
         value_parser = BoolishValueParser::new())]
     pub(super) path_style: Option<bool>,
-    /// Certificate authorities for the endpoint, PEM (else AWS_CA_BUNDLE, else the system's)
+    /// Certificate authorities for the endpoint, PEM (else AWS_CA_BUNDLE or CA_CERT_PATH, else the system's)
     #[arg(
         long,
         global = true,
@@ -51,6 +51,12 @@ pub(super) struct Common {
         value_name = "FILE"
     )]
     pub(super) ca_bundle: Option<PathBuf>,
+    /// Client certificate for an endpoint that asks for one, PEM (else CLIENT_CERT_PATH)
+    #[arg(long, global = true, env = "STRONGROOM_CLIENT_CERT", value_name = "FILE")]
+    pub(super) client_cert: Option<PathBuf>,
+    /// Its private key, PEM (else CLIENT_KEY_PATH, else in the certificate's file)
+    #[arg(long, global = true, env = "STRONGROOM_CLIENT_KEY", value_name = "FILE")]
+    pub(super) client_key: Option<PathBuf>,
     /// Profile of the AWS files; its credentials win over those in the environment (else AWS_PROFILE)
     #[arg(long, global = true, env = "STRONGROOM_PROFILE")]
     pub(super) profile: Option<String>,
@@ -90,6 +96,8 @@ impl Common {
             region: None,
             path_style: None,
             ca_bundle: None,
+            client_cert: None,
+            client_key: None,
             profile: None,
             io_timeout: None,
             meter: MeterSlot::default(),
@@ -121,6 +129,9 @@ impl Common {
             let variable = |name: &&str| self.given.is_none().then(|| config::variable(name))?;
             flag.clone().or_else(|| names.iter().find_map(variable)).or(file)
         };
+        let path = |flag: &Option<PathBuf>, names: &[&str], file: Option<PathBuf>| {
+            flag.clone().or_else(|| either(&None, names, None).map(PathBuf::from)).or(file)
+        };
         let profile = match &self.profile {
             Some(name) => Some(Profile { name: name.clone(), over_environment: true }),
             None => either(&None, &["AWS_PROFILE"], file.profile)
@@ -135,11 +146,19 @@ impl Common {
                 .map(|endpoint| with_scheme(&endpoint))
                 .transpose()?,
             path_style: self.path_style.or(file.path_style),
-            ca_bundle: self
-                .ca_bundle
-                .clone()
-                .or_else(|| either(&None, &["AWS_CA_BUNDLE"], None).map(PathBuf::from))
-                .or(file.ca_bundle),
+            tls: Tls {
+                authorities: path(
+                    &self.ca_bundle,
+                    &["AWS_CA_BUNDLE", "CA_CERT_PATH"],
+                    file.ca_bundle,
+                ),
+                identity: ClientIdentity::of_files(
+                    path(&self.client_cert, &["CLIENT_CERT_PATH"], file.client_cert),
+                    path(&self.client_key, &["CLIENT_KEY_PATH"], file.client_key),
+                )
+                .map_err(Failure::new)?,
+                unverified: false,
+            },
             profile,
             credentials: self
                 .given

@@ -1,5 +1,6 @@
 //! The two programs, and what a run of one gave.
 
+use crate::support::minio::cache::cached;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -138,12 +139,7 @@ impl Call {
 
 /// The program that `make tools` compiled.
 fn real() -> PathBuf {
-    let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    });
-    let program = cache.join("bin/datasafed-v0.2.0");
-    assert!(program.exists(), "{} is missing: run `make tools`", program.display());
-    program
+    cached("bin/datasafed-v0.2.0")
 }
 
 /// Arguments of a command line, as a shell would have to be given them.

@@ -14,6 +14,7 @@ use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
+use support::minio::cache::cached;
 use support::{Backend, Volume};
 
 /// A volume whose mount points every user can reach.
@@ -30,12 +31,7 @@ fn project_file(name: &str) -> PathBuf {
 
 /// A program that `make tools` compiled from a crate.
 fn crate_tool(name: &str, version: &str) -> PathBuf {
-    let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    });
-    let program = cache.join(format!("{name}-{version}/bin/{name}"));
-    assert!(program.exists(), "{} is missing: run `make tools`", program.display());
-    program
+    cached(format!("{name}-{version}/bin/{name}"))
 }
 
 /// A command that timeout(1) ends, with what it started, when it takes longer than `limit`.

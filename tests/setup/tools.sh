@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: Debian packages, and programs compiled once into
 # the cache under a name that holds their version. With the argument `peers` also what `make bench`
-# compares with.
+# compares with, with `dist` what `make dist` needs.
 set -euo pipefail
 cache="${STRONGROOM_CACHE:-$HOME/.cache/strongroom}"
 mkdir -p "$cache/bin"
@@ -31,10 +31,18 @@ need ip iproute2
 need runc runc
 [ -e /usr/lib/cni/ptp ] || packages+=(containernetworking-plugins)
 [ -e /bin/busybox ] || [ -e /usr/bin/busybox ] || packages+=(busybox-static)
-# The peers of `make bench`.
+# The peers of `make bench`, and the libraries of those that are unpacked only (below).
 if [ "${1:-}" = peers ]; then
-    need s3fs s3fs
     need rclone rclone
+    have() { ldconfig -p | grep -q "$1" || packages+=("$2"); }
+    have libfuse.so.2 libfuse2
+    have libfuse3.so.3 libfuse3-3
+    have libcurl-gnutls.so.4 libcurl3-gnutls
+    have libxml2.so.2 libxml2
+fi
+# What `make dist` puts into the image, and looks at programs with.
+if [ "${1:-}" = dist ]; then
+    need readelf binutils
 fi
 if [ "${#packages[@]}" -gt 0 ]; then
     echo "installing ${packages[*]}"
@@ -73,6 +81,30 @@ go_file() { # NAME VERSION MODULE PATH
 go_file csi.proto v1.12.0 github.com/container-storage-interface/spec csi.proto
 go_file pluginregistration.proto v0.34.4 k8s.io/kubelet pkg/apis/pluginregistration/v1/api.proto
 
+# Debian packages that are unpacked, not installed.
+unpack() { # NAME PACKAGE...
+    local place="$cache/$1-$(. /etc/os-release && echo "$VERSION_CODENAME")"
+    if [ ! -d "$place" ]; then
+        apt-get update -qq
+        local work; work="$(mktemp -d "$cache/unpack.XXXXXX")"
+        chmod 755 "$work"
+        (cd "$work" && apt-get download -qq "${@:2}" 2> /dev/null)
+        local package
+        for package in "$work"/*.deb; do dpkg-deb --extract "$package" "$work"; done
+        rm "$work"/*.deb
+        # Where Debian has /bin and /usr/bin be one.
+        if [ -d "$work/bin" ]; then mkdir -p "$work/usr/bin"; mv "$work/bin"/* "$work/usr/bin/"; fi
+        mv "$work" "$place"
+    fi
+}
+# Installed, it would serve on port 80.
+unpack nginx nginx
+if [ "${1:-}" = peers ]; then
+    # fuse3 is for rclone's fusermount. Installed, it would bring `mount.fuse`, to which mount(8) hands every
+    # remount of a FUSE file system, ours too, and which takes its source for a program.
+    unpack peers s3fs fuse3
+fi
+
 if [ "${1:-}" = peers ]; then
     # Milliseconds on each round trip: `make bench LATENCY=20`.
     go_tool toxiproxy v2.5.0 github.com/Shopify/toxiproxy/v2/cmd/server
@@ -107,3 +139,4 @@ crate_tool() { # NAME VERSION
 crate_tool cargo-deny 0.20.2
 crate_tool pjdfstest 0.2.2
 crate_tool fsx 0.3.2
+if [ "${1:-}" = dist ]; then crate_tool cargo-cyclonedx 0.5.9; fi

@@ -1,5 +1,10 @@
 //! A MinIO server on loopback, shared by the tests of one process that run at the same time.
 
+#[allow(dead_code, reason = "each test binary uses its own part")]
+#[path = "cache.rs"]
+pub(crate) mod cache;
+
+use cache::cached;
 use nix::sys::signal::Signal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -67,7 +72,7 @@ impl Minio {
         let secret_key = super::fresh_hex::<20>();
         // Another process may take a free port between our look and the server's: try again.
         for _ in 0..5 {
-            let address = free_address(listen);
+            let address = free_address_on(listen);
             let certificates = certificates.map(Path::to_owned);
             let secrets = (access_key.clone(), secret_key.clone());
             let (mut child, thread) =
@@ -192,7 +197,7 @@ fn command(
     let mut command = Command::new(program);
     command
         .args(["server", "--quiet", "--address", &address.to_string()])
-        .args(["--console-address", &free_address(LOOPBACK).to_string()])
+        .args(["--console-address", &free_address_on(LOOPBACK).to_string()])
         .arg(data.join("data"))
         .env("MINIO_ROOT_USER", access_key)
         .env("MINIO_ROOT_PASSWORD", secret_key)
@@ -226,18 +231,15 @@ fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("STRONGROOM_MINIO") {
         return path.into();
     }
-    cached(PROGRAM)
+    cached(Path::new("bin").join(PROGRAM))
 }
 
-/// Where `make tools` puts a program.
-pub(crate) fn cached(program: &str) -> PathBuf {
-    let cache = std::env::var_os("STRONGROOM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/strongroom")
-    });
-    cache.join("bin").join(program)
+/// An address that nobody listened at a moment ago, on loopback.
+pub(crate) fn free_address() -> SocketAddr {
+    free_address_on(Ipv4Addr::LOCALHOST.into())
 }
 
-fn free_address(listen: IpAddr) -> SocketAddr {
+fn free_address_on(listen: IpAddr) -> SocketAddr {
     let listener = TcpListener::bind((listen, 0)).expect("a free port");
     listener.local_addr().expect("a bound socket")
 }

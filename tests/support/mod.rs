@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
 
+pub(crate) mod authority;
 pub(crate) mod minio;
 
 use minio::Minio;

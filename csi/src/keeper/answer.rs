@@ -1,15 +1,16 @@
 //! Requests that nobody answers, answered with EIO: better than tasks that wait for ever, or a mount that
 //! is dead for good. It reads nothing of a request but its length, kind and number.
 //!
-//! The keeper holds the worker's lock meanwhile (see `strongroom::tool::attach`), so that it never answers
-//! beside a worker; it lets go as soon as somebody asks for the volume's descriptors.
+//! The keeper has the right to read requests (see `strongroom::tool::attach::locks`) for the moments in which
+//! it does, so that it never answers beside a worker, and keeps none from its start: a worker takes that right
+//! last of all, and waits for it in milliseconds.
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use strongroom::tool::attach::locks::Part;
 
 /// The header of a request: length, opcode, unique number, then what is not looked at.
 const HEADER: usize = 40;
@@ -58,14 +59,30 @@ fn header(error: i32, unique: u64) -> [u8; 16] {
     bytes
 }
 
-/// Asks the kernel for the requests that a dead worker had read and not answered. Older kernels than 6.9
-/// cannot send them again: then false.
-pub(super) fn ask_again(fuse: BorrowedFd<'_>) -> bool {
-    nix::unistd::write(fuse, &header(RESEND, 0)).is_ok()
+/// Whether a worker serves the volume: one that only tries to start does not.
+pub(super) fn is_served(state: BorrowedFd<'_>) -> bool {
+    Part::Served.holder(state).is_ok_and(|holder| holder.is_some())
 }
 
-/// Answers with EIO what waits now; returns how many requests that were.
-pub(super) fn answer_with_errors(fuse: BorrowedFd<'_>) -> io::Result<usize> {
+/// Answers with EIO what waits now, unless a worker reads the requests; returns how many that were.
+pub(super) fn answer_with_errors(state: BorrowedFd<'_>, fuse: BorrowedFd<'_>) -> io::Result<usize> {
+    if !Part::Reader.take(state)? {
+        return Ok(0);
+    }
+    // Also those that a dead worker had read and not answered.
+    ask_again(fuse);
+    let answered = answer_what_waits(fuse);
+    Part::Reader.give_back(state)?;
+    answered
+}
+
+/// Asks the kernel for the requests that were read and not answered. Older kernels than 6.9 cannot send
+/// them again.
+fn ask_again(fuse: BorrowedFd<'_>) {
+    let _ = nix::unistd::write(fuse, &header(RESEND, 0));
+}
+
+fn answer_what_waits(fuse: BorrowedFd<'_>) -> io::Result<usize> {
     let mut buffer = vec![0; REQUEST];
     let mut answered = 0;
     // Bounded: programs that ask again at once must not keep a new worker from the volume.
@@ -73,7 +90,7 @@ pub(super) fn answer_with_errors(fuse: BorrowedFd<'_>) -> io::Result<usize> {
         let mut one = [PollFd::new(fuse.as_fd(), PollFlags::POLLIN)];
         poll(&mut one, PollTimeout::ZERO)?;
         if !one[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)) {
-            return Ok(answered);
+            break;
         }
         match nix::unistd::read(fuse, &mut buffer) {
             Ok(length) => match needs(&buffer[..length]) {
@@ -83,42 +100,17 @@ pub(super) fn answer_with_errors(fuse: BorrowedFd<'_>) -> io::Result<usize> {
                     answered += 1;
                 }
                 Needs::Nothing => {}
-                // The worker to come asks for it again.
-                Needs::Worker => return Ok(answered),
+                Needs::Worker => {
+                    // Back to where the worker to come finds it.
+                    ask_again(fuse);
+                    break;
+                }
             },
             Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => {}
             Err(error) => return Err(error.into()),
         }
     }
     Ok(answered)
-}
-
-/// The whole file, for writing: who has it serves the volume.
-fn lock(kind: libc::c_int) -> libc::flock {
-    libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
-}
-
-/// Whether another process than this one serves the volume.
-pub(super) fn is_served(state: BorrowedFd<'_>) -> bool {
-    let mut found = lock(libc::F_WRLCK);
-    let asked = fcntl(state, FcntlArg::F_GETLK(&mut found));
-    asked.is_ok() && found.l_type != libc::F_UNLCK as libc::c_short
-}
-
-/// Takes the worker's place, unless somebody has it.
-pub(super) fn take_place(state: BorrowedFd<'_>) -> bool {
-    fcntl(state, FcntlArg::F_SETLK(&lock(libc::F_WRLCK))).is_ok()
-}
-
-/// Gives it back.
-pub(super) fn give_place_back(state: BorrowedFd<'_>) {
-    let _ = fcntl(state, FcntlArg::F_SETLK(&lock(libc::F_UNLCK)));
 }
 
 #[cfg(test)]

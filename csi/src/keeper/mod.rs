@@ -8,7 +8,9 @@
 
 mod answer;
 pub mod client;
+mod held;
 mod mounts;
+mod paths;
 pub mod protocol;
 mod server;
 mod volumes;

@@ -2,6 +2,7 @@
 //! of mounts says. Nothing here asks a mounted file system anything (no `stat` of a mount's root): its
 //! server may be dead, and the answer would never come.
 
+use super::paths::{Spot, by_descriptor};
 use super::protocol::MountOptions;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -68,7 +69,7 @@ fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
-/// Makes a connection to the kernel and mounts it. Returns it with the mount's device number.
+/// Makes a connection to the kernel and mounts it on a directory. Returns it with the mount's device number.
 pub(super) fn stage(
     volume: &str,
     path: &Path,
@@ -84,7 +85,9 @@ pub(super) fn stage(
     }
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
     flags.set(MsFlags::MS_RDONLY, options.read_only);
-    mount(Some(volume), path, Some(KIND), flags, Some(data.as_str()))?;
+    let directory = Spot::make(path)?.directory()?;
+    let on = by_descriptor(&directory);
+    mount(Some(volume), &on, Some(KIND), flags, Some(data.as_str()))?;
     let ours = at(path)?.filter(Mounted::is_volume);
     let device =
         ours.ok_or_else(|| io::Error::other("the mount is not in the kernel's table"))?.device;
@@ -103,7 +106,9 @@ fn raise_read_ahead(device: &str) {
 /// Binds a mount to one more directory.
 pub(super) fn bind(from: &Path, to: &Path, read_only: bool) -> io::Result<()> {
     let none = None::<&str>;
-    mount(Some(from), to, none, MsFlags::MS_BIND, none)?;
+    let (from, to) = (Spot::make(from)?, Spot::make(to)?);
+    let on = to.directory()?;
+    mount(Some(&from.path()), &by_descriptor(&on), none, MsFlags::MS_BIND, none)?;
     if read_only {
         let flags = MsFlags::MS_REMOUNT
             | MsFlags::MS_BIND
@@ -111,9 +116,10 @@ pub(super) fn bind(from: &Path, to: &Path, read_only: bool) -> io::Result<()> {
             | MsFlags::MS_NOSUID
             | MsFlags::MS_NODEV
             | MsFlags::MS_NOATIME;
-        if let Err(error) = mount(none, to, none, flags, none) {
+        // By its name: the descriptor is of what lies beneath.
+        if let Err(error) = mount(none, &to.path(), none, flags, none) {
             // A binding that can be written to must not stay.
-            let _ = umount2(to, MntFlags::UMOUNT_NOFOLLOW);
+            let _ = umount2(&to.path(), MntFlags::UMOUNT_NOFOLLOW);
             return Err(error.into());
         }
     }
@@ -122,12 +128,17 @@ pub(super) fn bind(from: &Path, to: &Path, read_only: bool) -> io::Result<()> {
 
 /// Takes the topmost mount of a path away; nothing that is in use.
 pub(super) fn unmount(path: &Path) -> io::Result<()> {
-    Ok(umount2(path, MntFlags::UMOUNT_NOFOLLOW)?)
+    take_away(path, MntFlags::empty())
 }
 
 /// Takes a mount out of the tree although programs use it. Only for those whose connection is dead.
 pub(super) fn detach(path: &Path) -> io::Result<()> {
-    Ok(umount2(path, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)?)
+    take_away(path, MntFlags::MNT_DETACH)
+}
+
+fn take_away(path: &Path, flags: MntFlags) -> io::Result<()> {
+    let spot = Spot::find(path)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    Ok(umount2(&spot.path(), flags | MntFlags::UMOUNT_NOFOLLOW)?)
 }
 
 /// Whether the kernel has let go of a connection: its last mount is gone. Waits for that a while.

@@ -1,11 +1,12 @@
 //! The keeper's socket: who may ask, one request for each connection, and the thread that watches.
 
 use super::protocol::{Answer, FailureKind, Message, VERSION};
-use super::volumes::{Refusal, Volumes};
+use super::volumes::{Done, Refusal, Volumes};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const WATCH: Duration = Duration::from_millis(500);
 /// How the keeper runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where it listens. The directory is made; only the keeper's user can enter it if it is new.
+    /// Where it listens. The directory is made; only the keeper's user can enter it then, unless others may ask.
     pub socket: PathBuf,
     /// Users that may ask, besides root and the keeper's own.
     pub allowed: Vec<u32>,
@@ -63,29 +64,45 @@ pub fn run(settings: Settings) -> io::Result<()> {
                 continue;
             }
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
-            open.fetch_sub(1, Ordering::Relaxed);
-            continue;
-        }
-        let (volumes, allowed, open) = (volumes.clone(), allowed.clone(), open.clone());
-        let started = std::thread::Builder::new().name("request".to_owned()).spawn({
-            let open = open.clone();
-            move || {
-                if let Err(error) = serve(&stream, &volumes, &allowed) {
-                    tracing::warn!("a request was not understood or not answered: {error}");
-                }
-                open.fetch_sub(1, Ordering::Relaxed);
+        let Some(seat) = Seat::take(&open) else { continue };
+        let (volumes, allowed) = (volumes.clone(), allowed.clone());
+        let serve = move || {
+            let _seat = seat;
+            if let Err(error) = serve(&stream, &volumes, &allowed) {
+                tracing::warn!("a request was not understood or not answered: {error}");
             }
-        });
-        if started.is_err() {
-            open.fetch_sub(1, Ordering::Relaxed);
+        };
+        if let Err(error) = std::thread::Builder::new().name("request".to_owned()).spawn(serve) {
+            tracing::warn!("a request was not taken: {error}");
         }
     }
     Ok(())
 }
 
-/// No core dump with other people's secrets, and the last process to be killed when memory is short.
+/// One of so many requests at a time, given back however it ends: also by a panic.
+struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
+        let seat = Self(open.clone());
+        (open.fetch_add(1, Ordering::Relaxed) < CONNECTIONS).then_some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// No core dump with other people's secrets, the last process to be killed when memory is short, and deaf to
+/// the signal that workers send each other. Before there are threads, which inherit that.
 fn protect() {
+    let mut deaf = SigSet::empty();
+    deaf.add(Signal::SIGUSR2);
+    if let Err(error) = deaf.thread_block() {
+        tracing::warn!("SIGUSR2 not blocked: {error}");
+    }
     let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
     let _ = nix::sys::prctl::set_dumpable(false);
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-999") {
@@ -99,7 +116,10 @@ fn listen(path: &Path, allowed: &[u32]) -> io::Result<UnixListener> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(named)?;
+        // Where others may ask they have to get here, too.
+        let mode = if allowed.is_empty() { 0o700 } else { 0o755 };
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(mode).create(parent).map_err(named)?;
     }
     // One that a former keeper left.
     if std::fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket()) {
@@ -133,7 +153,7 @@ fn serve(stream: &UnixStream, volumes: &Volumes, allowed: &[u32]) -> io::Result<
     socket::send(stream, &encode(&answer), &descriptors)
 }
 
-type Handled = Result<(Answer, Vec<OwnedFd>), Refusal>;
+type Handled = Result<Done, Refusal>;
 
 fn handle(stream: &UnixStream, volumes: &Volumes, allowed: &[u32]) -> io::Result<Option<Handled>> {
     let caller = getsockopt(&stream.as_fd(), PeerCredentials)?.uid();
@@ -154,4 +174,36 @@ fn handle(stream: &UnixStream, volumes: &Volumes, allowed: &[u32]) -> io::Result
         Err(why) => Err(Refusal(FailureKind::Invalid, why)),
     };
     Ok(Some(asked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seat_is_given_back_also_by_a_panic() {
+        let open = Arc::new(AtomicUsize::new(0));
+        for _ in 0..2 {
+            let seats: Vec<_> =
+                (0..CONNECTIONS).map(|_| Seat::take(&open).expect("free")).collect();
+            assert!(Seat::take(&open).is_none());
+            let panicked = std::thread::spawn(move || {
+                assert!(seats.is_empty(), "one panic of this test");
+            });
+            assert!(panicked.join().is_err());
+            assert_eq!(open.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn a_new_directory_is_for_the_keeper_alone_unless_others_may_ask() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        for (name, allowed, mode) in [("own", vec![], 0o700), ("shared", vec![1], 0o755)] {
+            let directory = temporary.path().join(name);
+            let _listener = listen(&directory.join("socket"), &allowed).expect("it listens");
+            let known = std::fs::metadata(directory).expect("made").permissions().mode();
+            // Less, where the umask takes more away.
+            assert_eq!(known & 0o777 & !mode, 0, "{name}: {known:o}");
+        }
+    }
 }

@@ -1,18 +1,18 @@
 //! The volumes that the keeper holds, and what is done with them. Each volume has a lock, so that a request
 //! that waits for the kernel keeps nobody else from another volume.
 
-use super::answer;
+use super::held::Volume;
 use super::mounts;
+use super::paths::{Allowed, Spot, Unusable};
+use super::protocol::check_volume;
 use super::protocol::{Answer, FailureKind, Held, LARGEST_BLOB, MountOptions, Request};
-use super::protocol::{check_path, check_volume};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// How long an unmount may take to arrive in the kernel.
@@ -21,23 +21,7 @@ const UNMOUNTING: Duration = Duration::from_secs(20);
 /// Why a request was not carried out.
 pub(super) struct Refusal(pub(super) FailureKind, pub(super) String);
 
-type Result<T> = std::result::Result<T, Refusal>;
-
-/// One staged volume.
-struct Volume {
-    path: PathBuf,
-    options: MountOptions,
-    /// `major:minor` of its mount.
-    device: String,
-    fuse: OwnedFd,
-    arena: OwnedFd,
-    state: OwnedFd,
-    blob: Option<Zeroizing<Vec<u8>>>,
-    /// Since when nobody serves it.
-    unserved_since: Option<Instant>,
-    /// The keeper has taken the worker's place.
-    answering: bool,
-}
+pub(super) type Result<T> = std::result::Result<T, Refusal>;
 
 /// A volume by id.
 type Slot = Arc<Place>;
@@ -64,18 +48,19 @@ impl Place {
 /// All volumes.
 pub(super) struct Volumes {
     slots: Mutex<BTreeMap<String, Slot>>,
-    /// Paths must be below one of these, if there are any.
-    below: Vec<PathBuf>,
+    allowed: Allowed,
     patience: Duration,
 }
 
+/// An answer and the descriptors that go with it.
+pub(super) type Done = (Answer, Vec<Arc<OwnedFd>>);
+
 impl Volumes {
     pub(super) fn new(below: Vec<PathBuf>, patience: Duration) -> Self {
-        Self { slots: Mutex::default(), below, patience }
+        Self { slots: Mutex::default(), allowed: Allowed(below), patience }
     }
 
-    /// Carries a request out: the answer and the descriptors that go with it.
-    pub(super) fn carry_out(&self, request: Request) -> Result<(Answer, Vec<OwnedFd>)> {
+    pub(super) fn carry_out(&self, request: Request) -> Result<Done> {
         let done = |()| (Answer::Done, Vec::new());
         match request {
             Request::Stage { volume, path, options } => {
@@ -99,7 +84,12 @@ impl Volumes {
         }
     }
 
-    fn stage(&self, volume: &str, path: &Path, options: &MountOptions) -> Result<Vec<OwnedFd>> {
+    fn stage(
+        &self,
+        volume: &str,
+        path: &Path,
+        options: &MountOptions,
+    ) -> Result<Vec<Arc<OwnedFd>>> {
         check_volume(volume).map_err(invalid)?;
         self.check_place(path)?;
         if options
@@ -128,8 +118,11 @@ impl Volumes {
                     ),
                 ));
             }
+            if held.ending {
+                return Err(ending(volume));
+            }
             if held.is_mounted().map_err(refused)? {
-                return held.descriptors(volume);
+                return Ok(held.descriptors());
             }
             // Somebody else has unmounted it: the connection is of no use any more.
             let over =
@@ -168,8 +161,8 @@ impl Volumes {
             }
             drop(former);
         }
-        make_directory(path).map_err(refused)?;
-        let memory = |name| memfd_create(name, MFdFlags::MFD_CLOEXEC).map_err(io::Error::from);
+        let memory =
+            |name| memfd_create(name, MFdFlags::MFD_CLOEXEC).map(Arc::new).map_err(io::Error::from);
         let arena = memory(c"strongroom-arena").map_err(refused)?;
         let state = memory(c"strongroom-state").map_err(refused)?;
         let (fuse, device) = mounts::stage(volume, path, options).map_err(refused)?;
@@ -177,25 +170,29 @@ impl Volumes {
             path: path.to_owned(),
             options: options.clone(),
             device,
-            fuse,
+            fuse: Arc::new(fuse),
             arena,
             state,
             blob: None,
             unserved_since: None,
             answering: false,
+            ending: false,
         };
         let held = slot.insert(held);
         *place.listed() = held.told(volume.to_owned()).ok();
-        held.descriptors(volume)
+        Ok(held.descriptors())
     }
 
-    fn device(&self, volume: &str) -> Result<Vec<OwnedFd>> {
-        self.with(volume, |held| held.descriptors(volume))
+    fn device(&self, volume: &str) -> Result<Vec<Arc<OwnedFd>>> {
+        self.with(volume, |held| Ok(held.descriptors()))
     }
 
     fn publish(&self, volume: &str, target: &Path, read_only: bool) -> Result<()> {
         self.check_place(target)?;
         self.with(volume, |held| {
+            if held.ending {
+                return Err(ending(volume));
+            }
             let failed = |error: io::Error| {
                 Refusal(
                     FailureKind::System,
@@ -236,7 +233,6 @@ impl Volumes {
                     ),
                 ));
             }
-            make_directory(target).map_err(failed)?;
             mounts::bind(&held.path, target, read_only).map_err(failed)
         })
     }
@@ -252,56 +248,62 @@ impl Volumes {
             Refusal(kind, format!("unmount {}: {error}", target.display()))
         };
         while let Some(there) = mounts::at(target).map_err(failed)? {
-            let path_of = |held: &Volume| held.path == target;
-            if !there.is_volume()
-                || self.held().iter().any(|(_, slot)| {
-                    slot.volume.try_lock().is_ok_and(|held| held.as_ref().is_some_and(path_of))
-                })
-            {
+            // Known without the volume's lock, which a request may have that waits for the kernel.
+            let staged =
+                |slot: &Slot| slot.listed().as_ref().is_some_and(|held| held.path == target);
+            if !there.is_volume() || self.held().iter().any(|(_, slot)| staged(slot)) {
                 return Err(invalid(format!("{}: is no published volume", target.display())));
             }
             mounts::unmount(target).map_err(failed)?;
         }
-        match std::fs::remove_dir(target) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => {
-                Err(Refusal(FailureKind::System, format!("remove {}: {error}", target.display())))
-            }
-        }
+        Spot::find(target)
+            .and_then(|spot| spot.map_or(Ok(()), |spot| spot.remove_directory()))
+            .map_err(|error| {
+                Refusal(FailureKind::System, format!("remove {}: {error}", target.display()))
+            })
     }
 
+    /// The kernel may ask the worker before it lets go, and that worker may have to be started first: nothing
+    /// that a start needs is kept from others meanwhile.
     fn unstage(&self, volume: &str) -> Result<()> {
-        let slot = self.slot(volume);
-        let mut slot = slot.lock();
-        let Some(held) = slot.as_mut() else { return Ok(()) };
-        let path = held.path.display().to_string();
-        let failed = |error: io::Error| {
-            let kind = match error.raw_os_error() {
-                Some(nix::libc::EBUSY) => FailureKind::Busy,
-                _ => FailureKind::System,
-            };
-            Refusal(kind, format!("volume {volume}: unmount {path}: {error}"))
+        let place = self.slot(volume);
+        let (path, fuse, mounted) = {
+            let mut slot = place.lock();
+            let Some(held) = slot.as_mut() else { return Ok(()) };
+            if held.ending {
+                return Err(ending(volume));
+            }
+            let failed = |error| unmounting(volume, &held.path, &error);
+            if let Some((first, _)) = held.bindings().map_err(failed)?.first() {
+                return Err(Refusal(
+                    FailureKind::Busy,
+                    format!(
+                        "volume {volume}: is published at {}: unpublish it first",
+                        first.display()
+                    ),
+                ));
+            }
+            let mounted = held.is_mounted().map_err(failed)?;
+            held.ending = true;
+            (held.path.clone(), held.fuse.clone(), mounted)
         };
-        let bound = held.bindings().map_err(failed)?;
-        if let Some((first, _)) = bound.first() {
-            return Err(Refusal(
-                FailureKind::Busy,
-                format!("volume {volume}: is published at {}: unpublish it first", first.display()),
-            ));
+        let unmounted = match mounted {
+            true => mounts::unmount(&path),
+            false => Ok(()),
+        };
+        let over = unmounted.and_then(|()| mounts::is_over(fuse.as_fd(), UNMOUNTING));
+        let mut slot = place.lock();
+        if !matches!(over, Ok(true)) {
+            slot.iter_mut().for_each(|held| held.ending = false);
         }
-        // Requests of the unmount itself, should nobody serve: the kernel waits for their answers.
-        held.unserved_since.get_or_insert_with(Instant::now);
-        if held.is_mounted().map_err(failed)? {
-            mounts::unmount(&held.path).map_err(failed)?;
-        }
-        if !mounts::is_over(held.fuse.as_fd(), UNMOUNTING).map_err(failed)? {
-            return Err(Refusal(
-                FailureKind::Busy,
-                format!("volume {volume}: {path} is unmounted here, but used elsewhere still"),
-            ));
+        if !over.map_err(|error| unmounting(volume, &path, &error))? {
+            let path = path.display();
+            let why =
+                format!("volume {volume}: {path} is unmounted here, but used elsewhere still");
+            return Err(Refusal(FailureKind::Busy, why));
         }
         *slot = None;
+        *place.listed() = None;
         drop(slot);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // Not while somebody stages it again.
@@ -358,31 +360,10 @@ impl Volumes {
     }
 
     fn check_place(&self, path: &Path) -> Result<()> {
-        check_path(path).map_err(invalid)?;
-        let allowed =
-            self.below.is_empty() || self.below.iter().any(|below| path.starts_with(below));
-        // A link on the way could lead out of there. The last part may be a mount, which is not asked.
-        let direct = path.ancestors().skip(1).find_map(|above| {
-            match std::fs::canonicalize(above) {
-                Ok(real) => Some(real == above),
-                // It will be made, unless a link that leads nowhere has its name.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    std::fs::symlink_metadata(above).is_ok().then_some(false)
-                }
-                Err(_) => Some(false),
-            }
-        });
-        let direct = direct.unwrap_or(false);
-        if allowed && direct {
-            Ok(())
-        } else {
-            let why = if allowed {
-                "has a symbolic link in it"
-            } else {
-                "is not below an allowed directory"
-            };
-            Err(Refusal(FailureKind::Denied, format!("{}: {why}", path.display())))
-        }
+        self.allowed.check(path).map_err(|unusable| match unusable {
+            Unusable::Invalid(why) => invalid(why),
+            Unusable::Denied(why) => Refusal(FailureKind::Denied, why),
+        })
     }
 
     fn slot(&self, volume: &str) -> Slot {
@@ -409,92 +390,18 @@ impl Volumes {
     }
 }
 
-impl Volume {
-    /// Copies for a worker, for which the keeper makes room.
-    fn descriptors(&mut self, volume: &str) -> Result<Vec<OwnedFd>> {
-        if std::mem::take(&mut self.answering) {
-            answer::give_place_back(self.state.as_fd());
-        }
-        // Whoever asks wants to serve it: that begins a new wait.
-        self.unserved_since = None;
-        let copies: io::Result<Vec<OwnedFd>> =
-            [&self.fuse, &self.arena, &self.state].into_iter().map(OwnedFd::try_clone).collect();
-        copies.map_err(|error| {
-            Refusal(
-                FailureKind::System,
-                format!("volume {volume}: copy of its descriptors: {error}"),
-            )
-        })
-    }
-
-    fn told(&mut self, volume: String) -> io::Result<Held> {
-        let served = self.look_for_worker();
-        Ok(Held {
-            volume,
-            path: self.path.clone(),
-            options: self.options.clone(),
-            mounted: self.is_mounted()?,
-            served,
-            unserved_seconds: self.unserved_since.map_or(0, |since| since.elapsed().as_secs()),
-            answered_with_errors: self.answering,
-            targets: self.bindings()?,
-            remembered: self.blob.is_some(),
-        })
-    }
-
-    fn is_mounted(&self) -> io::Result<bool> {
-        Ok(mounts::at(&self.path)?
-            .is_some_and(|there| there.is_volume() && there.device == self.device))
-    }
-
-    fn bindings(&self) -> io::Result<Vec<(PathBuf, bool)>> {
-        let ours = |there: &mounts::Mounted| there.is_volume() && there.device == self.device;
-        let table = mounts::table()?.into_iter().filter(ours);
-        let others = table.filter(|there| there.path != self.path);
-        Ok(others.map(|there| (there.path, there.read_only)).collect())
-    }
-
-    fn look_for_worker(&mut self) -> bool {
-        let served = !self.answering && answer::is_served(self.state.as_fd());
-        if served {
-            self.unserved_since = None;
-        } else {
-            self.unserved_since.get_or_insert_with(Instant::now);
-        }
-        served
-    }
-
-    fn answer_if_alone(&mut self, volume: &str, patience: Duration) {
-        self.look_for_worker();
-        let waited = self.unserved_since.map_or(Duration::ZERO, |since| since.elapsed());
-        if !self.answering && waited >= patience && answer::take_place(self.state.as_fd()) {
-            tracing::error!(
-                "volume {volume}: nobody serves {} for {} s: its requests are answered with EIO until \
-                 a worker comes",
-                self.path.display(),
-                waited.as_secs()
-            );
-            self.answering = true;
-            answer::ask_again(self.fuse.as_fd());
-        }
-        if self.answering
-            && let Err(error) = answer::answer_with_errors(self.fuse.as_fd())
-        {
-            // Unmounted from outside: the next stage or unstage finds that out.
-            tracing::debug!("volume {volume}: connection: {error}");
-        }
-    }
-}
-
 fn invalid(message: String) -> Refusal {
     Refusal(FailureKind::Invalid, message)
 }
 
-/// Nothing below a missing mount is for anybody but root.
-fn make_directory(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
-    if std::fs::symlink_metadata(path)?.is_dir() {
-        return Ok(());
-    }
-    Err(io::Error::from_raw_os_error(nix::libc::ENOTDIR))
+fn ending(volume: &str) -> Refusal {
+    Refusal(FailureKind::Busy, format!("volume {volume}: it is being unmounted: try again"))
+}
+
+fn unmounting(volume: &str, path: &Path, error: &io::Error) -> Refusal {
+    let kind = match error.raw_os_error() {
+        Some(nix::libc::EBUSY) => FailureKind::Busy,
+        _ => FailureKind::System,
+    };
+    Refusal(kind, format!("volume {volume}: unmount {}: {error}", path.display()))
 }

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use strongroom::store::Tls;
 use strongroom::tool::attach::protocol::Settings as WorkerSettings;
 use tonic::Status;
 
@@ -73,8 +74,7 @@ impl NodeService {
         let device = staged.map_err(|error| status::of_keeper(&error))?;
         let started = async {
             self.remember(&wish.id, &remembered).await?;
-            let Remembered { settings, secrets, .. } = &remembered;
-            self.start_worker(&wish.id, device, settings, secrets.copied()).await
+            self.start_worker(&wish.id, device, remembered).await
         };
         match started.await {
             Ok(_) => Ok(NodeStageVolumeResponse {}),
@@ -181,9 +181,15 @@ impl NodeService {
             let directory = cache.join(HEXLOWER.encode(&Sha256::digest(id)[..16]));
             options.insert("cache_dir".to_owned(), shown(&directory).into());
         }
-        if let Some(authorities) = &self.settings.defaults.ca_bundle {
-            options.insert("ca_bundle".to_owned(), shown(authorities).into());
-        }
+        let Tls { authorities, identity, unverified: _ } = &self.settings.defaults.tls;
+        let identity = identity.as_ref();
+        let files = [
+            ("ca_bundle", authorities.as_ref()),
+            ("client_cert", identity.map(|identity| &identity.certificate)),
+            ("client_key", identity.map(|identity| &identity.key)),
+        ];
+        let named = files.into_iter().filter_map(|(name, file)| Some((name, file?)));
+        options.extend(named.map(|(name, file)| (name.to_owned(), shown(file).into())));
         let Reach { endpoint, region, path_style } = reach;
         options.extend(endpoint.map(|endpoint| ("endpoint".to_owned(), endpoint.into())));
         options.extend(region.map(|region| ("region".to_owned(), region.into())));
@@ -210,6 +216,7 @@ impl NodeService {
         worker.credentials(new.copied()).await.map_err(|error| status::of_worker(&error))?;
         if encrypted {
             new.passphrase = known.secrets.passphrase.take();
+            new.derived = std::mem::take(&mut known.secrets.derived);
         }
         known.secrets = new;
         self.remember(id, &known).await?;

@@ -107,16 +107,26 @@ impl NodeService {
         self.keeper.remember(volume, &blob).await.map_err(|error| status::of_keeper(&error))
     }
 
-    /// Starts the worker of a volume that the keeper holds. The caller has the volume's turn.
+    /// Starts the worker of a volume that the keeper holds, as it is remembered there. The caller has the volume's turn.
     pub(super) async fn start_worker(
         &self,
         volume: &str,
         device: crate::keeper::Device,
-        settings: &WorkerSettings,
-        secrets: WorkerSecrets,
+        mut remembered: Remembered,
     ) -> Result<Arc<Worker>, Status> {
-        match Worker::start(&self.settings.worker, device, settings, secrets).await {
-            Ok(worker) => Ok(self.workers.insert(volume, worker)),
+        let Remembered { settings, secrets, .. } = &remembered;
+        match Worker::start(&self.settings.worker, device, settings, secrets.copied()).await {
+            Ok(worker) => {
+                let derived = worker.derived();
+                if derived != remembered.secrets.derived {
+                    remembered.secrets.derived = derived;
+                    // Only makes the next start shorter.
+                    if let Err(status) = self.remember(volume, &remembered).await {
+                        tracing::warn!(volume, "{}", status.message());
+                    }
+                }
+                Ok(self.workers.insert(volume, worker))
+            }
             Err(error) => {
                 self.workers.fail(volume, error.to_string());
                 Err(status::of_worker(&error))
@@ -137,8 +147,7 @@ impl NodeService {
             ))
         })?;
         let device = self.keeper.device(volume).await.map_err(|error| status::of_keeper(&error))?;
-        let Remembered { settings, secrets, .. } = &remembered;
-        self.start_worker(volume, device, settings, secrets.copied()).await
+        self.start_worker(volume, device, remembered).await
     }
 
     /// Looks for volumes without a worker, now and from time to time. Returns after the first look, or when

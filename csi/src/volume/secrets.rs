@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::Path;
 use strongroom::crypto::Passphrase;
 use strongroom::store::S3Credentials;
+use strongroom::tool::attach::protocol::Derived;
 use tonic::Status;
 use zeroize::Zeroizing;
 
@@ -150,6 +151,7 @@ impl Secrets {
             secret_key: Some(self.secret_key.to_string()),
             session_token: self.session_token.as_ref().map(|token| token.to_string()),
             passphrase,
+            derived: Derived::default(),
         })
     }
 

@@ -5,7 +5,7 @@
 //! a temporary directory and the containers' control groups, which the process outside does.
 
 use crate::support::ends_with_this_thread;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -58,6 +58,7 @@ fn first(directory: &Path) -> ExitCode {
         let nothing = None::<&str>;
         mount(Some("tmpfs"), *hidden, Some("tmpfs"), MsFlags::empty(), nothing).expect(hidden);
     }
+    let_go_of_others();
     let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
     mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).expect("mounts propagate");
     let temporary = directory.join("tmp");
@@ -75,6 +76,19 @@ fn first(directory: &Path) -> ExitCode {
             Ok(WaitStatus::Signaled(pid, ..)) if pid == runner => return code(None),
             _ => {}
         }
+    }
+}
+
+/// Copies of other programs' FUSE mounts: as long as one is here, the server of a mount that is unmounted outside
+/// does not end.
+fn let_go_of_others() {
+    let table = std::fs::read_to_string("/proc/self/mounts").expect("the table of mounts");
+    let of_fuse = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    for fields in
+        of_fuse.filter(|fields| fields.get(2).is_some_and(|kind| kind.starts_with("fuse")))
+    {
+        // It may be gone already, or its name may hold what the table writes in another way.
+        let _ = umount2(fields[1], MntFlags::MNT_DETACH);
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::Case;
 use crate::driver::{self, NAMESPACE};
 use crate::kubectl::{PATIENCE, until};
-use crate::stand::{Space, Stand, dynamic, of_claim};
+use crate::stand::{IMPATIENT, Space, Stand, dynamic, of_claim};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -148,7 +148,10 @@ fn kubelet_restarted(stand: &Stand) {
 fn store_away(stand: &Stand) {
     let space = stand.space();
     for claim in ["quiet", "open"] {
-        space.claim(claim, dynamic(&["ReadWriteOnce"], "1Gi"));
+        let mut spec = dynamic(&["ReadWriteOnce"], "1Gi");
+        // A killed program waits for what it wrote to be stored: its close cannot be interrupted.
+        spec["storageClassName"] = IMPATIENT.into();
+        space.claim(claim, spec);
         space.idle(claim, of_claim(claim), json!({}));
         space.shell(claim, "echo stored > /data/before");
     }

@@ -13,6 +13,8 @@ use std::time::Instant;
 
 /// The StorageClass of the chart's values.
 pub(crate) const CLASS: &str = "strongroom";
+/// Another one, whose programs do not wait long for a store that is away.
+pub(crate) const IMPATIENT: &str = "impatient";
 /// The prefix of its volumes in the bucket.
 pub(crate) const PREFIX: &str = "volumes";
 /// What a pod runs that lives until it is deleted.
@@ -48,11 +50,15 @@ impl Stand {
 
     /// The chart's values beside what every release has.
     pub(crate) fn values(&self) -> Value {
-        json!({"storageClasses": [{
-            "name": CLASS,
-            "secret": {"name": KEYS, "namespace": NAMESPACE},
-            "parameters": {"bucket": self.bucket, "prefix": PREFIX},
-        }]})
+        let class = |name: &str, options: &[&str]| {
+            json!({
+                "name": name,
+                "secret": {"name": KEYS, "namespace": NAMESPACE},
+                "parameters": {"bucket": self.bucket, "prefix": PREFIX},
+                "mountOptions": options,
+            })
+        };
+        json!({"storageClasses": [class(CLASS, &[]), class(IMPATIENT, &["io-timeout=5s"])]})
     }
 
     fn keys(&self) -> Value {

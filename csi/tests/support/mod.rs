@@ -8,13 +8,16 @@
 pub(crate) mod calls;
 #[path = "../../../tests/support/minio.rs"]
 pub(crate) mod minio;
+mod system;
+
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub(crate) use system::{ends_with_this_thread, fresh_hex, mounts_below, wait_for};
 
 use minio::Minio;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::HashMap;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -166,6 +169,11 @@ impl Driver {
     pub(crate) fn restart(&mut self, process: Process) {
         self.end(process, Signal::SIGTERM);
         self.run(process);
+    }
+
+    /// A process's id.
+    pub(crate) fn pid(&self, process: Process) -> Pid {
+        pid_of(self.running.get(&process).expect("it runs"))
     }
 
     /// The workers: processes of `strongroom mount` that the node plugin has started.
@@ -323,38 +331,6 @@ pub(crate) fn strongroom() -> PathBuf {
         program.display()
     );
     program
-}
-
-/// All mount points below a directory, the last one first.
-pub(crate) fn mounts_below(root: &Path) -> Vec<PathBuf> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4).map(PathBuf::from));
-    let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(root)).collect();
-    points.reverse();
-    points
-}
-
-/// Waits until `condition` holds.
-pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Bytes of the system's random source as hexadecimal digits.
-pub(crate) fn fresh_hex<const BYTES: usize>() -> String {
-    use strongroom::config::system_world;
-    system_world().entropy.bytes::<BYTES>().map(|byte| format!("{byte:02x}")).concat()
-}
-
-/// Sends a signal to a child when the thread that starts it ends: a test process that is killed has no
-/// drops, and would leave its servers behind.
-pub(crate) fn ends_with_this_thread(command: &mut Command, signal: Signal) -> &mut Command {
-    let set = move || nix::sys::prctl::set_pdeathsig(signal).map_err(std::io::Error::from);
-    // SAFETY: between fork and exec it makes one system call and allocates nothing.
-    unsafe { command.pre_exec(set) }
 }
 
 /// All files below a directory, without a look into mounts.

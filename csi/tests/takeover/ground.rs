@@ -4,13 +4,16 @@
 #[allow(dead_code, reason = "other suites stop and start it")]
 #[path = "../../../tests/support/minio.rs"]
 pub(crate) mod minio;
+#[path = "../support/system.rs"]
+mod system;
+
+pub(crate) use system::{ends_with_this_thread, fresh, fresh_hex, mounts_below, wait_for};
 
 use crate::node::{Node, Order, Report};
 use minio::Minio;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -61,6 +64,8 @@ impl Ground {
         patience: &'static str,
         options: &[(&'static str, serde_json::Value)],
     ) -> Self {
+        // Before anything is measured: it may have to be built.
+        let _built = strongroom();
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let url = match &minio {
             None => format!("file://{}/store", temporary.path().display()),
@@ -156,6 +161,11 @@ impl Ground {
         }
     }
 
+    pub(crate) fn keeper_pid(&self) -> Pid {
+        let id = self.keeper_process.as_ref().expect("a keeper").id();
+        Pid::from_raw(i32::try_from(id).expect("a process id"))
+    }
+
     fn socket(&self) -> PathBuf {
         self.local("keeper.sock")
     }
@@ -211,11 +221,14 @@ impl Ground {
 
     /// The new node plugin finds the volume in the keeper's hands.
     pub(crate) fn take_over(&mut self, node: Node) {
-        let (keeper, settings, secrets) = (self.socket(), self.settings(), self.secrets());
-        let report =
-            node.ask(&Order::TakeOver { keeper, program: strongroom(), settings, secrets });
+        let report = node.ask(&self.take_over_with(self.secrets()));
         assert!(matches!(report, Report::Done), "{report:?}");
         self.node = Some(node);
+    }
+
+    pub(crate) fn take_over_with(&self, secrets: Secrets) -> Order {
+        let (keeper, settings) = (self.socket(), self.settings());
+        Order::TakeOver { keeper, program: strongroom(), settings, secrets }
     }
 
     pub(crate) fn node(&self) -> &Node {
@@ -333,44 +346,6 @@ pub(crate) fn strongroom() -> PathBuf {
         program
     };
     PROGRAM.get_or_init(build).clone()
-}
-
-/// Sends a signal to a child when the thread that starts it ends: a test process that is killed has no drops.
-pub(crate) fn ends_with_this_thread(command: &mut Command, signal: Signal) -> &mut Command {
-    let set = move || nix::sys::prctl::set_pdeathsig(signal).map_err(std::io::Error::from);
-    // SAFETY: between fork and exec it makes one system call and allocates nothing.
-    unsafe { command.pre_exec(set) }
-}
-
-/// All mount points below a directory, the last one first.
-pub(crate) fn mounts_below(root: &Path) -> Vec<PathBuf> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4).map(PathBuf::from));
-    let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(root)).collect();
-    points.reverse();
-    points
-}
-
-/// Waits until `condition` holds.
-pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Bytes of the system's random source.
-pub(crate) fn fresh<const BYTES: usize>() -> [u8; BYTES] {
-    let mut bytes = [0; BYTES];
-    let mut source = std::fs::File::open("/dev/urandom").expect("a random source");
-    std::io::Read::read_exact(&mut source, &mut bytes).expect("random bytes");
-    bytes
-}
-
-/// The same as hexadecimal digits.
-pub(crate) fn fresh_hex<const BYTES: usize>() -> String {
-    fresh::<BYTES>().map(|byte| format!("{byte:02x}")).concat()
 }
 
 /// Bytes that a seed decides: xorshift, for content that no compression makes smaller.

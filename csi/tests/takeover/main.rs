@@ -2,6 +2,7 @@
 //! sees more than a pause, and where nobody comes to serve there are errors and no hangs.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
 
+mod alone;
 mod data;
 mod ground;
 mod names;

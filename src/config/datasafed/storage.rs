@@ -1,8 +1,10 @@
 //! Where the storage is, and how to reach it.
 
 use super::options::{COMMON, LOCAL, S3, Use};
-use super::{Conf, DatasafedError, STORAGE, absolute, authorities, variable};
-use crate::store::{ListVersion, Listing, PathStyle, Profile, Provider, S3Config, S3Credentials};
+use super::{Conf, DatasafedError, STORAGE, absolute, authorities, identity, variable};
+use crate::store::{
+    ListVersion, Listing, PathStyle, Profile, Provider, S3Config, S3Credentials, Tls,
+};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -110,14 +112,6 @@ impl Options<'_> {
 
 fn bucket(options: &Options<'_>) -> Result<Place, DatasafedError> {
     options.check(S3)?;
-    if options.flag("no_check_certificate")?.unwrap_or(false)
-        && options.text("endpoint").is_none_or(|endpoint| !endpoint.starts_with("http://"))
-    {
-        return Err(DatasafedError::new(
-            "storage.no_check_certificate = true is not supported here: give the server's certificate \
-             authority in AWS_CA_BUNDLE instead, and set it to false",
-        ));
-    }
     let name = options.get("provider").unwrap_or_default();
     let provider = Provider::named(&name).ok_or_else(|| {
         let names = crate::store::PROVIDERS.iter().map(|provider| provider.name);
@@ -144,7 +138,11 @@ fn bucket(options: &Options<'_>) -> Result<Place, DatasafedError> {
                 options.flag("force_path_style")?.unwrap_or(true).then_some(true)
             }
         },
-        ca_bundle: authorities(),
+        tls: Tls {
+            authorities: authorities(),
+            identity: identity()?,
+            unverified: options.flag("no_check_certificate")?.unwrap_or(false),
+        },
         profile: options.text("profile").map(|name| Profile { name, over_environment: true }),
         credentials: credentials(options)?,
         listing: listing(options, provider)?,

@@ -1,10 +1,14 @@
 //! The worker's side of the socket once it serves: a question, its answer, until the other side is gone.
 
-use super::protocol::{Answer, FailureKind, Health, Request, Secrets, Stats, encode, parse};
+use super::protocol::{
+    Answer, FailureKind, Health, OperationStats, Request, RequestStats, Secrets, Stats, encode,
+    parse,
+};
 use super::socket;
 use crate::fs::core::FileSystem;
 use crate::fs::errno::FsError;
-use crate::store::S3Keys;
+use crate::fs::operations::{self, Operation};
+use crate::store::{Count, S3Keys};
 use crate::tool::connect::MeterSlot;
 use crate::volume::native::keys;
 use std::io;
@@ -101,13 +105,22 @@ impl Control {
             takeovers: burden.takeovers,
             lost_files: burden.lost_files,
             store_reachable: self.reachable.load(Ordering::Relaxed),
-            requests: self.meter.summary(),
+            requests: self.meter.requests().map(told_request).collect(),
+            operations: operations::operations().into_iter().map(told_operation).collect(),
+            errors: operations::errors(),
+            caches: [
+                ("memory", Some(self.fs.volume().cache_hits())),
+                ("disk", self.meter.disk_cache()),
+            ]
+            .into_iter()
+            .filter_map(|(cache, counts)| Some((cache.to_owned(), counts?)))
+            .collect(),
             pid: std::process::id(),
         }
     }
 
     fn replace_keys(&self, secrets: &Secrets) -> Answer {
-        let Secrets { access_key, secret_key, session_token, passphrase: _ } = secrets;
+        let Secrets { access_key, secret_key, session_token, passphrase: _, derived: _ } = secrets;
         match (&self.keys, access_key, secret_key) {
             (Some(keys), Some(access_key), Some(secret_key)) => {
                 keys.replace(access_key, secret_key, session_token.as_deref());
@@ -147,6 +160,17 @@ impl Control {
             failures: told.map(|(file, error)| format!("{file}: {error}")).collect(),
         }
     }
+}
+
+fn told_request((verb, count): (&'static str, Count)) -> (String, RequestStats) {
+    let Count { answered, failed, bytes, microseconds } = count;
+    (verb.to_owned(), RequestStats { answered, failed, bytes, microseconds })
+}
+
+fn told_operation((kind, operation): (&'static str, Operation)) -> (String, OperationStats) {
+    let Operation { answered, microseconds, within } = operation;
+    let within = operations::BOUNDS.into_iter().zip(within).collect();
+    (kind.to_owned(), OperationStats { answered, microseconds, within })
 }
 
 /// Sends an answer.

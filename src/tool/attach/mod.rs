@@ -3,7 +3,9 @@
 
 mod control;
 pub(super) mod kinds;
+pub mod locks;
 mod place;
+mod progress;
 pub mod protocol;
 pub mod socket;
 mod worker;

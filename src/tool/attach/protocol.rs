@@ -4,6 +4,7 @@
 //! | who | sends | when |
 //! |---|---|---|
 //! | starter | [`Hello`] with three descriptors: fuse, arena, state | once, first |
+//! | worker | [`Answer::Starting`] | any number of times, while the start goes on |
 //! | worker | [`Answer::Serving`] or [`Answer::Failed`] | once, when it is known which |
 //! | starter | [`Request`] | any time later, one after the other |
 //! | worker | [`Answer`] | one to each request, in order |
@@ -14,13 +15,15 @@
 //! Secrets travel in [`Secrets`] only, which is neither shown nor kept longer than it is needed.
 
 use crate::config::ConfigFile;
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Of the messages. Changes when a side could misunderstand the other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first message.
 #[derive(Serialize, Deserialize)]
@@ -66,17 +69,57 @@ pub struct Secrets {
     /// The volume's passphrase.
     #[serde(default)]
     pub passphrase: Option<String>,
+    /// What a former worker derived from it.
+    #[serde(default)]
+    pub derived: Derived,
+}
+
+/// Keys that a worker has derived from its passphrase, so that the next one need not: with Argon2id that takes
+/// 64 MiB and a good part of a second. As secret as the passphrase, never shown, wiped when it is dropped.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Derived(String);
+
+impl Derived {
+    /// For messages.
+    pub fn encode(keys: &[u8]) -> Self {
+        Self(BASE64.encode(keys))
+    }
+
+    /// The keys; none where it is not what [`Derived::encode`] made.
+    pub fn decode(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(BASE64.decode(self.0.as_bytes()).unwrap_or_default())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Never the keys.
+impl fmt::Debug for Derived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "None" } else { "Derived" })
+    }
+}
+
+impl Drop for Derived {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }
 
 impl Secrets {
     /// A copy for another owner: not `Clone`, so that nothing copies them by accident.
     pub fn copied(&self) -> Self {
-        let Self { access_key, secret_key, session_token, passphrase } = self;
+        let Self { access_key, secret_key, session_token, passphrase, derived } = self;
         Self {
             access_key: access_key.clone(),
             secret_key: secret_key.clone(),
             session_token: session_token.clone(),
             passphrase: passphrase.clone(),
+            derived: derived.clone(),
         }
     }
 }
@@ -130,10 +173,15 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
+    /// It does not serve yet, and the store has answered it something since it said so the last time.
+    Starting,
     /// It serves.
     Serving {
         /// How many workers served this mount before.
         takeovers: u64,
+        /// For the next one's [`Secrets`].
+        #[serde(default)]
+        derived: Derived,
     },
     /// It could not; nothing was changed by this.
     Failed {
@@ -184,10 +232,43 @@ pub struct Stats {
     pub lost_files: u64,
     /// The last time the store was asked (for anything) it answered.
     pub store_reachable: bool,
-    /// Requests to the store so far, by verb: answered and failed.
-    pub requests: String,
+    /// Requests to the store so far, by verb.
+    pub requests: BTreeMap<String, RequestStats>,
+    /// What the kernel asked so far, by kind.
+    pub operations: BTreeMap<String, OperationStats>,
+    /// Errors that it was answered with, by name.
+    pub errors: BTreeMap<String, u64>,
+    /// How often data was in a cache, and how often it was not, by cache: `memory`, `disk`.
+    pub caches: BTreeMap<String, (u64, u64)>,
     /// The worker's process id.
     pub pid: u32,
+}
+
+/// Requests to the store with one verb.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RequestStats {
+    /// Those that were answered as asked.
+    pub answered: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// The sum of their times.
+    pub microseconds: u64,
+}
+
+/// Requests of the kernel of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OperationStats {
+    /// Those that were answered.
+    pub answered: u64,
+    /// The sum of their times.
+    pub microseconds: u64,
+    /// How many took at most that long: bounds in microseconds, and counts. Not a map: where messages have a tag,
+    /// numbers that are keys of JSON do not come back.
+    pub within: Vec<(u64, u64)>,
 }
 
 /// What the caller can do about a failure.

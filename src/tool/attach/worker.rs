@@ -6,9 +6,12 @@
 //! signals that it wants the place: it ends at once, like one that is killed, which is as safe.
 
 use super::control::{Control, End, send};
-use super::protocol::{Answer, FailureKind, Hello, Secrets, Settings, VERSION, parse};
-use super::{place, socket};
+use super::place::{LET_GO, Place};
+use super::progress::{self, Progress};
+use super::protocol::{Answer, Derived, FailureKind, Hello, Secrets, Settings, VERSION, parse};
+use super::socket;
 use crate::config::{self, Handed, VolumeUrl};
+use crate::crypto::Passphrase;
 use crate::fs::core::{FileSystem, FsConfig};
 use crate::fs::estate::Estate;
 use crate::fs::session::{Attached, attach};
@@ -58,12 +61,13 @@ pub(in crate::tool) fn run(path: &Path, common: &Common) -> Result<ExitCode, Fai
         .map_err(named)?
         .ok_or_else(|| Failure::new(format!("{}: closed without settings", path.display())))?;
     let message = Zeroizing::new(message);
-    let started = understood(&message, descriptors).and_then(|order| start(order, common));
+    let started = understood(&message, descriptors).and_then(|order| start(order, common, &stream));
     match started {
         Ok(served) => {
             stream.set_read_timeout(None).map_err(named)?;
             let takeovers = served.control.fs.burden().takeovers;
-            send(&stream, &Answer::Serving { takeovers }).map_err(named)?;
+            let derived = Derived::encode(&served.passphrase.derived());
+            send(&stream, &Answer::Serving { takeovers, derived }).map_err(named)?;
             served.until_the_end(stream)
         }
         Err(failure) => {
@@ -107,9 +111,10 @@ struct Served {
     signals: EndSignals,
     let_go: tokio::signal::unix::Signal,
     name: String,
+    passphrase: Handed,
 }
 
-fn start(order: Order, common: &Common) -> Result<Served, Failure> {
+fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Served, Failure> {
     let Order { settings, mut secrets, fuse, arena, state } = order;
     let invalid = |text: String| Failure::new(text).of(FailureKind::Invalid);
     let url: VolumeUrl = settings.url.parse()?;
@@ -120,15 +125,23 @@ fn start(order: Order, common: &Common) -> Result<Served, Failure> {
         (None, None) => None,
         _ => return Err(invalid("keys: name or secret is missing".to_owned())),
     };
+    let known = secrets.derived.decode();
+    let text = secrets.passphrase.take();
+    let passphrase = text.map(|text| Passphrase::with_derived(text.into_bytes(), &known));
+    let passphrase = Handed::new(passphrase);
     let common = common.instead(Given {
         file: settings.config().map_err(invalid)?,
         credentials: keys.clone().map_or(S3Credentials::Anonymous, S3Credentials::Slot),
-        passphrase: Handed(Arc::new(Zeroizing::new(secrets.passphrase.take()))),
+        passphrase: passphrase.clone(),
     });
     drop(secrets);
+    // Ends before the answer that the start came to.
+    let meter = common.meter.clone();
+    let _progress = Progress::tell(starter, progress::STEP, move || meter.answered())?;
     let choices = MountFlags::default().resolve(&common.file()?)?;
+    let busy = |error: std::io::Error| Failure::new(error).of(FailureKind::Busy);
     // Before anything is read of it.
-    place::take(&state).map_err(|error| Failure::new(error).of(FailureKind::Busy))?;
+    let place = Place::take(&state).map_err(busy)?;
     let runtime = connect::runtime()?;
     let (fs, attached, gc, signals, let_go) = runtime.block_on(async {
         let estate = Estate::open(state, arena, choices.memory / 2, &config::system_world())
@@ -137,20 +150,20 @@ fn start(order: Order, common: &Common) -> Result<Served, Failure> {
         let (collects, exclusive) = (choices.collects, choices.exclusive);
         // Before anyone can see the worker and send one.
         let signals = EndSignals::register()?;
-        let let_go = signal(SignalKind::from_raw(place::LET_GO as i32))?;
+        let let_go = signal(SignalKind::from_raw(LET_GO as i32))?;
         let reports = signal(SignalKind::user_defined1())?;
         let fs = open(&common, &url, &settings, choices, estate).await?;
         tokio::spawn(report_on_signal(reports, common.meter.clone()));
+        // Never dropped, wherever this process stops, be it by an error or by a panic: that would give back
+        // the memory of dirty bytes, which are the next worker's.
+        std::mem::forget(fs.clone());
+        place.read_requests().map_err(busy)?;
         let handle = tokio::runtime::Handle::current();
-        let attached = match attach(fs.clone(), fuse, negotiated, THREADS, handle) {
-            Ok(attached) => attached,
-            Err(error) => {
-                // The file system is never dropped: that would give back the memory of dirty bytes, which
-                // are the next worker's.
-                std::mem::forget(fs);
-                return Err(error.into());
-            }
-        };
+        let attached = attach(fs.clone(), fuse, negotiated, THREADS, handle)?;
+        // Where that cannot be told, it is served all the same: nobody else gets at the connection.
+        if let Err(error) = place.served() {
+            tracing::warn!("volume {}: {error}", settings.name);
+        }
         let gc = collects.then(|| Background::start(fs.volume(), config::host_name()));
         tracing::debug!(exclusive, "volume {} is served", settings.name);
         Ok::<_, Failure>((fs, attached, gc, signals, let_go))
@@ -162,7 +175,7 @@ fn start(order: Order, common: &Common) -> Result<Served, Failure> {
         keys,
         reachable: AtomicBool::new(true),
     });
-    Ok(Served { runtime, control, attached, gc, signals, let_go, name: settings.name })
+    Ok(Served { runtime, control, attached, gc, signals, let_go, name: settings.name, passphrase })
 }
 
 /// Opens the volume, goes on with the former worker's session, and takes over.
@@ -193,7 +206,7 @@ async fn open(
     };
     let (volume, inside) = common
         .open_over(url, open, |store| match &cache {
-            Some(cache) => cached(store, cache),
+            Some(cache) => cached(store, cache, &common.meter),
             None => Ok(store),
         })
         .await?;
@@ -225,7 +238,10 @@ async fn open(
 
 impl Served {
     fn until_the_end(self, stream: UnixStream) -> Result<ExitCode, Failure> {
-        let Self { runtime, control, attached, gc, mut signals, mut let_go, name } = self;
+        let Self { runtime, control, attached, gc, mut signals, mut let_go, name, passphrase } =
+            self;
+        // Not needed any more.
+        drop(passphrase);
         let (told, end) = tokio::sync::oneshot::channel();
         let questions = {
             let control = control.clone();

@@ -4,7 +4,7 @@
 //! our salt, or our publish id is among the last eight that it keeps, the PUT succeeded.
 
 use super::namespace::GRACE;
-use super::record::{DecodeError, FORMAT, PUBLISHES_KEPT, Record};
+use super::record::{Content, DecodeError, FORMAT, PUBLISHES_KEPT, Record};
 use super::{Volume, keys};
 use crate::crypto::{CryptoError, Role};
 use crate::store::{ETag, Fetched, Key, Object, PutWhen, StoreErrorKind};
@@ -232,7 +232,8 @@ impl Volume {
             self.count_replaced();
         }
         let mut in_doubt = false;
-        match self.put_sealed(place, &sealed, salt, publish_id, expect, &mut in_doubt).await {
+        let what = (place, &record.content);
+        match self.put_sealed(what, &sealed, salt, publish_id, expect, &mut in_doubt).await {
             Ok((etag, modified, seen)) => {
                 self.unsettled().settled(place);
                 self.session().check_lease(self).await?;
@@ -256,7 +257,7 @@ impl Volume {
     /// written and read, as far as that is known. Says `in_doubt` once a reply was lost.
     async fn put_sealed(
         &self,
-        place: &Place,
+        (place, content): (&Place, &Content),
         sealed: &Bytes,
         salt: [u8; 16],
         publish_id: u64,
@@ -310,8 +311,14 @@ impl Volume {
             match &expect {
                 Expect::Exactly(etag) if *etag == current.etag => {}
                 // An earlier change of ours, whose reply was lost and whose caller was told that it
-                // failed: nobody else has changed the record.
-                Expect::Exactly(_) if self.is_unsettled(&current) => {
+                // failed, or of the process that this one took over from, which landed late: nobody else
+                // has changed the record.
+                Expect::Exactly(_)
+                    if self.is_unsettled(&current)
+                        || current.record.buried_at.is_none()
+                            && same_thing(content, &current.record.content)
+                            && self.session().is_of_former(&current.record.publishes) =>
+                {
                     expect = Expect::Exactly(current.etag);
                     when = self.condition(&expect);
                 }
@@ -426,6 +433,18 @@ impl Volume {
         }
     }
 }
+
+/// Whether two records say something of the same file or directory.
+fn same_thing(a: &Content, b: &Content) -> bool {
+    match (a, b) {
+        (Content::File(a), Content::File(b)) => a.id == b.id,
+        (Content::Directory(a), Content::Directory(b)) => a == b,
+        (Content::Symlink(a, _), Content::Symlink(b, _))
+        | (Content::Special(a, ..), Content::Special(b, ..)) => a == b,
+        _ => false,
+    }
+}
+
 /// A record with what the store said of its object.
 pub(super) fn stored(place: &Place, record: Record, salt: [u8; 16], object: Object) -> Stored {
     Stored {

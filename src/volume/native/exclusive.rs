@@ -98,9 +98,14 @@ impl Volume {
                 process: claim.process.clone(),
                 number: current.as_ref().map_or(0, |(lease, _)| lease.number) + 1,
             };
+            // It was ours all the time: whoever came meanwhile has seen it and goes away again, and must not
+            // stop us by having come.
+            let held = self.session().is_carried_on()
+                && current.as_ref().is_some_and(|(lease, _)| lease.session == own.0);
             let base = current.map(|(_, etag)| etag);
             let bytes = lease.encode_to_vec();
             match tables::replace(self, &keys::exclusive_lease(), &bytes, base).await {
+                Ok(_) if held => return Ok(()),
                 Ok(_) => return self.alone(claim.steal).await,
                 // Another claimant was faster.
                 Err(GcError::LeaseLost) => {}

@@ -7,7 +7,7 @@ use super::extents::{ExtentMap, Piece};
 use super::record::{FileContent, PageRef, SegmentRun, decode_page, encode_page};
 use super::{Volume, keys};
 use crate::crypto::{CHUNK, CryptoError, SegmentSpec};
-use crate::store::{Body, Fetched, StoreError, StoreErrorKind};
+use crate::store::{Body, Fetched, Hits, StoreError, StoreErrorKind};
 use crate::units::{ByteRange, FileId, SegmentId};
 use crate::volume::VolumeError;
 use bytes::Bytes;
@@ -41,6 +41,7 @@ type Fetch = Shared<BoxFuture<'static, Result<Body, Arc<StoreError>>>>;
 pub(super) struct SegmentCache {
     inner: Mutex<CacheState>,
     limit: u64,
+    hits: Hits,
 }
 
 #[derive(Default)]
@@ -59,7 +60,7 @@ struct Slot {
 impl SegmentCache {
     pub(super) fn new(limit: u64) -> Self {
         let state = CacheState { recency: Some(LruCache::unbounded()), ..CacheState::default() };
-        Self { inner: Mutex::new(state), limit }
+        Self { inner: Mutex::new(state), limit, hits: Hits::default() }
     }
 
     /// The slot that holds `chunk`, with its first chunk.
@@ -134,6 +135,12 @@ impl CacheState {
 }
 
 impl Volume {
+    /// How often the parts of segments that reads needed were in memory, or on their way to it; and how often they
+    /// were not.
+    pub fn cache_hits(&self) -> (u64, u64) {
+        self.cache().hits.snapshot()
+    }
+
     /// Seals a segment and stores it under a number that was never used. A failed upload may be tried
     /// again by another call, which seals under another number: a segment id is sealed at most once.
     ///
@@ -322,7 +329,9 @@ impl Volume {
 
     /// The slot that holds `chunk`; a new one fetches up to `wanted` chunks.
     fn slot(self: &Arc<Self>, spec: &SegmentSpec, chunk: u32, wanted: u32) -> (u32, Slot) {
-        if let Some(found) = self.cache().find(spec.segment, chunk) {
+        let found = self.cache().find(spec.segment, chunk);
+        self.cache().hits.count(found.is_some());
+        if let Some(found) = found {
             return found;
         }
         let chunks = self.cache().gap(spec.segment, chunk, wanted.clamp(1, FETCH_CHUNKS)).max(1);

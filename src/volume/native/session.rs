@@ -18,7 +18,7 @@ use crate::volume::VolumeError;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 /// How often a living session renews itself.
@@ -105,6 +105,8 @@ struct State {
     carried_on: bool,
     /// Publish ids of what this process and former ones sent last, if one can take over.
     sent: VecDeque<u64>,
+    /// Those that former processes sent.
+    inherited: HashSet<u64>,
     numbers_kept: u64,
 }
 
@@ -124,6 +126,7 @@ impl Session {
             begun: false,
             carried_on: false,
             sent: VecDeque::new(),
+            inherited: HashSet::new(),
             numbers_kept: 0,
         };
         Self {
@@ -233,6 +236,7 @@ impl Session {
                     state.writers = Writers::One;
                 }
             }
+            state.inherited = publishes.iter().copied().collect();
             state.sent = publishes.into();
             state.keep = Some(keep);
             state.tell();
@@ -277,6 +281,12 @@ impl Session {
         publishes.last().is_some_and(|last| self.state.lock().sent.contains(last))
     }
 
+    /// Whether the last change of a record was sent by a process that this one took over from: such a request
+    /// may arrive after that process was killed.
+    pub(super) fn is_of_former(&self, publishes: &[u64]) -> bool {
+        publishes.last().is_some_and(|last| self.state.lock().inherited.contains(last))
+    }
+
     /// Whether a former process may have stored what nothing refers to yet under this session.
     pub(super) fn is_carried_on(&self) -> bool {
         self.state.lock().carried_on
@@ -318,8 +328,11 @@ impl Session {
         }
         let id = self.id();
         if let Err(error) = volume.check_not_exclusive().await {
-            // Nobody shall wait for a session that cannot write.
-            self.end(volume).await?;
+            // Nobody shall wait for a session that cannot write; but what a former process stored under it may
+            // not be published yet.
+            if !self.is_carried_on() {
+                self.end(volume).await?;
+            }
             return Err(error);
         }
         let mut state = self.state.lock();
@@ -511,9 +524,11 @@ impl Session {
             if found == Some(salt) {
                 return Ok(object.meta.etag);
             }
+            // A renewal of the process that this one took over from may arrive late.
+            let alive = self.is_carried_on() && self.is_alive(volume, key, &object.body.bytes());
             let ours = {
                 let mut state = self.state.lock();
-                let ours = found.is_some_and(|found| state.unsettled.contains(&found));
+                let ours = alive || found.is_some_and(|found| state.unsettled.contains(&found));
                 if ours {
                     state.etag = Some(object.meta.etag.clone());
                 }
@@ -528,6 +543,16 @@ impl Session {
         }
         let error = StoreError::new(StoreErrorKind::Unavailable, "put", key);
         Err(error.with_source("no answer to any of several renewals of the session").into())
+    }
+}
+
+impl Session {
+    /// Whether these bytes are this session's record, and nobody has declared it dead.
+    fn is_alive(&self, volume: &Volume, key: &Key, bytes: &[u8]) -> bool {
+        let opened = volume.keyring().open_record(&context(key.as_str()), bytes);
+        opened.is_ok_and(|opened| {
+            proto::Session::decode(&opened.head[..]).is_ok_and(|found| found.fenced_by.is_empty())
+        })
     }
 }
 
@@ -549,7 +574,7 @@ impl State {
     /// Writes down what a process that takes over needs.
     fn tell(&mut self) {
         let Some(keep) = &self.keep else { return };
-        self.numbers_kept = self.next_segment + NUMBERS_KEPT;
+        self.numbers_kept = self.next_segment.saturating_add(NUMBERS_KEPT);
         keep.session(&Kept {
             id: self.id,
             former: self.former.clone(),

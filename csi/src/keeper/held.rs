@@ -1,0 +1,97 @@
+//! One volume that the keeper holds: what it has of it, and what it knows of it now.
+
+use super::answer;
+use super::mounts;
+use super::protocol::{Held, MountOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
+
+/// One staged volume.
+pub(super) struct Volume {
+    pub(super) path: PathBuf,
+    pub(super) options: MountOptions,
+    /// `major:minor` of its mount.
+    pub(super) device: String,
+    /// Shared and never copied: a process that closes a copy gives up its locks on the file.
+    pub(super) fuse: Arc<OwnedFd>,
+    pub(super) arena: Arc<OwnedFd>,
+    pub(super) state: Arc<OwnedFd>,
+    pub(super) blob: Option<Zeroizing<Vec<u8>>>,
+    /// Since when nobody serves it.
+    pub(super) unserved_since: Option<Instant>,
+    /// Its requests are answered with EIO.
+    pub(super) answering: bool,
+    /// It is being unmounted; whoever does that waits for the kernel without the volume's lock.
+    pub(super) ending: bool,
+}
+
+impl Volume {
+    /// What a worker needs of it.
+    pub(super) fn descriptors(&self) -> Vec<Arc<OwnedFd>> {
+        vec![self.fuse.clone(), self.arena.clone(), self.state.clone()]
+    }
+
+    pub(super) fn told(&mut self, volume: String) -> io::Result<Held> {
+        let served = self.look_for_worker();
+        Ok(Held {
+            volume,
+            path: self.path.clone(),
+            options: self.options.clone(),
+            mounted: self.is_mounted()?,
+            served,
+            unserved_seconds: self.unserved_since.map_or(0, |since| since.elapsed().as_secs()),
+            answered_with_errors: self.answering,
+            targets: self.bindings()?,
+            remembered: self.blob.is_some(),
+        })
+    }
+
+    pub(super) fn is_mounted(&self) -> io::Result<bool> {
+        Ok(mounts::at(&self.path)?
+            .is_some_and(|there| there.is_volume() && there.device == self.device))
+    }
+
+    pub(super) fn bindings(&self) -> io::Result<Vec<(PathBuf, bool)>> {
+        let ours = |there: &mounts::Mounted| there.is_volume() && there.device == self.device;
+        let table = mounts::table()?.into_iter().filter(ours);
+        let others = table.filter(|there| there.path != self.path);
+        Ok(others.map(|there| (there.path, there.read_only)).collect())
+    }
+
+    /// A worker that takes the place and fails again does not end the wait, nor does one who asks for the
+    /// descriptors: only one that serves.
+    fn look_for_worker(&mut self) -> bool {
+        let served = answer::is_served(self.state.as_fd());
+        if served {
+            (self.unserved_since, self.answering) = (None, false);
+        } else {
+            self.unserved_since.get_or_insert_with(Instant::now);
+        }
+        served
+    }
+
+    /// Answers requests with EIO if nobody has served them for so long.
+    pub(super) fn answer_if_alone(&mut self, volume: &str, patience: Duration) {
+        self.look_for_worker();
+        let waited = self.unserved_since.map_or(Duration::ZERO, |since| since.elapsed());
+        if waited < patience || self.unserved_since.is_none() {
+            return;
+        }
+        if !std::mem::replace(&mut self.answering, true) {
+            tracing::error!(
+                "volume {volume}: nobody serves {} for {} s: its requests are answered with EIO until \
+                 a worker comes",
+                self.path.display(),
+                waited.as_secs()
+            );
+        }
+        if let Err(error) = answer::answer_with_errors(self.state.as_fd(), self.fuse.as_fd()) {
+            // Unmounted from outside: the next stage or unstage finds that out.
+            tracing::debug!("volume {volume}: connection: {error}");
+        }
+    }
+}

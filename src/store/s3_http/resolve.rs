@@ -1,0 +1,77 @@
+//! Addresses of names, by DNS and /etc/hosts, without the C library: a static program cannot load what the
+//! library's own resolver consists of. /etc/resolv.conf and /etc/hosts are read again when they change: a mount
+//! outlives a pod's or a laptop's network.
+
+use hickory_resolver::TokioResolver;
+use hyper_util::client::legacy::connect::dns::Name;
+use parking_lot::Mutex;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+use tower_service::Service;
+
+const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+
+/// A resolver; its clones share what it knows.
+#[derive(Clone)]
+pub(super) struct Resolver(Arc<Mutex<Option<Current>>>);
+
+struct Current {
+    changed: [Option<SystemTime>; FILES.len()],
+    resolver: TokioResolver,
+}
+
+impl Resolver {
+    /// One that has read nothing yet.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(None)))
+    }
+
+    /// By the files as they are now.
+    fn current(&self) -> io::Result<TokioResolver> {
+        let changed =
+            FILES.map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok());
+        let mut current = self.0.lock();
+        if let Some(current) = current.as_ref().filter(|current| current.changed == changed) {
+            return Ok(current.resolver.clone());
+        }
+        let resolver = TokioResolver::builder_tokio()
+            .and_then(|builder| builder.build())
+            .map_err(|error| io::Error::other(format!("no name service: {}: {error}", FILES[0])))?;
+        *current = Some(Current { changed, resolver: resolver.clone() });
+        Ok(resolver)
+    }
+
+    async fn addresses(self, name: Name) -> io::Result<std::vec::IntoIter<SocketAddr>> {
+        let found = match name.as_str().parse::<IpAddr>() {
+            Ok(address) => vec![address],
+            Err(_) => {
+                let answer = self.current()?.lookup_ip(name.as_str()).await;
+                let answer = answer.map_err(|error| {
+                    io::Error::other(format!("failed to lookup address of {name}: {error}"))
+                })?;
+                answer.iter().collect()
+            }
+        };
+        // The port is the caller's.
+        let found = found.into_iter().map(|address| SocketAddr::new(address, 0));
+        Ok(found.collect::<Vec<_>>().into_iter())
+    }
+}
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        Box::pin(self.clone().addresses(name))
+    }
+}
