@@ -5,10 +5,38 @@ use super::mounts;
 use super::protocol::{Held, MountOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
+
+/// What was known of a volume when its lock was last to be had. Where it is mounted is asked of the kernel's table,
+/// which needs no lock: a caller that has just unpublished it must not be told of that target.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) held: Held,
+    device: String,
+}
+
+impl Known {
+    /// The same with the mounts as they are now.
+    pub(super) fn now(self) -> io::Result<Held> {
+        let Self { mut held, device } = self;
+        held.mounted = is_mounted(&held.path, &device)?;
+        held.targets = bindings(&held.path, &device)?;
+        Ok(held)
+    }
+}
+
+fn is_mounted(path: &Path, device: &str) -> io::Result<bool> {
+    Ok(mounts::at(path)?.is_some_and(|there| there.is_volume() && there.device == device))
+}
+
+fn bindings(path: &Path, device: &str) -> io::Result<Vec<(PathBuf, bool)>> {
+    let ours = |there: &mounts::Mounted| there.is_volume() && there.device == device;
+    let others = mounts::table()?.into_iter().filter(ours).filter(|there| there.path != path);
+    Ok(others.map(|there| (there.path, there.read_only)).collect())
+}
 
 /// One staged volume.
 pub(super) struct Volume {
@@ -35,9 +63,9 @@ impl Volume {
         vec![self.fuse.clone(), self.arena.clone(), self.state.clone()]
     }
 
-    pub(super) fn told(&mut self, volume: String) -> io::Result<Held> {
+    pub(super) fn told(&mut self, volume: String) -> io::Result<Known> {
         let served = self.look_for_worker();
-        Ok(Held {
+        let held = Held {
             volume,
             path: self.path.clone(),
             options: self.options.clone(),
@@ -47,19 +75,16 @@ impl Volume {
             answered_with_errors: self.answering,
             targets: self.bindings()?,
             remembered: self.blob.is_some(),
-        })
+        };
+        Ok(Known { held, device: self.device.clone() })
     }
 
     pub(super) fn is_mounted(&self) -> io::Result<bool> {
-        Ok(mounts::at(&self.path)?
-            .is_some_and(|there| there.is_volume() && there.device == self.device))
+        is_mounted(&self.path, &self.device)
     }
 
     pub(super) fn bindings(&self) -> io::Result<Vec<(PathBuf, bool)>> {
-        let ours = |there: &mounts::Mounted| there.is_volume() && there.device == self.device;
-        let table = mounts::table()?.into_iter().filter(ours);
-        let others = table.filter(|there| there.path != self.path);
-        Ok(others.map(|there| (there.path, there.read_only)).collect())
+        bindings(&self.path, &self.device)
     }
 
     /// A worker that takes the place and fails again does not end the wait, nor does one who asks for the

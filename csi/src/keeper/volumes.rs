@@ -1,7 +1,7 @@
 //! The volumes that the keeper holds, and what is done with them. Each volume has a lock, so that a request
 //! that waits for the kernel keeps nobody else from another volume.
 
-use super::held::Volume;
+use super::held::{Known, Volume};
 use super::mounts;
 use super::paths::{Allowed, Spot, Unusable};
 use super::protocol::check_volume;
@@ -32,7 +32,7 @@ struct Place {
     /// `None` before it is staged and after it is gone.
     volume: Mutex<Option<Volume>>,
     /// What the last list said of it: the answer while a request that waits for the kernel has the lock.
-    listed: Mutex<Option<Held>>,
+    listed: Mutex<Option<Known>>,
 }
 
 impl Place {
@@ -40,7 +40,7 @@ impl Place {
         self.volume.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn listed(&self) -> MutexGuard<'_, Option<Held>> {
+    fn listed(&self) -> MutexGuard<'_, Option<Known>> {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -250,7 +250,7 @@ impl Volumes {
         while let Some(there) = mounts::at(target).map_err(failed)? {
             // Known without the volume's lock, which a request may have that waits for the kernel.
             let staged =
-                |slot: &Slot| slot.listed().as_ref().is_some_and(|held| held.path == target);
+                |slot: &Slot| slot.listed().as_ref().is_some_and(|known| known.held.path == target);
             if !there.is_volume() || self.held().iter().any(|(_, slot)| staged(slot)) {
                 return Err(invalid(format!("{}: is no published volume", target.display())));
             }
@@ -324,7 +324,8 @@ impl Volumes {
         for (volume, slot) in self.held() {
             // A request that waits for the kernel keeps nobody from the other volumes.
             let Ok(mut held) = slot.volume.try_lock() else {
-                volumes.extend(slot.listed().clone());
+                let known = slot.listed().clone();
+                volumes.extend(known.map(Known::now).transpose().map_err(failed)?);
                 continue;
             };
             let told = match held.as_mut() {
@@ -332,7 +333,7 @@ impl Volumes {
                 None => None,
             };
             slot.listed().clone_from(&told);
-            volumes.extend(told);
+            volumes.extend(told.map(|known| known.held));
         }
         Ok(volumes)
     }
@@ -342,10 +343,15 @@ impl Volumes {
         if blob.as_ref().is_some_and(|blob| blob.len() > LARGEST_BLOB) {
             return Err(invalid(format!("volume {volume}: more than 64 KiB to remember")));
         }
-        self.with(volume, |held| {
-            held.blob = blob;
-            Ok(())
-        })
+        let place = self.slot_of(volume)?;
+        let mut slot = place.lock();
+        let held = slot.as_mut().ok_or_else(|| unknown(volume))?;
+        held.blob = blob;
+        // Whoever asks while the volume is busy must not take it for one that never had a worker.
+        if let Some(known) = place.listed().as_mut() {
+            known.held.remembered = held.blob.is_some();
+        }
+        Ok(())
     }
 
     /// Answers the requests of volumes that nobody serves for too long. To be called every second or so.
@@ -376,22 +382,25 @@ impl Volumes {
         slots.iter().map(|(volume, slot)| (volume.clone(), slot.clone())).collect()
     }
 
-    fn with<T>(&self, volume: &str, work: impl FnOnce(&mut Volume) -> Result<T>) -> Result<T> {
+    fn slot_of(&self, volume: &str) -> Result<Slot> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = slots.get(volume).cloned();
-        drop(slots);
-        let unknown = || {
-            let text = format!("volume {}: is not staged here", volume.escape_debug());
-            Refusal(FailureKind::NotFound, text)
-        };
-        let slot = slot.ok_or_else(unknown)?;
+        slots.get(volume).cloned().ok_or_else(|| unknown(volume))
+    }
+
+    fn with<T>(&self, volume: &str, work: impl FnOnce(&mut Volume) -> Result<T>) -> Result<T> {
+        let slot = self.slot_of(volume)?;
         let mut slot = slot.lock();
-        work(slot.as_mut().ok_or_else(unknown)?)
+        work(slot.as_mut().ok_or_else(|| unknown(volume))?)
     }
 }
 
 fn invalid(message: String) -> Refusal {
     Refusal(FailureKind::Invalid, message)
+}
+
+fn unknown(volume: &str) -> Refusal {
+    let text = format!("volume {}: is not staged here", volume.escape_debug());
+    Refusal(FailureKind::NotFound, text)
 }
 
 fn ending(volume: &str) -> Refusal {
