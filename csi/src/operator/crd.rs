@@ -2,6 +2,7 @@
 //! `dataprotection.kubeblocks.io/v1alpha1`. The manifests are generated from these types
 //! (`strongroom-csi crds`). Where they take more than KubeBlocks' own, the field says so; what KubeBlocks takes,
 //! these take.
+#![allow(clippy::duplicated_attributes, reason = "columns of one type look like that to it")]
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, CustomResourceExt};

@@ -124,6 +124,10 @@ impl fmt::Display for Reference {
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a plan has a handful of them, and lives for a moment"
+)]
 pub enum Action {
     /// Write the repository's own metadata: its finalizers, if they change, and annotations, `None` to remove one.
     Metadata {

@@ -156,7 +156,7 @@ mod tests {
     fn the_secret_wins_over_the_configuration_and_that_over_defaults() {
         let parameters =
             merged(json!({"limit": "1", "key": "weak", "insecure": true}), &[("key", "strong")]);
-        let parameters = parameters.ok().expect("fine");
+        let parameters = parameters.expect("fine");
         assert_eq!(parameters.get("limit"), Some("1"));
         assert_eq!(parameters.get("key"), Some("strong"));
         assert_eq!(parameters.get("insecure"), Some("true"));
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_digest_is_that_of_kubeblocks() {
-        let parameters = merged(json!({"bucket": "b"}), &[("key", "k")]).ok().expect("fine");
+        let parameters = merged(json!({"bucket": "b"}), &[("key", "k")]).expect("fine");
         // md5 of the text in the contract's order.
         let text = "bucket=b;insecure=false;key=k;limit=512;scconf";
         let expected = data_encoding::HEXLOWER.encode(&Md5::digest(text));
@@ -178,7 +178,7 @@ mod tests {
     fn what_is_no_scalar_is_named() {
         let error = merged(json!({"bucket": ["a"]}), &[]).err().expect("no scalar");
         assert!(error.starts_with("config.bucket is neither"), "{error}");
-        let known = merged(json!({"buket": "x"}), &[]).ok().expect("fine").unknown(&provider());
+        let known = merged(json!({"buket": "x"}), &[]).expect("fine").unknown(&provider());
         assert_eq!(known, ["buket"]);
     }
 }

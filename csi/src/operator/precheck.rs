@@ -185,8 +185,8 @@ fn state(observed: &Observed, digest: &str) -> State {
     }
     let ended = |kind: &str| {
         let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
-        let found = conditions.into_iter().flatten();
-        found.filter(|condition| condition.type_ == kind && condition.status == "True").next_back()
+        let mut found = conditions.into_iter().flatten();
+        found.rfind(|condition| condition.type_ == kind && condition.status == "True")
     };
     let time = |condition: &k8s_openapi::api::batch::v1::JobCondition| {
         condition.last_transition_time.as_ref().map_or(observed.now, |time| time.0)

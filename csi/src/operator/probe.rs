@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 0);
         let missing = folder.path().join("file");
         fs::write(&missing, "").expect("written");
-        let trouble = mounted(&missing, "precheck.txt").err().expect("no directory");
+        let trouble = mounted(&missing, "precheck.txt").expect_err("no directory");
         assert_eq!(trouble.words.what, What::Volume);
     }
 }

@@ -9,5 +9,10 @@ mod minio;
 mod scenarios;
 mod server;
 mod stories;
+#[path = "../support/system.rs"]
+mod system;
 mod templates;
 mod world;
+
+use server::PATIENCE;
+use system::{ends_with_this_thread, fresh_hex};

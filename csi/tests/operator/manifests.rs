@@ -103,8 +103,9 @@ fn datasafed_is_told_what_the_contract_says() {
         let parsed = strongroom::config::datasafed::Conf::load(file.path()).expect("it is read");
         assert_eq!(parsed.get("storage", "root"), Some("test-kb-backup"));
         if !endpoint.starts_with('<') {
-            let place = strongroom::config::datasafed::place(&parsed);
-            assert!(place.is_ok(), "{name}: {}", place.err().expect("an error"));
+            if let Err(error) = strongroom::config::datasafed::place(&parsed) {
+                panic!("{name}: {error}");
+            }
         }
     }
 }
@@ -184,7 +185,7 @@ fn providers_of_mounts_alone_and_of_the_tool_alone_render() {
     let given = |provider: &StorageProvider, pairs: &[(&str, &str)]| {
         let config = pairs.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value)));
         let merged = Parameters::merge(&provider.spec, &config.collect(), &BTreeMap::new());
-        merged.ok().expect("parameters")
+        merged.expect("parameters")
     };
     let nfs = provider("nfs");
     let parameters =

@@ -2,7 +2,8 @@
 //! kubelet of a cluster are not there: a test ends Jobs itself, after it ran what their pods would have run with what
 //! their pods would have had.
 
-use crate::minio::{Minio, cached};
+use crate::minio::Minio;
+use crate::minio::cache::cached;
 use crate::world::{read, root};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
@@ -60,8 +61,7 @@ impl Server {
             .args(["--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")]);
         let mut processes = vec![spawn(folder.path(), "etcd", &mut command)];
-        let program = cached(KUBE);
-        assert!(program.exists(), "{} is missing: run `make tools`", program.display());
+        let program = cached(Path::new("bin").join(KUBE));
         let place = |name: &str| folder.path().join(name).display().to_string();
         let mut command = Command::new(program);
         command
@@ -82,7 +82,8 @@ impl Server {
         processes.push(spawn(folder.path(), "kube-apiserver", &mut command));
         let runtime = Runtime::new().expect("a runtime");
         let config = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
-        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default());
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(config, &options);
         let client = runtime.block_on(async {
             Client::try_from(config.await.expect("a configuration")).expect("a client")
         });
@@ -287,7 +288,8 @@ impl Server {
             }],
         }});
         let patch = PatchParams::default();
-        let done = api.patch_status(&pod.name_any(), &patch, &Patch::Merge(status));
+        let (name, status) = (pod.name_any(), Patch::Merge(status));
+        let done = api.patch_status(&name, &patch, &status);
         self.runtime.block_on(done).expect("the pod's status");
         let now = strongroom_csi::operator::conditions::written(jiff::Timestamp::now());
         let condition = |kind: &str| {
@@ -305,7 +307,8 @@ impl Server {
             }}),
         };
         let api = Api::<Job>::namespaced(self.client.clone(), HOME);
-        let done = api.patch_status(&name, &patch, &Patch::Merge(status));
+        let status = Patch::Merge(status);
+        let done = api.patch_status(&name, &patch, &status);
         self.runtime.block_on(done).expect("the Job's status");
     }
 
