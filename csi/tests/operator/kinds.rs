@@ -157,7 +157,7 @@ fn conditions() -> Value {
                 },
                 "message": {"type": "string", "maxLength": 32768},
                 "lastTransitionTime": {"type": "string", "format": "date-time"},
-                "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
+                "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0.0},
             },
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
         },

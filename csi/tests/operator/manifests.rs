@@ -54,7 +54,8 @@ fn all_eleven_providers_are_there_and_called_by_their_file() {
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     found.sort();
-    let expected: Vec<String> = ALL.iter().map(|name| format!("{name}.yaml")).collect();
+    let mut expected: Vec<String> = ALL.iter().map(|name| format!("{name}.yaml")).collect();
+    expected.sort();
     assert_eq!(found, expected);
     for name in ALL {
         assert_eq!(provider(name).metadata.name.as_deref(), Some(name));

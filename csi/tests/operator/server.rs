@@ -56,7 +56,7 @@ impl Server {
         let mut command = Command::new("etcd");
         command
             .arg("--data-dir")
-            .arg(folder.path().join("etcd"))
+            .arg(folder.path().join("data"))
             .args(["--unsafe-no-fsync", "--listen-client-urls", &url])
             .args(["--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")]);
@@ -288,8 +288,8 @@ impl Server {
             }],
         }});
         let patch = PatchParams::default();
-        let (name, status) = (pod.name_any(), Patch::Merge(status));
-        let done = api.patch_status(&name, &patch, &status);
+        let (of_pod, status) = (pod.name_any(), Patch::Merge(status));
+        let done = api.patch_status(&of_pod, &patch, &status);
         self.runtime.block_on(done).expect("the pod's status");
         let now = strongroom_csi::operator::conditions::written(jiff::Timestamp::now());
         let condition = |kind: &str| {
@@ -315,7 +315,7 @@ impl Server {
     /// The last lines of each program, for a failure.
     #[allow(clippy::print_stderr, reason = "what a failing test has to say")]
     fn tell(&self) {
-        for name in ["kube-apiserver", "operator"] {
+        for name in ["etcd", "kube-apiserver", "operator"] {
             let text = std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
             let lines: Vec<&str> = text.lines().rev().take(20).collect();
             eprintln!("--- {name}");
@@ -372,10 +372,7 @@ fn prepare(folder: &Path, api: u16) -> PathBuf {
 
 fn spawn(folder: &Path, name: &str, command: &mut Command) -> Child {
     let log = File::options().create(true).append(true).open(folder.join(name)).expect("a log");
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("a second handle"))
-        .stderr(log)
-        .spawn();
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+    let child = crate::ends_with_this_thread(command, nix::sys::signal::Signal::SIGKILL).spawn();
     child.unwrap_or_else(|error| panic!("{name}: {error}"))
 }

@@ -95,6 +95,20 @@ fn versions(server: &Server) -> Vec<String> {
     })
 }
 
+/// The same, when the operator has written what it had to write.
+fn settled(server: &Server) -> Vec<String> {
+    let mut before = versions(server);
+    for _ in 0..60 {
+        std::thread::sleep(Duration::from_secs(2));
+        let now = versions(server);
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+    panic!("the operator goes on writing: {}", server.log());
+}
+
 #[test]
 fn the_users_manifest_becomes_ready_on_a_real_store_serves_namespaces_and_goes() {
     let mut server = Server::start();
@@ -124,7 +138,7 @@ fn the_users_manifest_becomes_ready_on_a_real_store_serves_namespaces_and_goes()
     uses(&config);
 
     // A killed operator finds everything as it should be, and writes nothing.
-    let before = versions(&server);
+    let before = settled(&server);
     server.kill_operator();
     server.operate();
     std::thread::sleep(Duration::from_secs(8));
@@ -219,9 +233,9 @@ fn a_bucket_that_is_not_there_and_a_mount_without_driver_are_told() {
         .create_raw(json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver",
                            "metadata": {"name": "csi.strongroom.io"}, "spec": {"attachRequired": false}}))
         .expect("taken");
-    let repo = server.wait_for("mounted", is(Phase::PreChecking));
-    let class =
-        repo.status.and_then(|status| status.generated_storage_class_name).expect("a class");
+    let class_of = |repo: &BackupRepo| repo.status.as_ref()?.generated_storage_class_name.clone();
+    let repo = server.wait_for("mounted", |repo| class_of(repo).is_some());
+    let class = class_of(&repo).expect("a class");
     let claims = Api::<PersistentVolumeClaim>::namespaced(server.client.clone(), HOME);
     let claim = server.wait("the pre-check's claim", |_| {
         let claims = claims.clone();
@@ -254,7 +268,7 @@ fn two_hundred_namespaces_are_served_in_little_memory() {
     });
     let memory = server.operators_memory();
     assert!(memory <= MEMORY, "{memory} bytes");
-    let before = versions(&server);
+    let before = settled(&server);
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(versions(&server), before);
 }
