@@ -9,12 +9,13 @@
 //! an outage; and a listening socket for each worker, by which a restarted node plugin could find it again,
 //! which leaves workers of an old version running for ever.
 
+mod meeting;
+
 use crate::keeper::Device;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use meeting::{CONNECTING, Place, accept};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -30,8 +31,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-/// How long a new process may take to come for its settings.
-const CONNECTING: Duration = Duration::from_secs(10);
 /// How long a worker may take until it serves, or says that its start goes on: the store may have to be waited
 /// for.
 const STARTING: Duration = Duration::from_secs(120);
@@ -419,57 +418,6 @@ impl Shared {
             serves
         });
         Err(other(message))
-    }
-}
-
-/// Waits for the one connection of a process just started.
-async fn accept(listener: &UnixListener, child: &mut Child) -> io::Result<UnixStream> {
-    listener.set_nonblocking(true)?;
-    let pid = child.id();
-    let deadline = Instant::now() + CONNECTING;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                let peer = getsockopt(&stream.as_fd(), PeerCredentials)?;
-                // The directory lets nobody else in; root could all the same.
-                if u32::try_from(peer.pid()).ok() == pid {
-                    return Ok(stream);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        if let Some(status) = child.try_wait()? {
-            return Err(io::Error::other(format!("it ended at once: {status}")));
-        }
-        if Instant::now() > deadline {
-            return Err(io::Error::from(io::ErrorKind::TimedOut));
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// A directory that only this user can enter, with room for a socket; removed when it is dropped.
-struct Place {
-    directory: PathBuf,
-    socket: PathBuf,
-}
-
-impl Place {
-    fn make() -> io::Result<Self> {
-        let places = "X".repeat(6);
-        let pattern = std::env::temp_dir().join(format!("strongroom-worker-{places}"));
-        // Socket paths are short; the directory of temporary files may not be.
-        let directory = nix::unistd::mkdtemp(&pattern)?;
-        let socket = directory.join("s");
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        Ok(Self { directory, socket })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

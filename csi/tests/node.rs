@@ -302,6 +302,23 @@ fn a_mount_that_somebody_took_away_is_cleaned_up_and_made_again() {
     assert_nothing_left(&driver);
 }
 
+/// The kernel gives the device's number of a mount that is gone to the next one.
+#[test]
+fn another_volumes_mount_is_not_taken_for_one_that_was_taken_away() {
+    use nix::mount::{MntFlags, umount2};
+    let driver = Driver::start();
+    let (gone, other) = (driver.make("pvc-1"), driver.make("pvc-2"));
+    driver.attach(&gone);
+    umount2(&gone.target, MntFlags::MNT_DETACH).expect("taken away");
+    umount2(&gone.staging, MntFlags::MNT_DETACH).expect("taken away");
+    driver.attach(&other);
+    driver.unpublish(&gone).expect("unpublished");
+    driver.unstage(&gone).expect("unstaged");
+    fs::write(other.target.join("file"), "x").expect("the other one is there");
+    driver.detach(&other);
+    assert_nothing_left(&driver);
+}
+
 #[test]
 fn when_everything_was_killed_the_next_calls_find_their_way() {
     use nix::sys::signal::{Signal, kill};

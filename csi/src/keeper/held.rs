@@ -16,26 +16,39 @@ use zeroize::Zeroizing;
 pub(super) struct Known {
     pub(super) held: Held,
     device: String,
+    fuse: Arc<OwnedFd>,
 }
 
 impl Known {
     /// The same with the mounts as they are now.
     pub(super) fn now(self) -> io::Result<Held> {
-        let Self { mut held, device } = self;
-        held.mounted = is_mounted(&held.path, &device)?;
-        held.targets = bindings(&held.path, &device)?;
+        let Self { mut held, device, fuse } = self;
+        held.mounted = is_mounted(&held.path, &device, &fuse)?;
+        held.targets = bindings(&held.path, &device, &fuse)?;
         Ok(held)
     }
 }
 
-fn is_mounted(path: &Path, device: &str) -> io::Result<bool> {
-    Ok(mounts::at(path)?.is_some_and(|there| there.is_volume() && there.device == device))
+fn is_mounted(path: &Path, device: &str, fuse: &OwnedFd) -> io::Result<bool> {
+    let there = mounts::at(path)?;
+    let ours = there.is_some_and(|there| there.is_volume() && there.device == device);
+    Ok(ours && !is_over(fuse)?)
 }
 
-fn bindings(path: &Path, device: &str) -> io::Result<Vec<(PathBuf, bool)>> {
+fn bindings(path: &Path, device: &str, fuse: &OwnedFd) -> io::Result<Vec<(PathBuf, bool)>> {
     let ours = |there: &mounts::Mounted| there.is_volume() && there.device == device;
-    let others = mounts::table()?.into_iter().filter(ours).filter(|there| there.path != path);
+    let table: Vec<_> = mounts::table()?.into_iter().filter(ours).collect();
+    if is_over(fuse)? {
+        return Ok(Vec::new());
+    }
+    let others = table.into_iter().filter(|there| there.path != path);
     Ok(others.map(|there| (there.path, there.read_only)).collect())
+}
+
+/// Asked after the table was read: when the last mount of a connection is gone, the kernel gives its device's number
+/// to the next mount of anybody.
+fn is_over(fuse: &OwnedFd) -> io::Result<bool> {
+    mounts::is_over(fuse.as_fd(), Duration::ZERO)
 }
 
 /// One staged volume.
@@ -76,15 +89,20 @@ impl Volume {
             targets: self.bindings()?,
             remembered: self.blob.is_some(),
         };
-        Ok(Known { held, device: self.device.clone() })
+        Ok(Known { held, device: self.device.clone(), fuse: self.fuse.clone() })
     }
 
     pub(super) fn is_mounted(&self) -> io::Result<bool> {
-        is_mounted(&self.path, &self.device)
+        is_mounted(&self.path, &self.device, &self.fuse)
     }
 
     pub(super) fn bindings(&self) -> io::Result<Vec<(PathBuf, bool)>> {
-        bindings(&self.path, &self.device)
+        bindings(&self.path, &self.device, &self.fuse)
+    }
+
+    /// Whether a mount is this volume's; where that cannot be told, it is.
+    pub(super) fn owns(&self, there: &mounts::Mounted) -> bool {
+        self.device == there.device && !is_over(&self.fuse).unwrap_or(false)
     }
 
     /// A worker that takes the place and fails again does not end the wait, nor does one who asks for the

@@ -145,9 +145,8 @@ impl Volumes {
         {
             // One that is being worked on is not a former keeper's either.
             let of_another = self.held().iter().find_map(|(other, slot)| {
-                let same = |held: &Option<Volume>| {
-                    held.as_ref().is_some_and(|held| held.device == former.device)
-                };
+                let same =
+                    |held: &Option<Volume>| held.as_ref().is_some_and(|held| held.owns(&former));
                 let held = slot.volume.try_lock();
                 (other != volume && held.map_or(true, |held| same(&held))).then(|| other.clone())
             });

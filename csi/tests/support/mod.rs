@@ -50,6 +50,8 @@ pub(crate) struct Driver {
     flags: Vec<String>,
     /// More flags for the node alone, from its next start on.
     pub(crate) node_flags: Vec<String>,
+    /// The program of workers, from the node plugin's next start on.
+    pub(crate) worker_binary: PathBuf,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -76,6 +78,7 @@ impl Driver {
             running: HashMap::new(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             node_flags: Vec::new(),
+            worker_binary: strongroom(),
             runtime,
         };
         driver.write_credentials();
@@ -280,7 +283,7 @@ impl Driver {
             Process::Node => {
                 command.args(["node", "--endpoint", &endpoint, "--node-id", "node-1"]);
                 command.arg("--keeper-socket").arg(self.socket(Process::Keeper));
-                command.arg("--worker-binary").arg(strongroom());
+                command.arg("--worker-binary").arg(&self.worker_binary);
                 command.arg("--registration-dir").arg(self.local("registry"));
                 command.arg("--kubelet-dir").arg(self.local("kubelet"));
                 command.args(["--store-timeout", "5s"]).args(&self.flags).args(&self.node_flags);
