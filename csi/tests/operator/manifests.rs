@@ -103,10 +103,10 @@ fn datasafed_is_told_what_the_contract_says() {
         std::fs::write(file.path(), &text).expect("written");
         let parsed = strongroom::config::datasafed::Conf::load(file.path()).expect("it is read");
         assert_eq!(parsed.get("storage", "root"), Some("test-kb-backup"));
-        if !endpoint.starts_with('<') {
-            if let Err(error) = strongroom::config::datasafed::place(&parsed) {
-                panic!("{name}: {error}");
-            }
+        if !endpoint.starts_with('<')
+            && let Err(error) = strongroom::config::datasafed::place(&parsed)
+        {
+            panic!("{name}: {error}");
         }
     }
 }
