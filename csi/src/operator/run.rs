@@ -95,7 +95,7 @@ async fn wait_for_kinds(cluster: &Cluster, mut ended: watch::Receiver<bool>) -> 
             kube::Error::Api(status) if matches!(status.code, 401 | 403) => {
                 return Err(io::Error::other(format!("list BackupRepos: {error}")));
             }
-            _ => tracing::warn!("the API server cannot be asked: {error}"),
+            _ => tracing::warn!("the API server cannot be asked: {}", causes(&error)),
         }
         tokio::select! {
             () = tokio::time::sleep(AFTER_ERROR) => {}
@@ -138,7 +138,7 @@ async fn kubeblocks(client: Client) -> Option<String> {
     let list = match Api::<Deployment>::all(client).list(&label).await {
         Ok(list) => list,
         Err(error) => {
-            tracing::warn!("look for KubeBlocks: {error}");
+            tracing::warn!("look for KubeBlocks: {}", causes(&error));
             return None;
         }
     };
@@ -171,7 +171,7 @@ async fn repositories(cluster: Cluster, mut ended: watch::Receiver<bool>) {
         .run(
             bring,
             |_, error: &kube::Error, _| {
-                tracing::warn!("{error}");
+                tracing::warn!("{}", causes(error));
                 Action::requeue(AFTER_ERROR)
             },
             Arc::new(context),
@@ -273,7 +273,7 @@ async fn providers(cluster: Cluster, mut ended: watch::Receiver<bool>) {
         .run(
             bring_provider,
             |_, error: &kube::Error, _| {
-                tracing::warn!("{error}");
+                tracing::warn!("{}", causes(error));
                 Action::requeue(AFTER_ERROR)
             },
             Arc::new(cluster),
@@ -348,6 +348,19 @@ fn triggers(
     all
 }
 
+/// An error with what caused it: the client's own text for a server that cannot be reached says nothing of why.
+fn causes(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = Vec::new();
+    for text in chain.map(ToString::to_string) {
+        // Many repeat what is below them.
+        if !texts.iter().any(|former| former.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts.join(": ")
+}
+
 /// The metadata of whatever changes. Failures are tried again, ever more slowly.
 fn metadata<K>(
     api: Api<PartialObjectMeta<K>>,
@@ -369,7 +382,9 @@ where
             }
             Ok(Event::Init | Event::InitDone) => None,
             Err(error) => {
-                tracing::debug!("watch: {error}");
+                let kind = K::kind(&());
+                let why = causes(&error);
+                tracing::warn!("watch of {kind}: {why}: changes are seen late, or not at all");
                 None
             }
         }

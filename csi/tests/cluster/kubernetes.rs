@@ -135,8 +135,10 @@ fn certificates(folder: &Path) {
     openssl(&[&ca[..], &ec].concat());
     let names = format!("subjectAltName=IP:{API},IP:127.0.0.1,DNS:kubernetes");
     let api = ["req", "-x509", "-subj", "/CN=api", "-CA", "ca.crt", "-CAkey", "ca.key"];
-    let files = ["-addext", &names, "-keyout", "api.key", "-out", "api.crt"];
-    openssl(&[&api[..], &ec, &files].concat());
+    // Rust's TLS takes no authority's certificate for a server's, which openssl makes of it otherwise.
+    let files = ["-addext", &names, "-addext", "basicConstraints=CA:FALSE"];
+    let out = ["-keyout", "api.key", "-out", "api.crt"];
+    openssl(&[&api[..], &ec, &files, &out].concat());
     openssl(&["genrsa", "-out", "accounts.key", "2048"]);
     openssl(&["rsa", "-in", "accounts.key", "-pubout", "-out", "accounts.pub"]);
 }

@@ -124,7 +124,7 @@ impl Stand {
     /// What is known after a failure.
     pub(crate) fn tell(&self) {
         let namespace = ["--namespace", NAMESPACE];
-        let asked: [&[&str]; 5] = [
+        let asked: [&[&str]; 6] = [
             &["get", "pods,pvc,pv,csidriver,csinode", "--all-namespaces", "--output=wide"],
             &["describe", "pods"],
             &[
@@ -145,6 +145,7 @@ impl Stand {
                 "--tail=60",
                 "--selector=app.kubernetes.io/component=keeper",
             ],
+            &["logs", "--tail=60", "--selector=app.kubernetes.io/component=operator"],
         ];
         for words in asked {
             let words = [words, &namespace].concat();
