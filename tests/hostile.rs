@@ -160,6 +160,7 @@ survive!(
     ledger,
     state_entry,
     attach_message,
+    template,
     passphrase,
 );
 
