@@ -66,6 +66,8 @@ fn no_command_shows_a_secret_even_in_its_log(backend: Backend) {
     }
     datasafed_shows_none(&volume);
     seen.insert("datasafed".to_owned());
+    // Another program's, which knows no volume; its tests look for keys in what it shows.
+    seen.insert("backuprepo".to_owned());
     let help = volume.tool(["--help"]).succeeded();
     let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
     for name in listed.take_while(|line| !line.is_empty()) {

@@ -9,10 +9,12 @@
 //! | `record`, `place` | what is kept in the bucket, and how it is reached |
 //! | `registration` | how kubelet learns of the node plugin |
 //! | `operator` | BackupRepos, for clusters without KubeBlocks |
+//! | `backuprepo` | the same from the command line |
 //! | `keeper`, `worker` | the privileged process, and the file systems' processes |
 #![warn(missing_docs)]
 
 pub mod api;
+pub mod backuprepo;
 pub mod busy;
 pub mod controller;
 pub mod driver;

@@ -12,6 +12,7 @@ use strongroom::store::{ClientIdentity, Tls};
 use strongroom_csi::api::csi::controller_server::ControllerServer;
 use strongroom_csi::api::csi::identity_server::IdentityServer;
 use strongroom_csi::api::csi::node_server::NodeServer;
+use strongroom_csi::backuprepo;
 use strongroom_csi::controller::{self, ControllerService, Listed};
 use strongroom_csi::driver::DriverName;
 use strongroom_csi::identity::{IdentityService, Ready};
@@ -79,6 +80,9 @@ enum Command {
     },
     #[command(flatten)]
     Operator(operator::Command),
+    /// Make, list, change and delete BackupRepos
+    #[command(name = "backuprepo")]
+    Repositories(backuprepo::Command),
 }
 
 /// What controller and node have in common.
@@ -170,6 +174,7 @@ fn main() -> ExitCode {
         Command::Controller { driver, list } => run(controller(driver, list)),
         Command::Node { driver, node } => run(run_node(driver, node)),
         Command::Operator(command) => return ended(command.run()),
+        Command::Repositories(command) => return command.run(),
     };
     ended(result.map(|()| ExitCode::SUCCESS))
 }

@@ -1,6 +1,7 @@
 //! Rank 5: the command line. One file per group of commands; they parse, call the engine and print.
 
 pub mod attach;
+mod backuprepo;
 mod connect;
 mod datasafed;
 mod doctor;
@@ -86,6 +87,17 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Make, list, describe, update and delete BackupRepos in a cluster
+    #[command(
+        name = "backuprepo",
+        disable_help_flag = true,
+        after_help = "Example:\n  strongroom backuprepo list"
+    )]
+    Backuprepo {
+        /// Its command and arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Print the version and how this program was built
     Version(output::Version),
     /// Print completions for a shell
@@ -120,6 +132,10 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     };
     if let Command::Datasafed { arguments } = &cli.command {
         return datasafed::run(arguments);
+    }
+    if let Command::Backuprepo { arguments } = &cli.command {
+        backuprepo::run(arguments).print();
+        return ExitCode::FAILURE;
     }
     match output::start_log(&cli.common).and_then(|()| dispatch(cli)) {
         Ok(code) => code,
@@ -179,6 +195,7 @@ async fn run_in_runtime(common: &settings::Common, command: Command) -> Result<E
             Command::Doctor(command) => command.run(common).await,
             Command::Mount(_)
             | Command::Datasafed { .. }
+            | Command::Backuprepo { .. }
             | Command::Version(_)
             | Command::Completions { .. }
             | Command::Man(_) => Ok(()),

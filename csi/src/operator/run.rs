@@ -349,7 +349,7 @@ fn triggers(
 }
 
 /// An error with what caused it: the client's own text for a server that cannot be reached says nothing of why.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     let mut texts: Vec<String> = Vec::new();
     for text in chain.map(ToString::to_string) {

@@ -1,6 +1,7 @@
 //! The operator: its core in scenarios, the users' manifests as they stand, the providers, the kinds; and the whole on
 //! a real API server.
 
+mod commands;
 mod kinds;
 mod manifests;
 #[path = "../../../tests/support/minio.rs"]

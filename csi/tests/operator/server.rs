@@ -127,8 +127,13 @@ impl Server {
         command
             .args(["operator", "--namespace", HOME, "--image", "strongroom:test"])
             .args(["--retry-first", "1s", "--check-every", "1h"])
-            .env("KUBECONFIG", self.folder.path().join("kubeconfig"));
+            .env("KUBECONFIG", self.kubeconfig());
         self.operator = Some(spawn(self.folder.path(), "operator", &mut command));
+    }
+
+    /// What a user's programs find the cluster by.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
     }
 
     /// Ends the operator as a crash does.
