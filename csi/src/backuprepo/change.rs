@@ -3,7 +3,8 @@
 use super::Place;
 use super::cluster::{Cluster, failed};
 use super::flags::{Flags, parsed, switch, value_of};
-use super::show::{condition_that_fails, phase};
+use super::show::{phase, what_uses};
+use crate::operator::crd::{AccessMethod, BackupRepo, ReclaimPolicy};
 use crate::operator::names;
 use clap::{Arg, Args, Command};
 use k8s_openapi::api::core::v1::Secret;
@@ -20,6 +21,7 @@ fn command() -> Command {
     let text = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).help(help)
     };
+    // Words that mean something else to `create` are the same parameter here as there.
     Command::new("strongroom backuprepo update")
         .about("Change a repository's parameters or keys, or make it the default")
         .max_term_width(100)
@@ -53,7 +55,7 @@ pub(super) async fn update(place: Place, arguments: Vec<OsString>) -> io::Result
     let cluster = Cluster::connect(&place).await?;
     let repo = cluster.repo(&name).await?;
     let provider = cluster.provider(&repo.spec.storage_provider_ref).await?;
-    let flags = Flags::of(&provider.spec, &command());
+    let flags = Flags::of(&provider.spec, &super::create::command());
     let matches = match parsed(flags.add_to(command(), false), arguments) {
         Ok(matches) => matches,
         Err(code) => return Ok(code),
@@ -117,7 +119,7 @@ impl Delete {
         let Self { name, auto_approve, no_wait, timeout } = self;
         let cluster = Cluster::connect(place).await?;
         let repo = cluster.repo(&name).await?;
-        if !auto_approve && !asked(&name)? {
+        if !auto_approve && !asked(&name, &repo)? {
             return Ok(ExitCode::FAILURE);
         }
         let deleted = cluster.repos().delete(&name, &DeleteParams::default()).await;
@@ -137,7 +139,7 @@ impl Delete {
                 return Ok(ExitCode::SUCCESS);
             };
             let why = match phase(&now) {
-                "Deleting" => condition_that_fails(&now),
+                "Deleting" => what_uses(&now),
                 _ => "it is not looked at: does the operator run?".to_owned(),
             };
             if begun.elapsed() > timeout {
@@ -155,13 +157,19 @@ impl Delete {
 }
 
 /// Whether somebody at the terminal agrees.
-fn asked(name: &str) -> io::Result<bool> {
+fn asked(name: &str, repo: &BackupRepo) -> io::Result<bool> {
     if !io::stdin().is_terminal() {
         return Err(io::Error::other(format!(
             "BackupRepo {name}: nobody is there to be asked: use --auto-approve"
         )));
     }
-    write!(io::stderr(), "Delete BackupRepo {name}? What is in its bucket stays. [y/N] ")?;
+    let of_data = match (repo.spec.access_method, repo.spec.pv_reclaim_policy) {
+        (AccessMethod::Mount, ReclaimPolicy::Delete) => {
+            "Its volumes are deleted WITH THE BACKUPS IN THEM: its policy is Delete."
+        }
+        _ => "What is in its bucket stays.",
+    };
+    write!(io::stderr(), "Delete BackupRepo {name}? {of_data} [y/N] ")?;
     let mut line = String::new();
     io::stdin().read_line(&mut line)?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))

@@ -118,7 +118,10 @@ fn no_cluster(error: &dyn std::error::Error) -> io::Error {
 /// What was asked, and why it failed.
 pub(super) fn failed(what: &str, error: &kube::Error) -> io::Error {
     let why = match error {
-        kube::Error::Api(status) if status.code == 404 => {
+        kube::Error::Api(status)
+            if status.code == 404
+                && status.message.contains("could not find the requested resource") =>
+        {
             format!(
                 "{}: the kinds are not known to this cluster: install the chart with operator.enabled=true, or \
                  KubeBlocks",

@@ -29,7 +29,7 @@ const CREDENTIAL_OF: &str = "strongroom.io/credential-of";
 const LOOKING: Duration = Duration::from_millis(500);
 
 /// What each provider has.
-fn command() -> Command {
+pub(super) fn command() -> Command {
     let text = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).help(help)
     };
@@ -60,7 +60,7 @@ fn command() -> Command {
             text("passphrase-secret", "NAME:KEY", "The Secret with the passphrase, beside the one with the keys")
                 .requires("encryption"),
         )
-        .arg(text("credential", "NAME", "A Secret that has the keys already, instead of a new one"))
+        .arg(text("credential", "NAME", "A Secret that has the keys already, instead of keys given here"))
         .arg(text("namespace", "NAME", "Where that Secret is (else the operator's, else kb-system)").short('n'))
         .arg(
             Arg::new("wait")
@@ -152,7 +152,14 @@ impl Wish {
         let is_dry = self.matches.get_flag("dry-run");
         let secrets = Api::<Secret>::namespaced(self.cluster.client.clone(), &namespace);
         let mut made = None;
+        // What cannot be understood is told before anything is made.
+        self.encryption(&namespace)?;
         let credential = match self.text("credential") {
+            Some(_) if !values.credential.is_empty() => {
+                return Err(io::Error::other(
+                    "--credential names a Secret that has the keys: they cannot be given here, too",
+                ));
+            }
             Some(credential) => Some(credential.clone()),
             None if values.credential.is_empty() => None,
             None if is_dry => Some("(a new Secret)".to_owned()),
@@ -183,7 +190,8 @@ impl Wish {
         let repo = match self.cluster.repos().create(&PostParams::default(), &repo).await {
             Ok(repo) => repo,
             Err(error) => {
-                if let Some(made) = &made {
+                // Where nobody answered, the repository may be there all the same, and needs it.
+                if let (Some(made), kube::Error::Api(_)) = (&made, &error) {
                     // What is left behind is named by its label.
                     let _ = secrets.delete(made, &DeleteParams::default()).await;
                 }
@@ -232,6 +240,23 @@ impl Wish {
         }
     }
 
+    /// The annotation that asks for encryption.
+    fn encryption(&self, namespace: &str) -> io::Result<Option<String>> {
+        let (Some(algorithm), Some(secret)) =
+            (self.text("encryption"), self.text("passphrase-secret"))
+        else {
+            return Ok(None);
+        };
+        let (secret, key) = secret.split_once(':').ok_or_else(|| {
+            io::Error::other(
+                "--passphrase-secret: it is NAME:KEY, a Secret's name and the key in it",
+            )
+        })?;
+        let reference = json!({"name": secret, "key": key, "namespace": namespace});
+        let wish = json!({"algorithm": algorithm, "passPhraseSecretKeyRef": reference});
+        Ok(Some(wish.to_string()))
+    }
+
     fn manifest(
         &self,
         name: Option<&str>,
@@ -248,17 +273,8 @@ impl Wish {
         if is_default {
             annotations.insert(names::IS_DEFAULT.to_owned(), json!("true"));
         }
-        if let (Some(algorithm), Some(secret)) =
-            (self.text("encryption"), self.text("passphrase-secret"))
-        {
-            let (secret, key) = secret.split_once(':').ok_or_else(|| {
-                io::Error::other(
-                    "--passphrase-secret: it is NAME:KEY, a Secret's name and the key in it",
-                )
-            })?;
-            let reference = json!({"name": secret, "key": key, "namespace": namespace});
-            let wish = json!({"algorithm": algorithm, "passPhraseSecretKeyRef": reference});
-            annotations.insert(names::ENCRYPTION.to_owned(), json!(wish.to_string()));
+        if let Some(wish) = self.encryption(namespace)? {
+            annotations.insert(names::ENCRYPTION.to_owned(), json!(wish));
         }
         if !annotations.is_empty() {
             metadata["annotations"] = annotations.into();

@@ -71,7 +71,7 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Delete a repository, when nothing uses it any more; what is in the bucket stays
+    /// Delete a repository, when nothing uses it any more
     #[command(visible_alias = "rm")]
     Delete(change::Delete),
 }

@@ -2,6 +2,7 @@
 
 use super::cluster::Cluster;
 use super::{Format, Place};
+use crate::operator::conditions::kinds;
 use crate::operator::crd::{BackupRepo, Condition, ConditionStatus};
 use crate::operator::names;
 use kube::ResourceExt;
@@ -27,8 +28,18 @@ fn conditions(repo: &BackupRepo) -> &[Condition] {
 
 /// What is wrong with a repository; empty if nothing is known of it.
 pub(super) fn condition_that_fails(repo: &BackupRepo) -> String {
-    let failing = conditions(repo).iter().find(|one| one.status != ConditionStatus::True);
+    // These two say nothing of whether the repository itself can be used.
+    let aside = |kind: &str| [kinds::DEFAULT, kinds::NAMESPACES, kinds::DELETED].contains(&kind);
+    let mut failing = conditions(repo).iter().filter(|one| one.status != ConditionStatus::True);
+    let failing = failing.find(|one| !aside(&one.kind));
     failing.map(|one| format!("{}: {}", one.reason, one.message)).unwrap_or_default()
+}
+
+/// What keeps a repository that is being deleted.
+pub(super) fn what_uses(repo: &BackupRepo) -> String {
+    let all = conditions(repo).iter();
+    let mut found = all.filter(|one| one.kind == kinds::DELETED && !one.message.is_empty());
+    found.next().map(|one| one.message.clone()).unwrap_or_default()
 }
 
 fn is_default(repo: &BackupRepo) -> bool {

@@ -71,7 +71,10 @@ impl Cluster {
         let label = format!("{}={value}", names::LABEL_REPO);
         let labelled = ListParams::default().labels(&label);
         let provider = &repo.spec.storage_provider_ref;
-        let provider = Api::<StorageProvider>::all(self.client.clone()).get_opt(provider).await?;
+        let provider = match is_name(provider) {
+            true => Api::<StorageProvider>::all(self.client.clone()).get_opt(provider).await?,
+            false => None,
+        };
         let credential = repo.spec.credential.as_ref();
         let credential = match credential {
             Some(reference) => {
@@ -100,7 +103,15 @@ impl Cluster {
         let jobs = Api::<Job>::namespaced(self.client.clone(), &self.settings.namespace);
         let job = jobs.get_opt(&called.pre_check).await?;
         let (pods, warnings) = match &job {
-            Some(job) => self.pods(job).await?,
+            Some(job) => {
+                let claim = claims.iter().find(|claim| {
+                    claim.name_any() == called.pre_check
+                        && claim.namespace().as_deref() == Some(&self.settings.namespace)
+                        && claim.status.as_ref().and_then(|status| status.phase.as_deref())
+                            == Some("Pending")
+                });
+                self.pods(job, claim).await?
+            }
             None => (Vec::new(), Vec::new()),
         };
         let ending = repo.metadata.deletion_timestamp.is_some();
@@ -155,7 +166,7 @@ impl Cluster {
     }
 
     async fn secret(&self, namespace: &str, name: &str) -> kube::Result<Option<Secret>> {
-        if namespace.is_empty() || name.is_empty() {
+        if !is_name(namespace) || !is_name(name) {
             return Ok(None);
         }
         Api::namespaced(self.client.clone(), namespace).get_opt(name).await
@@ -178,28 +189,43 @@ impl Cluster {
     }
 
     /// The pods of a Job, and the newest warnings of those that do not run.
-    async fn pods(&self, job: &Job) -> kube::Result<(Vec<Pod>, Vec<String>)> {
+    async fn pods(
+        &self,
+        job: &Job,
+        claim: Option<&PersistentVolumeClaim>,
+    ) -> kube::Result<(Vec<Pod>, Vec<String>)> {
         let Some(uid) = job.metadata.uid.as_deref() else { return Ok(Default::default()) };
         let label = format!("batch.kubernetes.io/controller-uid={uid}");
         let pods = Api::<Pod>::namespaced(self.client.clone(), &self.settings.namespace);
         let mut pods = self.all(pods, &ListParams::default().labels(&label)).await?;
         pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
-        let mut warnings = Vec::new();
         let pending = pods.iter().rev().find(|pod| {
             pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending")
         });
-        if let Some(pending) = pending.and_then(|pod| pod.metadata.uid.as_deref()) {
-            let fields = format!("involvedObject.uid={pending},type=Warning");
-            let events = Api::<Event>::namespaced(self.client.clone(), &self.settings.namespace);
-            let mut events = self.all(events, &ListParams::default().fields(&fields)).await?;
-            events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
-            let told = |event: Event| {
-                let reason = event.reason.unwrap_or_default();
-                event.message.map(|message| format!("{reason}: {message}"))
-            };
-            warnings = events.into_iter().filter_map(told).collect();
+        // A Job that may make no pod says so itself; a claim that gets no volume keeps the pod waiting.
+        let uids = [
+            Some(uid),
+            pending.and_then(|pod| pod.metadata.uid.as_deref()),
+            claim.and_then(|claim| claim.metadata.uid.as_deref()),
+        ];
+        let mut warnings = Vec::new();
+        for uid in uids.into_iter().flatten() {
+            warnings.extend(self.warnings(uid).await?);
         }
         Ok((pods, warnings))
+    }
+
+    /// What the cluster complains of an object, the newest last.
+    async fn warnings(&self, uid: &str) -> kube::Result<Vec<String>> {
+        let fields = format!("involvedObject.uid={uid},type=Warning");
+        let events = Api::<Event>::namespaced(self.client.clone(), &self.settings.namespace);
+        let mut events = self.all(events, &ListParams::default().fields(&fields)).await?;
+        events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+        let told = |event: Event| {
+            let reason = event.reason.unwrap_or_default();
+            event.message.map(|message| format!("{reason}: {message}"))
+        };
+        Ok(events.into_iter().filter_map(told).collect())
     }
 
     /// The namespaces that ask by their label.
@@ -360,19 +386,31 @@ impl Cluster {
                 let api = Api::<StorageClass>::all(self.client.clone());
                 (
                     super::objects::reference(Kind::StorageClass, &class.metadata),
-                    self.create(api, class).await,
+                    self.create(api, class).await.map(drop),
                 )
             }
             Action::Claim(claim) => {
                 let space = claim.metadata.namespace.clone().unwrap_or_default();
                 let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &space);
                 let place = super::objects::reference(Kind::PersistentVolumeClaim, &claim.metadata);
-                (place, self.create(api, claim).await)
+                // It is not among those with the repository's label, or it would not be made.
+                match self.create(api, claim).await {
+                    Ok(false) => {
+                        let why = format!(
+                            "it is there already without the label {}={}",
+                            names::LABEL_REPO,
+                            name(repo)
+                        );
+                        return Ok(Some((place, why)));
+                    }
+                    result => (place, result.map(drop)),
+                }
             }
             Action::Job(job) => {
                 let space = job.metadata.namespace.clone().unwrap_or_default();
                 let api = Api::<Job>::namespaced(self.client.clone(), &space);
-                (super::objects::reference(Kind::Job, &job.metadata), self.create(api, job).await)
+                let made = self.create(api, job).await.map(drop);
+                (super::objects::reference(Kind::Job, &job.metadata), made)
             }
             Action::Delete(reference) => (reference.clone(), self.delete(reference).await),
             Action::Release(object) => {
@@ -400,7 +438,8 @@ impl Cluster {
         api.patch(&secret.name_any(), &forced(), &Patch::Apply(secret)).await.map(drop)
     }
 
-    async fn create<K>(&self, api: Api<K>, object: &K) -> kube::Result<()>
+    /// False if one of its name is there already.
+    async fn create<K>(&self, api: Api<K>, object: &K) -> kube::Result<bool>
     where
         K: Resource + Clone + Debug + DeserializeOwned + Serialize,
     {
@@ -410,8 +449,8 @@ impl Cluster {
         };
         match api.create(&parameters, object).await {
             // Whoever made it: the next look tells whether it is as it should be.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            result => result.map(drop),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            result => result.map(|_| true),
         }
     }
 
@@ -444,6 +483,13 @@ impl Cluster {
 /// Backups and Restores are KubeBlocks' kinds; nothing but their metadata and phase is looked at.
 pub fn asking_resource(kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("dataprotection.kubeblocks.io", "v1alpha1", kind))
+}
+
+/// Whether an object can have this name; what cannot is nowhere, and asking for it is no request at all.
+fn is_name(name: &str) -> bool {
+    let allowed =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    (1..=253).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".."
 }
 
 /// An answer that another attempt at the same would get again.

@@ -4,7 +4,6 @@
 //! these take.
 #![allow(clippy::duplicated_attributes, reason = "columns of one type look like that to it")]
 
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, CustomResourceExt};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -45,7 +44,7 @@ pub struct BackupRepoSpec {
     /// The capacity of the claims.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "capacity")]
-    pub volume_capacity: Option<IntOrString>,
+    pub volume_capacity: Option<Value>,
     /// What becomes of a volume whose claim is deleted.
     pub pv_reclaim_policy: ReclaimPolicy,
     /// The provider's parameters that are no secrets: texts, or (other than KubeBlocks) truth values and numbers.

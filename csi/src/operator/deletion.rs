@@ -2,11 +2,12 @@
 //! stays, unless the reclaim policy of the volumes is Delete.
 
 use super::conditions::{Conditions, kinds};
-use super::crd::Phase;
+use super::crd::{Phase, ReclaimPolicy};
 use super::names;
-use super::namespaces::list;
+use super::namespaces::{is_retained, list};
 use super::objects::{Names, reference};
 use super::observed::{Action, Kind, Observed, Plan, Reference, Settings};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use std::time::Duration;
 
 /// What still uses a repository changes without a word to us.
@@ -70,6 +71,41 @@ fn end(
             format!("{} use this repository: end them, or wait for them", list(&users)),
         );
         return false;
+    }
+    let lost: Vec<String> = match observed.repo.spec.pv_reclaim_policy {
+        ReclaimPolicy::Delete => Vec::new(),
+        ReclaimPolicy::Retain => {
+            let ours = |claim: &&PersistentVolumeClaim| {
+                claim.metadata.name.as_deref() != Some(&called.pre_check)
+                    && claim.metadata.deletion_timestamp.is_none()
+            };
+            let claims = observed.claims.iter().filter(ours);
+            claims
+                .filter(|claim| !is_retained(observed, claim))
+                .map(|claim| reference(Kind::PersistentVolumeClaim, &claim.metadata).to_string())
+                .collect()
+        }
+    };
+    if !lost.is_empty() {
+        let lost: Vec<&str> = lost.iter().map(String::as_str).collect();
+        conditions.no(
+            kinds::DELETED,
+            "DataWouldBeDeleted",
+            format!(
+                "pvReclaimPolicy is Retain, but the volumes of these may be deleted with them: {}: set \
+                 persistentVolumeReclaimPolicy of their PersistentVolumes to Retain and delete them, or set \
+                 pvReclaimPolicy to Delete",
+                list(&lost)
+            ),
+        );
+        return false;
+    }
+    if let Some((place, why)) = observed.refusals.iter().next() {
+        conditions.no(
+            kinds::DELETED,
+            "DeletionRefused",
+            format!("{place} could not be deleted: {why}"),
+        );
     }
     if let Some(job) = &observed.job {
         actions.push(Action::Delete(reference(Kind::Job, &job.metadata)));

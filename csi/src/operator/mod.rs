@@ -30,6 +30,7 @@ pub mod template;
 mod wishes;
 
 use clap::{Args, Subcommand};
+use k8s_openapi::api::core::v1::Toleration;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +64,12 @@ pub struct Flags {
     /// When it is fetched
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: Option<String>,
+    /// A Secret that the image is fetched with (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    image_pull_secret: Vec<String>,
+    /// Where pre-checks may run besides: tolerations of pods, as a list in JSON
+    #[arg(long, value_name = "JSON", value_parser = tolerations)]
+    tolerations: Option<Tolerations>,
     /// How often a usable repository is looked at again
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = parse_duration)]
     check_every: Duration,
@@ -72,6 +79,14 @@ pub struct Flags {
     /// The longest such pause
     #[arg(long, default_value = "15m", value_name = "DURATION", value_parser = parse_duration)]
     retry_last: Duration,
+}
+
+/// A list, to clap one value.
+#[derive(Clone, Debug)]
+struct Tolerations(Vec<Toleration>);
+
+fn tolerations(text: &str) -> Result<Tolerations, serde_json::Error> {
+    serde_json::from_str(text).map(Tolerations)
 }
 
 impl Command {
@@ -102,6 +117,8 @@ async fn operate(flags: Flags) -> io::Result<()> {
         namespace: flags.namespace,
         image: flags.image,
         pull_policy: flags.image_pull_policy,
+        pull_secrets: flags.image_pull_secret,
+        tolerations: flags.tolerations.map(|list| list.0).unwrap_or_default(),
         check_every: flags.check_every,
         retry_first: flags.retry_first,
         retry_last: flags.retry_last,

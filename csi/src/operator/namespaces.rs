@@ -8,9 +8,10 @@
 use super::conditions::{Conditions, kinds};
 use super::crd::{AccessMethod, ReclaimPolicy};
 use super::names;
-use super::objects::{self, Maker, Names, is_by_label, reference};
+use super::objects::{self, Maker, Names, PASSPHRASE_KEY, is_by_label, reference};
 use super::observed::{Action, Kind, Observed, Reference};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// No message names more.
@@ -92,6 +93,9 @@ pub(super) fn look(
         }
     }
     actions.extend(leftovers(observed, called, &wanted, &going));
+    if !is_ready {
+        actions.extend(plain(observed, called));
+    }
     for object in observed.objects.iter().filter(|object| object.waits) {
         if is_ready && done.contains(object.namespace.as_str()) {
             actions.push(Action::Release(object.clone()));
@@ -133,7 +137,45 @@ pub(super) fn withdraw(observed: &Observed, called: &Names) -> Vec<Action> {
     let (by_label, by_object) = asking(observed);
     let mut wanted = wanted(observed, called, &by_label, &by_object);
     wanted.retain(|name, _| allowed.as_ref().is_none_or(|allowed| allowed.contains(name)));
-    leftovers(observed, called, &wanted, &going(observed))
+    // What is in both is found gone the second time, which is as well.
+    let mut back = leftovers(observed, called, &wanted, &going(observed));
+    back.extend(plain(observed, called));
+    back
+}
+
+/// Configurations that would go on storing plain data although encryption is asked for, in whatever way: they go
+/// at once, and come back encrypted when the repository can be used.
+fn plain(observed: &Observed, called: &Names) -> Vec<Action> {
+    let annotations = observed.repo.metadata.annotations.as_ref();
+    if annotations.is_none_or(|all| !all.contains_key(names::ENCRYPTION)) {
+        return Vec::new();
+    }
+    let encrypts = |secret: &k8s_openapi::api::core::v1::Secret| {
+        secret.data.as_ref().is_some_and(|data| data.contains_key(PASSPHRASE_KEY))
+    };
+    let secrets = observed.secrets.iter().filter(|secret| {
+        secret.metadata.name.as_deref() == Some(&called.tool_config)
+            && secret.metadata.deletion_timestamp.is_none()
+            && !encrypts(secret)
+    });
+    secrets.map(|secret| Action::Delete(reference(Kind::Secret, &secret.metadata))).collect()
+}
+
+/// Whether the data of a claim outlive it for certain: it was made from the class as that is now, which retains.
+pub(super) fn is_retained(observed: &Observed, claim: &PersistentVolumeClaim) -> bool {
+    let Some(class) = &observed.storage_class else { return false };
+    let of_class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref())
+        == class.metadata.name.as_deref();
+    observed.repo.spec.pv_reclaim_policy == ReclaimPolicy::Retain
+        && class.reclaim_policy.as_deref() == Some(ReclaimPolicy::Retain.as_str())
+        && of_class
+        && !is_older(&claim.metadata, &class.metadata)
+}
+
+/// Whether one object was made before another one.
+pub(super) fn is_older(one: &ObjectMeta, other: &ObjectMeta) -> bool {
+    let time = |of: &ObjectMeta| of.creation_timestamp.as_ref().map(|time| time.0);
+    time(one).zip(time(other)).is_some_and(|(one, other)| one < other)
 }
 
 fn going(observed: &Observed) -> BTreeSet<&str> {
@@ -190,7 +232,7 @@ fn leftovers(
     wanted: &BTreeMap<&str, bool>,
     going: &BTreeSet<&str>,
 ) -> Vec<Action> {
-    let unwanted = |metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+    let unwanted = |metadata: &ObjectMeta| {
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         metadata.deletion_timestamp.is_none()
             && !wanted.contains_key(namespace)
@@ -202,11 +244,11 @@ fn leftovers(
         .filter(|secret| secret.metadata.name.as_deref() == Some(&called.tool_config))
         .filter(|secret| unwanted(&secret.metadata))
         .map(|secret| reference(Kind::Secret, &secret.metadata));
-    let keeps = observed.repo.spec.pv_reclaim_policy == ReclaimPolicy::Retain;
     let claims = observed
         .claims
         .iter()
-        .filter(|claim| keeps && claim.metadata.name.as_deref() == Some(&called.claim))
+        .filter(|claim| claim.metadata.name.as_deref() == Some(&called.claim))
+        .filter(|claim| is_retained(observed, claim))
         .filter(|claim| unwanted(&claim.metadata))
         .map(|claim| reference(Kind::PersistentVolumeClaim, &claim.metadata));
     let found: Vec<Reference> = match observed.repo.spec.access_method {

@@ -9,15 +9,14 @@ use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
 };
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
-    ResourceRequirements, SeccompProfile, Secret, SecretVolumeSource, SecurityContext, Volume,
-    VolumeMount, VolumeResourceRequirements,
+    Capabilities, Container, LocalObjectReference, PersistentVolumeClaim,
+    PersistentVolumeClaimSpec, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
+    PodTemplateSpec, ResourceRequirements, SeccompProfile, Secret, SecretVolumeSource,
+    SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 
 /// datasafed's file in its Secret.
@@ -161,8 +160,8 @@ impl Maker<'_> {
         spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
         let capacity = match &self.repo.spec.volume_capacity {
             None => USUAL_CAPACITY.to_owned(),
-            Some(IntOrString::Int(bytes)) => bytes.to_string(),
-            Some(IntOrString::String(text)) => text.clone(),
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(number) => number.to_string(),
         };
         let resources = spec.resources.get_or_insert_with(VolumeResourceRequirements::default);
         resources
@@ -248,7 +247,11 @@ impl Maker<'_> {
             }),
             ..Container::default()
         };
+        let pull_secrets = self.settings.pull_secrets.iter();
+        let pull_secrets = pull_secrets.map(|name| LocalObjectReference { name: name.clone() });
         let pod = PodSpec {
+            image_pull_secrets: Some(pull_secrets.collect()),
+            tolerations: Some(self.settings.tolerations.clone()),
             restart_policy: Some("Never".to_owned()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
@@ -337,7 +340,9 @@ pub fn is_current(existing: &Secret, wanted: &Secret) -> bool {
         let have = |key: &String| have.as_ref().and_then(|have| have.get(key));
         want.iter().flatten().all(|(key, value)| have(key) == Some(value))
     };
-    existing.data == wanted.data
+    // What others add stays, as with every field that is not ours.
+    let data = |key: &String| existing.data.as_ref().and_then(|data| data.get(key));
+    wanted.data.iter().flatten().all(|(key, value)| data(key) == Some(value))
         && has(&existing.metadata.labels, &wanted.metadata.labels)
         && has(&existing.metadata.annotations, &wanted.metadata.annotations)
         && is_by_label(&existing.metadata) == is_by_label(&wanted.metadata)

@@ -4,7 +4,7 @@
 use super::crd::{BackupRepo, BackupRepoStatus, StorageProvider};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Toleration};
 use k8s_openapi::api::storage::v1::StorageClass;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +19,10 @@ pub struct Settings {
     pub image: String,
     /// When the image is fetched.
     pub pull_policy: Option<String>,
+    /// The Secrets that it is fetched with.
+    pub pull_secrets: Vec<String>,
+    /// What pre-checks tolerate of nodes.
+    pub tolerations: Vec<Toleration>,
     /// A repository that was found usable is looked at again after this long.
     pub check_every: Duration,
     /// After a failed pre-check the next one begins after this long, then twice this long, and so on.

@@ -33,10 +33,16 @@ impl Parameters {
             })?;
             merged.insert(name.clone(), value);
         }
+        let declared = |name: &str| properties(provider).any(|(known, _)| known == name);
         for (name, value) in credential {
-            let value = String::from_utf8(value.clone())
-                .map_err(|_| format!("the credential's key {name} is no text in UTF-8"))?;
-            merged.insert(name.clone(), value);
+            match String::from_utf8(value.clone()) {
+                Ok(value) => drop(merged.insert(name.clone(), value)),
+                Err(_) if declared(name) => {
+                    return Err(format!("the credential's key {name} is no text in UTF-8"));
+                }
+                // Something else that lies beside the keys, such as a passphrase of random bytes.
+                Err(_) => {}
+            }
         }
         Ok(Self(merged))
     }

@@ -239,21 +239,23 @@ fn last_words(pod: &Pod) -> Option<String> {
 
 /// Why a pod does not start.
 fn waiting(observed: &Observed) -> Option<String> {
-    let pod = observed.pods.iter().rev().find_map(|pod| {
-        let status = pod.status.as_ref()?;
-        let container = status.container_statuses.iter().flatten().find_map(|container| {
+    let statuses = || observed.pods.iter().rev().filter_map(|pod| pod.status.as_ref());
+    let container = statuses().find_map(|status| {
+        status.container_statuses.iter().flatten().find_map(|container| {
             let waiting = container.state.as_ref()?.waiting.as_ref()?;
             let reason =
                 waiting.reason.as_deref().filter(|reason| *reason != "ContainerCreating")?;
             Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or("no more is known")))
-        });
-        container.or_else(|| {
-            let unscheduled = status.conditions.iter().flatten();
-            let mut unscheduled = unscheduled.filter(|condition| {
-                condition.type_ == "PodScheduled" && condition.status == "False"
-            });
-            unscheduled.next().and_then(|condition| condition.message.clone())
         })
     });
-    pod.or_else(|| observed.warnings.last().cloned())
+    let unscheduled = || {
+        statuses().find_map(|status| {
+            let mut conditions = status.conditions.iter().flatten();
+            let unscheduled = conditions
+                .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+            unscheduled.and_then(|condition| condition.message.clone())
+        })
+    };
+    // The driver's own words about a volume say more than a pod that waits for it.
+    container.or_else(|| observed.warnings.last().cloned()).or_else(unscheduled)
 }

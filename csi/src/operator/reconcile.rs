@@ -88,7 +88,7 @@ impl<'o> Work<'o> {
         let method = observed.repo.spec.access_method;
         let provider = &self.provider()?.spec;
         let parameters = self.parameters(provider)?;
-        let wish = self.encryption()?;
+        let wish = self.encryption(&parameters)?;
         let mut digest = parameters.digest(provider);
         if let Some((wish, _)) = &wish {
             // What KubeBlocks cannot express has another digest than any of its own.
@@ -112,7 +112,7 @@ impl<'o> Work<'o> {
         let passphrase = wish.as_ref().map(|(_, passphrase)| passphrase.as_slice());
         let has_class =
             self.storage(&templates, &digest, wish.as_ref().map(|(wish, _)| wish), passphrase)?;
-        let claim = self.claim_template(&templates)?;
+        let claim = self.claim_template(&templates, wish.as_ref().map(|(wish, _)| wish))?;
         let config = match method {
             AccessMethod::Mount => BTreeMap::new(),
             AccessMethod::Tool => {

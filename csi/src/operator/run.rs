@@ -9,7 +9,7 @@ use super::cluster::{Cluster, asking_resource};
 use super::crd::{BackupRepo, StorageProvider};
 use super::encryption::Encryption;
 use super::names;
-use super::observed::{Plan, Reference};
+use super::observed::{Action as Do, Plan, Reference};
 use super::{provider, reconcile};
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
@@ -50,7 +50,7 @@ const AT_ONCE: u16 = 8;
 /// The API server cannot be reached at the start, the kinds are not there, or KubeBlocks came.
 pub async fn run(cluster: Cluster, ended: watch::Receiver<bool>) -> io::Result<()> {
     wait_for_kinds(&cluster, ended.clone()).await?;
-    alone(&cluster, ended.clone()).await;
+    alone(&cluster, ended.clone()).await?;
     if *ended.borrow() {
         return Ok(());
     }
@@ -64,10 +64,10 @@ pub async fn run(cluster: Cluster, ended: watch::Receiver<bool>) -> io::Result<(
     };
     tokio::select! {
         result = work => result,
-        () = company(&cluster) => Err(io::Error::other(
+        why = company(&cluster) => why.and_then(|()| Err(io::Error::other(
             "KubeBlocks' own controller of BackupRepos has come: this operator ends, so that the two do not fight; \
              switch it off (operator.enabled=false in the chart)",
-        )),
+        ))),
     }
 }
 
@@ -105,41 +105,57 @@ async fn wait_for_kinds(cluster: &Cluster, mut ended: watch::Receiver<bool>) -> 
 }
 
 /// Waits until KubeBlocks' controller is not there.
-async fn alone(cluster: &Cluster, mut ended: watch::Receiver<bool>) {
-    let mut told = false;
-    while let Some(name) = kubeblocks(cluster.client()).await {
-        if !told {
-            tracing::warn!(
+async fn alone(cluster: &Cluster, mut ended: watch::Receiver<bool>) -> io::Result<()> {
+    let mut told = String::new();
+    loop {
+        let why = match kubeblocks(cluster.client()).await? {
+            Some(None) => return Ok(()),
+            Some(Some(name)) => format!(
                 "Deployment {name} is KubeBlocks' own controller of BackupRepos: this operator waits until it is \
                  gone. The CSI driver and the StorageProviders work with KubeBlocks as they are"
-            );
-            told = true;
+            ),
+            None => "whether KubeBlocks is there cannot be asked just now: this operator waits"
+                .to_owned(),
+        };
+        if told != why {
+            tracing::warn!("{why}");
+            told = why;
         }
         tokio::select! {
             () = tokio::time::sleep(NEIGHBOUR) => {}
-            _ = ended.wait_for(|ended| *ended) => return,
+            _ = ended.wait_for(|ended| *ended) => return Ok(()),
         }
     }
 }
 
 /// Returns when KubeBlocks' controller is there.
-async fn company(cluster: &Cluster) {
+async fn company(cluster: &Cluster) -> io::Result<()> {
     loop {
         tokio::time::sleep(NEIGHBOUR).await;
-        if kubeblocks(cluster.client()).await.is_some() {
-            return;
+        if let Some(Some(_)) = kubeblocks(cluster.client()).await? {
+            return Ok(());
         }
     }
 }
 
-/// KubeBlocks' controller of BackupRepos, if it has replicas.
-async fn kubeblocks(client: Client) -> Option<String> {
+/// KubeBlocks' controller of BackupRepos, if it has replicas. The outer `None`: that cannot be told now.
+///
+/// # Errors
+/// It may not be asked.
+#[allow(clippy::option_option)]
+async fn kubeblocks(client: Client) -> io::Result<Option<Option<String>>> {
     let label = ListParams::default().labels("app.kubernetes.io/component=dataprotection");
     let list = match Api::<Deployment>::all(client).list(&label).await {
         Ok(list) => list,
+        Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
+            return Err(io::Error::other(format!(
+                "look for KubeBlocks, which this operator must not work beside: {}",
+                status.message
+            )));
+        }
         Err(error) => {
             tracing::warn!("look for KubeBlocks: {}", causes(&error));
-            return None;
+            return Ok(None);
         }
     };
     let found = list.items.into_iter().find(|deployment| {
@@ -151,9 +167,16 @@ async fn kubeblocks(client: Client) -> Option<String> {
         let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas);
         is && replicas != Some(0)
     });
-    found.map(|deployment| {
+    Ok(Some(found.map(|deployment| {
         format!("{}/{}", deployment.namespace().unwrap_or_default(), deployment.name_any())
-    })
+    })))
+}
+
+/// What the machinery around reconciles says of itself: objects that cannot be read stop a watch.
+fn tell<T>(result: Result<T, kube::runtime::controller::Error<kube::Error, watcher::Error>>) {
+    if let Err(error @ kube::runtime::controller::Error::QueueError(_)) = result {
+        tracing::warn!("{}", causes(&error));
+    }
 }
 
 async fn repositories(cluster: Cluster, mut ended: watch::Receiver<bool>) {
@@ -176,7 +199,7 @@ async fn repositories(cluster: Cluster, mut ended: watch::Receiver<bool>) {
             },
             Arc::new(context),
         )
-        .for_each(|_| async {})
+        .for_each(|result| async { tell(result) })
         .await;
 }
 
@@ -237,13 +260,20 @@ async fn perform(cluster: &Cluster, repo: &BackupRepo, plan: &Plan) -> kube::Res
         cluster.write_status(repo, status).await?;
     }
     let mut refusals = BTreeMap::new();
+    let mut failure = None;
     for action in &plan.actions {
-        if let Some((place, why)) = cluster.perform(repo, action).await? {
-            tracing::warn!("BackupRepo {}: {place}: {why}", repo.name_any());
-            refusals.insert(place, why);
+        match cluster.perform(repo, action).await {
+            Ok(None) => {}
+            Ok(Some((place, why))) => {
+                tracing::warn!("BackupRepo {}: {place}: {why}", repo.name_any());
+                refusals.insert(place, why);
+            }
+            // The order of a repository's own things matters; those of namespaces do not wait for each other.
+            Err(error) if matches!(action, Do::Metadata { .. }) => return Err(error),
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Ok(refusals)
+    failure.map_or(Ok(refusals), Err)
 }
 
 async fn providers(cluster: Cluster, mut ended: watch::Receiver<bool>) {
@@ -278,7 +308,7 @@ async fn providers(cluster: Cluster, mut ended: watch::Receiver<bool>) {
             },
             Arc::new(cluster),
         )
-        .for_each(|_| async {})
+        .for_each(|result| async { tell(result) })
         .await;
 }
 

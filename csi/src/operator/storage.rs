@@ -3,6 +3,7 @@
 use super::conditions::kinds;
 use super::crd::AccessMethod;
 use super::encryption::Encryption;
+use super::namespaces::{is_older, list};
 use super::objects::{self, CONFIG_KEY, Maker, PASSPHRASE_KEY, reference};
 use super::observed::{Action, Kind, Reference};
 use super::reconcile::Work;
@@ -88,14 +89,35 @@ impl Work<'_> {
             );
             return self.refuse(kinds::ENCRYPTION, "EncryptionNotSupported", message);
         }
-        let message = match existing.parameters == wanted.parameters
+        if wish.is_some() {
+            // A class that was deleted and made anew does not encrypt what was made before it.
+            let older = observed.claims.iter().filter(|claim| {
+                claim.metadata.deletion_timestamp.is_none()
+                    && is_older(&claim.metadata, &existing.metadata)
+            });
+            let older: Vec<String> = older
+                .map(|claim| reference(Kind::PersistentVolumeClaim, &claim.metadata).to_string())
+                .collect();
+            if !older.is_empty() {
+                let older: Vec<&str> = older.iter().map(String::as_str).collect();
+                let message = format!(
+                    "these are older than the StorageClass that encrypts, and may hold plain data: {}: delete them, \
+                     or make another repository for encrypted backups",
+                    list(&older)
+                );
+                return self.refuse(kinds::ENCRYPTION, "EncryptionNotSupported", message);
+            }
+        }
+        let same_policy = existing.reclaim_policy == wanted.reclaim_policy;
+        let message = match same_policy
+            && existing.parameters == wanted.parameters
             && existing.mount_options.as_ref().filter(|all| !all.is_empty())
                 == wanted.mount_options.as_ref().filter(|all| !all.is_empty())
         {
             true => String::new(),
             false => format!(
-                "StorageClass {} keeps the parameters it was made with, since the volumes have them; delete it to \
-                 have it made anew for volumes to come",
+                "StorageClass {} keeps the parameters and the reclaim policy it was made with, since the volumes have \
+                 them; delete it to have it made anew for volumes to come",
                 self.called.storage_class
             ),
         };
@@ -139,6 +161,7 @@ impl Work<'_> {
     pub(super) fn claim_template(
         &mut self,
         templates: &Templates<'_>,
+        wish: Option<&Encryption>,
     ) -> Option<Option<PersistentVolumeClaim>> {
         let kind = kinds::CLAIM;
         if self.observed.repo.spec.access_method == AccessMethod::Tool {
@@ -147,6 +170,9 @@ impl Work<'_> {
         }
         match templates.claim() {
             Ok(Some(claim)) => {
+                if wish.is_some() && has_other_storage(&claim, &self.called.storage_class) {
+                    return self.not_encrypting("has a claim with storage of its own");
+                }
                 self.conditions.yes(kind, "PVCTemplateChecked", "");
                 Some(Some(claim))
             }
@@ -183,6 +209,17 @@ impl Work<'_> {
         files.insert(CONFIG_KEY.to_owned(), config.into_bytes());
         Some(files)
     }
+}
+
+/// Whether a claim is not for a volume of our class.
+fn has_other_storage(claim: &PersistentVolumeClaim, class: &str) -> bool {
+    claim.spec.as_ref().is_some_and(|spec| {
+        let named = spec.storage_class_name.as_deref().filter(|name| !name.is_empty());
+        named.is_some_and(|name| name != class)
+            || spec.volume_name.as_ref().is_some_and(|name| !name.is_empty())
+            || spec.data_source.is_some()
+            || spec.data_source_ref.is_some()
+    })
 }
 
 /// Whether a class tells its driver to encrypt so.

@@ -101,14 +101,24 @@ impl<'o> Work<'o> {
 
     /// The wish with its passphrase; the outer `None` if it cannot be fulfilled.
     #[allow(clippy::option_option)]
-    pub(super) fn encryption(&mut self) -> Option<Option<(Encryption, Vec<u8>)>> {
+    pub(super) fn encryption(
+        &mut self,
+        parameters: &Parameters,
+    ) -> Option<Option<(Encryption, Vec<u8>)>> {
         let kind = kinds::ENCRYPTION;
         let observed = self.observed;
-        let kept = observed.csi_secret.as_ref().and_then(|secret| secret.data.as_ref());
-        let kept = kept.and_then(|data| data.get(PASSPHRASE_KEY)).map(|value| &value.0);
+        // What was made of an earlier wish remembers it; any of it may have been deleted by somebody.
+        let made = observed.csi_secret.iter().chain(&observed.secrets);
+        let kept = made
+            .filter_map(|secret| secret.data.as_ref()?.get(PASSPHRASE_KEY))
+            .map(|value| &value.0)
+            .next();
+        let annotations = observed.repo.metadata.annotations.as_ref();
+        let digest = annotations.and_then(|all| all.get(names::DIGEST));
+        let former = digest.and_then(|digest| Some(digest.split_once('-')?.1.to_uppercase()));
         let wish = match Encryption::of(&observed.repo) {
             Ok(Some(wish)) => wish,
-            Ok(None) if kept.is_some() => {
+            Ok(None) if kept.is_some() || former.is_some() => {
                 return self.refuse(
                     kind,
                     "EncryptionRemoved",
@@ -120,6 +130,15 @@ impl<'o> Work<'o> {
                 );
             }
             Ok(None) => {
+                let asked = parameters.get("encryption").unwrap_or_default();
+                if !matches!(asked, "" | "none") {
+                    let message = format!(
+                        "the parameter encryption alone encrypts nothing: ask for {asked} by the annotation {}, \
+                         which names the passphrase's Secret, too",
+                        names::ENCRYPTION
+                    );
+                    return self.refuse(kind, "EncryptionInvalid", message);
+                }
                 self.conditions.drop(kind);
                 return Some(None);
             }
@@ -145,6 +164,14 @@ impl<'o> Work<'o> {
                  with, which opens its backups: put that one back, or make another repository"
             );
             return self.refuse(kind, "PassphraseChanged", message);
+        }
+        if let Some(former) = former.filter(|former| *former != wish.algorithm) {
+            let message = format!(
+                "this repository's backups are encrypted with {former}, which {} would not decrypt: put that one back, \
+                 or make another repository",
+                wish.algorithm
+            );
+            return self.refuse(kind, "AlgorithmChanged", message);
         }
         self.conditions.yes(kind, "EncryptionChecked", format!("{} is used", wish.algorithm));
         Some(Some((wish, passphrase)))

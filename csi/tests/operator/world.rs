@@ -120,6 +120,8 @@ impl World {
                 repo,
             },
             settings: Settings {
+                pull_secrets: Vec::new(),
+                tolerations: Vec::new(),
                 namespace: "kb-system".to_owned(),
                 image: "strongroom:test".to_owned(),
                 pull_policy: None,
