@@ -13,9 +13,7 @@ use super::observed::{Action, Asking, Kind, Object, Observed, Reference, Setting
 use super::provider::Driver;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{
-    Event, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
-};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
@@ -172,7 +170,8 @@ impl Cluster {
         Api::namespaced(self.client.clone(), namespace).get_opt(name).await
     }
 
-    async fn all<K>(&self, api: Api<K>, what: &ListParams) -> kube::Result<Vec<K>>
+    /// Everything that is listed, page by page.
+    pub(super) async fn all<K>(&self, api: Api<K>, what: &ListParams) -> kube::Result<Vec<K>>
     where
         K: Clone + Debug + DeserializeOwned,
     {
@@ -186,46 +185,6 @@ impl Cluster {
                 None => return Ok(found),
             }
         }
-    }
-
-    /// The pods of a Job, and the newest warnings of those that do not run.
-    async fn pods(
-        &self,
-        job: &Job,
-        claim: Option<&PersistentVolumeClaim>,
-    ) -> kube::Result<(Vec<Pod>, Vec<String>)> {
-        let Some(uid) = job.metadata.uid.as_deref() else { return Ok(Default::default()) };
-        let label = format!("batch.kubernetes.io/controller-uid={uid}");
-        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.settings.namespace);
-        let mut pods = self.all(pods, &ListParams::default().labels(&label)).await?;
-        pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
-        let pending = pods.iter().rev().find(|pod| {
-            pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending")
-        });
-        // A Job that may make no pod says so itself; a claim that gets no volume keeps the pod waiting.
-        let uids = [
-            Some(uid),
-            pending.and_then(|pod| pod.metadata.uid.as_deref()),
-            claim.and_then(|claim| claim.metadata.uid.as_deref()),
-        ];
-        let mut warnings = Vec::new();
-        for uid in uids.into_iter().flatten() {
-            warnings.extend(self.warnings(uid).await?);
-        }
-        Ok((pods, warnings))
-    }
-
-    /// What the cluster complains of an object, the newest last.
-    async fn warnings(&self, uid: &str) -> kube::Result<Vec<String>> {
-        let fields = format!("involvedObject.uid={uid},type=Warning");
-        let events = Api::<Event>::namespaced(self.client.clone(), &self.settings.namespace);
-        let mut events = self.all(events, &ListParams::default().fields(&fields)).await?;
-        events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
-        let told = |event: Event| {
-            let reason = event.reason.unwrap_or_default();
-            event.message.map(|message| format!("{reason}: {message}"))
-        };
-        Ok(events.into_iter().filter_map(told).collect())
     }
 
     /// The namespaces that ask by their label.

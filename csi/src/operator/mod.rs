@@ -6,7 +6,7 @@
 //! | `crd`, `names` | the kinds, labels and annotations |
 //! | `parameters`, `template`, `render`, `encryption` | what a repository asks for |
 //! | `observed`, `reconcile`, `wishes`, `storage`, `precheck`, `namespaces`, `deletion`, `provider`, `conditions`, `objects` | the core: pure |
-//! | `cluster`, `run` | the edge: the API server |
+//! | `cluster`, `trouble`, `run` | the edge: the API server |
 //! | `probe` | what the pre-check's Job runs |
 
 pub mod cluster;
@@ -27,6 +27,7 @@ pub mod render;
 pub mod run;
 mod storage;
 pub mod template;
+mod trouble;
 mod wishes;
 
 use clap::{Args, Subcommand};

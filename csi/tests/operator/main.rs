@@ -2,6 +2,7 @@
 //! a real API server.
 
 mod commands;
+mod guards;
 mod kinds;
 mod manifests;
 #[path = "../../../tests/support/minio.rs"]
