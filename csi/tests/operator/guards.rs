@@ -105,8 +105,8 @@ fn another_algorithm_is_refused_and_encryption_is_remembered_without_the_drivers
 }
 
 fn claim(world: &World, namespace: &str) -> Option<PersistentVolumeClaim> {
-    let all = world.observed.claims.iter();
-    all.cloned().find(|claim| claim.metadata.namespace.as_deref() == Some(namespace))
+    let mut all = world.observed.claims.iter();
+    all.find(|claim| claim.metadata.namespace.as_deref() == Some(namespace)).cloned()
 }
 
 #[test]
