@@ -2,7 +2,7 @@
 
 use super::Place;
 use super::cluster::{Cluster, failed};
-use super::flags::{Flags, parsed, switch, value_of};
+use super::flags::{Flags, parsed, place_flags, switch};
 use super::show::{phase, what_uses};
 use crate::operator::crd::{AccessMethod, BackupRepo, ReclaimPolicy};
 use crate::operator::names;
@@ -12,23 +12,17 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use strongroom::config::parse_duration;
 
 fn command() -> Command {
-    let text = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help)
-    };
-    // Words that mean something else to `create` are the same parameter here as there.
     Command::new("strongroom backuprepo update")
         .about("Change a repository's parameters or keys, or make it the default")
         .max_term_width(100)
         .arg(Arg::new("name").value_name("NAME").required(true).help("Which"))
         .arg(switch("default", "Whether backups that name no repository go there"))
-        .arg(text("kubeconfig", "FILE", "The kubeconfig (else KUBECONFIG, else ~/.kube/config)"))
-        .arg(text("context", "NAME", "Its context (else the current one)"))
+        .args(place_flags())
         .after_help(
             "With a repository's name before it, --help shows the flags of its provider.\n\nExamples:\n  \
              strongroom backuprepo update old --default=false\n  \
@@ -37,10 +31,7 @@ fn command() -> Command {
 }
 
 pub(super) async fn update(place: Place, arguments: Vec<OsString>) -> io::Result<ExitCode> {
-    let place = Place {
-        kubeconfig: value_of(&arguments, "--kubeconfig").map(PathBuf::from).or(place.kubeconfig),
-        context: value_of(&arguments, "--context").or(place.context),
-    };
+    let place = place.or_in(&arguments);
     // The provider's flags are known when the repository is: its name comes first.
     let first = arguments.first().map(|name| name.to_string_lossy().into_owned());
     let Some(name) = first.filter(|name| !name.starts_with('-')) else {
@@ -55,6 +46,7 @@ pub(super) async fn update(place: Place, arguments: Vec<OsString>) -> io::Result
     let cluster = Cluster::connect(&place).await?;
     let repo = cluster.repo(&name).await?;
     let provider = cluster.provider(&repo.spec.storage_provider_ref).await?;
+    // A parameter of the same name as a flag of `create` is called here as it is there.
     let flags = Flags::of(&provider.spec, &super::create::command());
     let matches = match parsed(flags.add_to(command(), false), arguments) {
         Ok(matches) => matches,
@@ -68,7 +60,7 @@ pub(super) async fn update(place: Place, arguments: Vec<OsString>) -> io::Result
         )));
     }
     if default == Some(true) {
-        cluster.check_default(&name).await?;
+        cluster.check_default(Some(&name)).await?;
     }
     if !values.credential.is_empty() {
         let reference = repo.spec.credential.clone().unwrap_or_default();

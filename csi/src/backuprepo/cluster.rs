@@ -77,20 +77,15 @@ impl Cluster {
         Err(io::Error::other(format!("{what}: is not there; {there}")))
     }
 
-    /// The names of the default repositories but one.
-    pub(super) async fn other_defaults(&self, but: &str) -> io::Result<Vec<String>> {
-        let mut repos = self.list().await?;
-        repos.retain(|repo| {
-            repo.annotations().get(names::IS_DEFAULT).is_some_and(|value| value == "true")
+    /// There is at most one default: none but this one, which may be new and have no name yet.
+    pub(super) async fn check_default(&self, name: Option<&str>) -> io::Result<()> {
+        let repos = self.list().await?;
+        let other = repos.iter().find(|repo| {
+            names::is_default(repo.annotations())
                 && repo.metadata.deletion_timestamp.is_none()
+                && repo.metadata.name.as_deref() != name
         });
-        Ok(repos.iter().map(ResourceExt::name_any).filter(|name| name != but).collect())
-    }
-
-    /// There is at most one default.
-    pub(super) async fn check_default(&self, name: &str) -> io::Result<()> {
-        let others = self.other_defaults(name).await?;
-        let Some(other) = others.first() else { return Ok(()) };
+        let Some(other) = other.map(ResourceExt::name_any) else { return Ok(()) };
         Err(io::Error::other(format!(
             "{other} is the default repository already, and there can be only one: strongroom backuprepo \
              update {other} --default=false"

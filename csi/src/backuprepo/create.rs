@@ -7,18 +7,18 @@
 
 use super::Place;
 use super::cluster::{Cluster, failed};
-use super::flags::{Flags, parsed, switch, value_of};
+use super::flags::{Flags, parsed, place_flags, switch, text, value_of};
 use super::show::{condition_that_fails, phase};
-use crate::operator::crd::{AccessMethod, BackupRepo, ReclaimPolicy, StorageProviderSpec};
+use crate::operator::crd::{AccessMethod, BackupRepo, StorageProviderSpec};
 use crate::operator::names;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use strongroom::config::parse_duration;
@@ -30,9 +30,6 @@ const LOOKING: Duration = Duration::from_millis(500);
 
 /// What each provider has.
 pub(super) fn command() -> Command {
-    let text = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help)
-    };
     Command::new("strongroom backuprepo create")
         .about("Make a repository, with a Secret for its keys")
         .max_term_width(100)
@@ -78,11 +75,7 @@ pub(super) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Print the repository's manifest, and make nothing"),
         )
-        .arg(
-            text("kubeconfig", "FILE", "The kubeconfig (else KUBECONFIG, else ~/.kube/config)")
-                .value_parser(value_parser!(PathBuf)),
-        )
-        .arg(text("context", "NAME", "Its context (else the current one)"))
+        .args(place_flags())
         .after_help(
             "Example:\n  strongroom backuprepo create my-repo --provider minio --endpoint http://minio:9000 \\\n      \
              --bucket backups --access-key-id KEY --secret-access-key-file secret --default --wait",
@@ -98,10 +91,7 @@ pub(super) async fn run(place: Place, arguments: Vec<OsString>) -> io::Result<Ex
             Err(code) => code,
         });
     };
-    let place = Place {
-        kubeconfig: value_of(&arguments, "--kubeconfig").map(PathBuf::from).or(place.kubeconfig),
-        context: value_of(&arguments, "--context").or(place.context),
-    };
+    let place = place.or_in(&arguments);
     let cluster = Cluster::connect(&place).await?;
     let spec = match cluster.provider(&provider).await {
         Ok(found) => found.spec,
@@ -135,7 +125,7 @@ impl Wish {
         let name = self.text("name").cloned();
         let is_default = self.matches.get_one::<bool>("default").copied().unwrap_or_default();
         if is_default {
-            self.cluster.check_default("").await?;
+            self.cluster.check_default(None).await?;
         }
         if let Some(name) = &name
             && let Ok(Some(_)) = self.cluster.repos().get_opt(name).await
@@ -153,7 +143,7 @@ impl Wish {
         let secrets = Api::<Secret>::namespaced(self.cluster.client.clone(), &namespace);
         let mut made = None;
         // What cannot be understood is told before anything is made.
-        self.encryption(&namespace)?;
+        let encryption = self.encryption(&namespace)?;
         let credential = match self.text("credential") {
             Some(_) if !values.credential.is_empty() => {
                 return Err(io::Error::other(
@@ -180,8 +170,11 @@ impl Wish {
                 Some(secret)
             }
         };
-        let repo =
-            self.manifest(name.as_deref(), is_default, values.config, credential, &namespace)?;
+        let mut annotations = BTreeMap::new();
+        annotations.extend(is_default.then(|| (names::IS_DEFAULT, "true".to_owned())));
+        annotations.extend(encryption.map(|wish| (names::ENCRYPTION, wish)));
+        let credential = credential.map(|name| json!({"name": name, "namespace": namespace}));
+        let repo = self.manifest(name.as_deref(), &annotations, &values.config, &credential)?;
         if is_dry {
             let text = serde_saphyr::to_string(&repo).map_err(io::Error::other)?;
             write!(io::stdout(), "{text}")?;
@@ -221,21 +214,14 @@ impl Wish {
 
     /// What the operator would say later is said now.
     fn check_method(&self) -> io::Result<()> {
-        let method = self.text("access-method").map(String::as_str).unwrap_or_default();
-        let given =
-            |template: &Option<String>| template.as_ref().is_some_and(|text| !text.is_empty());
-        let possible = match method {
-            "Mount" => {
-                given(&self.spec.storage_class_template)
-                    || given(&self.spec.persistent_volume_claim_template)
-            }
-            _ => given(&self.spec.datasafed_config_template),
-        };
-        match possible {
+        let is_mount = self.text("access-method").is_some_and(|method| method == "Mount");
+        let method = if is_mount { AccessMethod::Mount } else { AccessMethod::Tool };
+        match self.spec.serves(method) {
             true => Ok(()),
             false => Err(io::Error::other(format!(
-                "StorageProvider {} has no template for --access-method {method}: use the other one",
-                self.provider
+                "StorageProvider {} has no template for --access-method {}: use the other one",
+                self.provider,
+                method.as_str()
             ))),
         }
     }
@@ -260,39 +246,23 @@ impl Wish {
     fn manifest(
         &self,
         name: Option<&str>,
-        is_default: bool,
-        config: std::collections::BTreeMap<String, serde_json::Value>,
-        credential: Option<String>,
-        namespace: &str,
+        annotations: &BTreeMap<&str, String>,
+        config: &BTreeMap<String, Value>,
+        credential: &Option<Value>,
     ) -> io::Result<BackupRepo> {
         let mut metadata = match name {
             Some(name) => json!({"name": name}),
             None => json!({"generateName": "backuprepo-"}),
         };
-        let mut annotations = serde_json::Map::new();
-        if is_default {
-            annotations.insert(names::IS_DEFAULT.to_owned(), json!("true"));
-        }
-        if let Some(wish) = self.encryption(namespace)? {
-            annotations.insert(names::ENCRYPTION.to_owned(), json!(wish));
-        }
         if !annotations.is_empty() {
-            metadata["annotations"] = annotations.into();
+            metadata["annotations"] = json!(annotations);
         }
-        let method = match self.text("access-method").map(String::as_str) {
-            Some("Mount") => AccessMethod::Mount,
-            _ => AccessMethod::Tool,
-        };
-        let policy = match self.text("pv-reclaim-policy").map(String::as_str) {
-            Some("Delete") => ReclaimPolicy::Delete,
-            _ => ReclaimPolicy::Retain,
-        };
-        let credential = credential.map(|name| json!({"name": name, "namespace": namespace}));
         serde_json::from_value(json!({
             "apiVersion": "dataprotection.kubeblocks.io/v1alpha1", "kind": "BackupRepo",
             "metadata": metadata,
             "spec": {
-                "storageProviderRef": self.provider, "accessMethod": method, "pvReclaimPolicy": policy,
+                "storageProviderRef": self.provider, "accessMethod": self.text("access-method"),
+                "pvReclaimPolicy": self.text("pv-reclaim-policy"),
                 "volumeCapacity": self.text("volume-capacity"), "config": config,
                 "credential": credential, "pathPrefix": self.text("path-prefix"),
             },

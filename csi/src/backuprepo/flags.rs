@@ -2,7 +2,7 @@
 //! second one, `--secret-access-key-file`, since arguments can be read by everybody on the machine.
 
 use crate::operator::crd::StorageProviderSpec;
-use clap::{Arg, ArgAction, ArgMatches, Command, Id};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Id};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -137,6 +137,16 @@ fn kebab(name: &str) -> String {
         flag.push(letter.to_ascii_lowercase());
     }
     flag
+}
+
+/// A flag with a value.
+pub(super) fn text(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+/// The flags of [`super::Place`], for a command that is parsed when its arguments are known.
+pub(super) fn place_flags() -> Vec<Arg> {
+    super::Place::augment_args(Command::new("")).get_arguments().cloned().collect()
 }
 
 /// A flag that says whether, `--default` or `--default=false`.

@@ -29,6 +29,18 @@ pub(crate) struct Place {
     pub(crate) context: Option<String>,
 }
 
+impl Place {
+    /// The same, where arguments that were not understood yet say nothing else.
+    fn or_in(self, arguments: &[OsString]) -> Self {
+        Self {
+            kubeconfig: flags::value_of(arguments, "--kubeconfig")
+                .map(Into::into)
+                .or(self.kubeconfig),
+            context: flags::value_of(arguments, "--context").or(self.context),
+        }
+    }
+}
+
 /// How a result is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {

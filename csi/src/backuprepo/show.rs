@@ -6,7 +6,7 @@ use crate::operator::conditions::kinds;
 use crate::operator::crd::{BackupRepo, Condition, ConditionStatus};
 use crate::operator::names;
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -28,7 +28,7 @@ fn conditions(repo: &BackupRepo) -> &[Condition] {
 
 /// What is wrong with a repository; empty if nothing is known of it.
 pub(super) fn condition_that_fails(repo: &BackupRepo) -> String {
-    // These two say nothing of whether the repository itself can be used.
+    // These say nothing of whether the repository itself can be used.
     let aside = |kind: &str| [kinds::DEFAULT, kinds::NAMESPACES, kinds::DELETED].contains(&kind);
     let mut failing = conditions(repo).iter().filter(|one| one.status != ConditionStatus::True);
     let failing = failing.find(|one| !aside(&one.kind));
@@ -43,14 +43,7 @@ pub(super) fn what_uses(repo: &BackupRepo) -> String {
 }
 
 fn is_default(repo: &BackupRepo) -> bool {
-    repo.annotations().get(names::IS_DEFAULT).is_some_and(|value| value == "true")
-}
-
-fn method(repo: &BackupRepo) -> &'static str {
-    match repo.spec.access_method {
-        crate::operator::crd::AccessMethod::Mount => "Mount",
-        crate::operator::crd::AccessMethod::Tool => "Tool",
-    }
+    names::is_default(repo.annotations())
 }
 
 pub(super) async fn list(place: &Place, format: Format) -> io::Result<ExitCode> {
@@ -59,13 +52,12 @@ pub(super) async fn list(place: &Place, format: Format) -> io::Result<ExitCode> 
     match format {
         Format::Name => repos.iter().try_for_each(|repo| writeln!(out, "{}", repo.name_any()))?,
         Format::Json => {
-            let list = json!({"apiVersion": "v1", "kind": "List", "items": repos});
-            serde_json::to_writer_pretty(&mut out, &list)?;
+            serde_json::to_writer_pretty(&mut out, &as_list(&repos))?;
             writeln!(out)?;
         }
         Format::Yaml => {
-            let list = json!({"apiVersion": "v1", "kind": "List", "items": repos});
-            write!(out, "{}", serde_saphyr::to_string(&list).map_err(io::Error::other)?)?;
+            let text = serde_saphyr::to_string(&as_list(&repos)).map_err(io::Error::other)?;
+            write!(out, "{text}")?;
         }
         Format::Table if repos.is_empty() => {
             writeln!(out, "There are no repositories: strongroom backuprepo create --help")?;
@@ -79,7 +71,7 @@ pub(super) async fn list(place: &Place, format: Format) -> io::Result<ExitCode> 
                     repo.name_any(),
                     phase(repo).to_owned(),
                     repo.spec.storage_provider_ref.clone(),
-                    method(repo).to_owned(),
+                    repo.spec.access_method.as_str().to_owned(),
                     is_default(repo).to_string(),
                     checked.unwrap_or_else(|| "-".to_owned()),
                 ]
@@ -89,6 +81,11 @@ pub(super) async fn list(place: &Place, format: Format) -> io::Result<ExitCode> 
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// As kubectl writes several objects.
+fn as_list(repos: &[BackupRepo]) -> Value {
+    json!({"apiVersion": "v1", "kind": "List", "items": repos})
 }
 
 /// Columns as wide as what is in them.
@@ -118,7 +115,7 @@ pub(super) async fn describe(place: &Place, name: &str) -> io::Result<ExitCode> 
         ("Name", name.to_owned()),
         ("Status", phase(&repo).to_owned()),
         ("Provider", spec.storage_provider_ref.clone()),
-        ("Access method", method(&repo).to_owned()),
+        ("Access method", spec.access_method.as_str().to_owned()),
         ("Default", is_default(&repo).to_string()),
         ("Reclaim policy", spec.pv_reclaim_policy.as_str().to_owned()),
     ];

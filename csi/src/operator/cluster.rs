@@ -148,15 +148,12 @@ impl Cluster {
         repos: &Api<BackupRepo>,
         repo: &BackupRepo,
     ) -> kube::Result<Vec<String>> {
-        let is_default = |annotations: &BTreeMap<String, String>| {
-            annotations.get(names::IS_DEFAULT).is_some_and(|value| value == "true")
-        };
-        if !is_default(repo.annotations()) {
+        if !names::is_default(repo.annotations()) {
             return Ok(Vec::new());
         }
         let all = repos.list_metadata(&ListParams::default()).await?;
         let others = all.items.iter().filter(|other| {
-            is_default(other.annotations())
+            names::is_default(other.annotations())
                 && other.metadata.deletion_timestamp.is_none()
                 && other.metadata.uid != repo.metadata.uid
         });

@@ -73,6 +73,16 @@ pub enum AccessMethod {
     Tool,
 }
 
+impl AccessMethod {
+    /// As manifests write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mount => "Mount",
+            Self::Tool => "Tool",
+        }
+    }
+}
+
 /// What becomes of a volume whose claim is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
@@ -232,6 +242,20 @@ pub struct StorageProviderSpec {
     /// The parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters_schema: Option<ParametersSchema>,
+}
+
+impl StorageProviderSpec {
+    /// Whether it has a template for an access method.
+    pub fn serves(&self, method: AccessMethod) -> bool {
+        let given =
+            |text: &Option<String>| text.as_ref().is_some_and(|text| !text.trim().is_empty());
+        match method {
+            AccessMethod::Mount => {
+                given(&self.storage_class_template) || given(&self.persistent_volume_claim_template)
+            }
+            AccessMethod::Tool => given(&self.datasafed_config_template),
+        }
+    }
 }
 
 /// The parameters of a provider.

@@ -2,6 +2,7 @@
 
 use data_encoding::BASE32HEX_NOPAD;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// Whoever changes objects says by which name.
 pub const FIELD_MANAGER: &str = "strongroom-operator";
@@ -31,6 +32,11 @@ pub const ASKED_BY: &str = "strongroom.io/asked-by";
 pub const ATTEMPT: &str = "strongroom.io/attempt";
 /// On a pre-check's Job: the generation of the repository that it checks.
 pub const GENERATION: &str = "strongroom.io/generation";
+
+/// Whether a repository with these annotations says that it is the default one.
+pub fn is_default(annotations: &BTreeMap<String, String>) -> bool {
+    annotations.get(IS_DEFAULT).is_some_and(|value| value == "true")
+}
 
 /// The name of something made for a repository: `PREFIX-REPO`, cut to 56 characters, and six more. KubeBlocks draws
 /// those at random; here they come from the repository's uid, so that a crash between the making and the writing down

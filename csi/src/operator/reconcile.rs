@@ -110,14 +110,12 @@ impl<'o> Work<'o> {
             &self.called.storage_class,
         );
         let passphrase = wish.as_ref().map(|(_, passphrase)| passphrase.as_slice());
-        let has_class =
-            self.storage(&templates, &digest, wish.as_ref().map(|(wish, _)| wish), passphrase)?;
-        let claim = self.claim_template(&templates, wish.as_ref().map(|(wish, _)| wish))?;
+        let wish = wish.as_ref().map(|(wish, _)| wish);
+        let has_class = self.storage(&templates, &digest, wish, passphrase)?;
+        let claim = self.claim_template(&templates, wish)?;
         let config = match method {
             AccessMethod::Mount => BTreeMap::new(),
-            AccessMethod::Tool => {
-                self.tool_config(&templates, wish.as_ref().map(|(wish, _)| wish), passphrase)?
-            }
+            AccessMethod::Tool => self.tool_config(&templates, wish, passphrase)?,
         };
         match method {
             AccessMethod::Mount => self.status.backup_pvc_name = Some(self.called.claim.clone()),
@@ -149,9 +147,7 @@ impl<'o> Work<'o> {
 
     fn defaults(&mut self) {
         let annotations = self.observed.repo.metadata.annotations.as_ref();
-        let is = annotations
-            .and_then(|all| all.get(names::IS_DEFAULT))
-            .is_some_and(|value| value == "true");
+        let is = annotations.is_some_and(names::is_default);
         self.status.is_default = Some(is);
         match (is, self.observed.defaults.is_empty()) {
             (false, _) => self.conditions.drop(kinds::DEFAULT),

@@ -172,6 +172,17 @@ async fn kubeblocks(client: Client) -> io::Result<Option<Option<String>>> {
     })))
 }
 
+/// Returns when the process is told to end.
+async fn told(mut ended: watch::Receiver<bool>) {
+    let _ = ended.wait_for(|ended| *ended).await;
+}
+
+/// After an error of the API server.
+fn again<K, C>(_: Arc<K>, error: &kube::Error, _: Arc<C>) -> Action {
+    tracing::warn!("{}", causes(error));
+    Action::requeue(AFTER_ERROR)
+}
+
 /// What the machinery around reconciles says of itself: objects that cannot be read stop a watch.
 fn tell<T>(result: Result<T, kube::runtime::controller::Error<kube::Error, watcher::Error>>) {
     if let Err(error @ kube::runtime::controller::Error::QueueError(_)) = result {
@@ -179,26 +190,16 @@ fn tell<T>(result: Result<T, kube::runtime::controller::Error<kube::Error, watch
     }
 }
 
-async fn repositories(cluster: Cluster, mut ended: watch::Receiver<bool>) {
+async fn repositories(cluster: Cluster, ended: watch::Receiver<bool>) {
     let controller =
         Controller::new(Api::<BackupRepo>::all(cluster.client()), watcher::Config::default())
             .with_config(Config::default().concurrency(AT_ONCE));
     let triggers = triggers(&cluster, &controller.store());
-    let until = async move {
-        let _ = ended.wait_for(|ended| *ended).await;
-    };
     let context = Context { cluster, refusals: Mutex::default() };
     controller
         .reconcile_on(triggers)
-        .graceful_shutdown_on(until)
-        .run(
-            bring,
-            |_, error: &kube::Error, _| {
-                tracing::warn!("{}", causes(error));
-                Action::requeue(AFTER_ERROR)
-            },
-            Arc::new(context),
-        )
+        .graceful_shutdown_on(told(ended))
+        .run(bring, again, Arc::new(context))
         .for_each(|result| async { tell(result) })
         .await;
 }
@@ -276,7 +277,7 @@ async fn perform(cluster: &Cluster, repo: &BackupRepo, plan: &Plan) -> kube::Res
     failure.map_or(Ok(refusals), Err)
 }
 
-async fn providers(cluster: Cluster, mut ended: watch::Receiver<bool>) {
+async fn providers(cluster: Cluster, ended: watch::Receiver<bool>) {
     let controller =
         Controller::new(Api::<StorageProvider>::all(cluster.client()), watcher::Config::default());
     let store = controller.store();
@@ -294,20 +295,10 @@ async fn providers(cluster: Cluster, mut ended: watch::Receiver<bool>) {
             .collect();
         stream::iter(found)
     });
-    let until = async move {
-        let _ = ended.wait_for(|ended| *ended).await;
-    };
     controller
         .reconcile_on(drivers)
-        .graceful_shutdown_on(until)
-        .run(
-            bring_provider,
-            |_, error: &kube::Error, _| {
-                tracing::warn!("{}", causes(error));
-                Action::requeue(AFTER_ERROR)
-            },
-            Arc::new(cluster),
-        )
+        .graceful_shutdown_on(told(ended))
+        .run(bring_provider, again, Arc::new(cluster))
         .for_each(|result| async { tell(result) })
         .await;
 }

@@ -23,16 +23,7 @@ impl<'o> Work<'o> {
             );
             return self.refuse(kind, "StorageProviderNotFound", message);
         };
-        let given =
-            |text: &Option<String>| text.as_ref().is_some_and(|text| !text.trim().is_empty());
-        let usable = match spec.access_method {
-            AccessMethod::Mount => {
-                given(&provider.spec.storage_class_template)
-                    || given(&provider.spec.persistent_volume_claim_template)
-            }
-            AccessMethod::Tool => given(&provider.spec.datasafed_config_template),
-        };
-        if !usable {
+        if !provider.spec.serves(spec.access_method) {
             let (needs, other) = match spec.access_method {
                 AccessMethod::Mount => ("storageClassTemplate", "Tool"),
                 AccessMethod::Tool => ("datasafedConfigTemplate", "Mount"),
