@@ -4,6 +4,8 @@ CACHE ?= $(or $(STRONGROOM_CACHE),$(HOME)/.cache/strongroom)
 RUSTC_VERSION := $(shell rustc --version | cut -d' ' -f2)
 export STRONGROOM_CACHE := $(CACHE)
 export CARGO_TARGET_DIR ?= $(CACHE)/target-$(RUSTC_VERSION)
+# By name and of the whole workspace: for one package alone cargo would compile everything with other features.
+CSI_TESTS := $(sort $(basename $(notdir $(wildcard csi/tests/*.rs))) $(patsubst csi/tests/%/main.rs,%,$(wildcard csi/tests/*/main.rs)))
 BINARY := $(CARGO_TARGET_DIR)/release/strongroom
 
 .PHONY: help demo test test-posix test-datasafed test-csi test-e2e test-operator model fuzz bench dist lint build tools
@@ -30,13 +32,13 @@ test-datasafed: tools ## Compare with the real datasafed: generated command line
 	cargo test --release --locked --test datasafed
 
 test-csi: tools build ## Test the CSI driver: csi-sanity, and what it leaves out, with real processes and mounts
-	cargo test --release --locked -p strongroom-csi
+	cargo test --release --locked --workspace $(addprefix --test ,$(CSI_TESTS))
 
 test-e2e: tools build ## Test the driver in a real Kubernetes of one node, installed by helm
-	cargo test --release --locked -p strongroom-csi --test cluster
+	cargo test --release --locked --workspace --test cluster
 
 test-operator: tools ## Test BackupRepos: the operator on a real API server, with a real store
-	cargo test --release --locked -p strongroom-csi --test operator
+	cargo test --release --locked --workspace --test operator
 
 model: ## Drive the file system against a reference with faults and crashes: 20,000 sequences
 	STRONGROOM_CASES=20000 cargo test --release --locked --test model

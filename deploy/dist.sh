@@ -46,7 +46,9 @@ cp "$out/strongroom" "$proof/root/"
 ln -s strongroom "$proof/root/datasafed"
 head -c 3000000 /dev/urandom > "$proof/root/plain"
 head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$proof/root/passphrase"
-inside() { env -i chroot "$proof/root" "$@"; }
+# By its path: without an environment there is nothing to look for it in.
+chroot="$(command -v chroot)"
+inside() { env -i "$chroot" "$proof/root" "$@"; }
 # The C library's own resolver would have to be loaded from files; names are found by /etc/hosts and DNS.
 printf '127.0.0.1 store.test\n' > "$proof/root/etc/hosts"
 printf 'nameserver 127.0.0.1\n' > "$proof/root/etc/resolv.conf"
@@ -57,9 +59,9 @@ inside /strongroom pull file:///data//file /pulled --passphrase-file /passphrase
 cmp "$proof/root/plain" "$proof/root/pulled"
 mkdir "$proof/root/local"
 env -i DATASAFED_LOCAL_BACKEND_PATH=/local DATASAFED_ENCRYPTION_ALGORITHM=AES-256-CFB \
-    DATASAFED_ENCRYPTION_PASS_PHRASE=of-a-test chroot "$proof/root" /datasafed push /plain dir/file
+    DATASAFED_ENCRYPTION_PASS_PHRASE=of-a-test "$chroot" "$proof/root" /datasafed push /plain dir/file
 env -i DATASAFED_LOCAL_BACKEND_PATH=/local DATASAFED_ENCRYPTION_ALGORITHM=AES-256-CFB \
-    DATASAFED_ENCRYPTION_PASS_PHRASE=of-a-test chroot "$proof/root" /datasafed pull dir/file - | cmp - "$proof/root/plain"
+    DATASAFED_ENCRYPTION_PASS_PHRASE=of-a-test "$chroot" "$proof/root" /datasafed pull dir/file - | cmp - "$proof/root/plain"
 # A bucket by name: found in /etc/hosts, refused by whoever does not listen there. A name that could not be looked up
 # would be another error.
 said="$(inside /strongroom ls s3://bucket/volume --endpoint http://store.test:9 --io-timeout 1s \
@@ -69,7 +71,7 @@ case "$said" in
     *) echo "store.test was not found by name: $said" >&2; exit 1 ;;
 esac
 # KubeBlocks' init container: a copy of the program and of the authorities.
-env -i PATH=/bin chroot "$root" /bin/sh -c "/scripts/install-datasafed.sh /tmp/bin" 2>&1
+env -i PATH=/bin "$chroot" "$root" /bin/sh -c "/scripts/install-datasafed.sh /tmp/bin" 2>&1
 cmp "$root/tmp/bin/datasafed" "$out/strongroom"
 cmp "$root/tmp/bin/certs/ca-certificates.crt" "$root/etc/ssl/certs/ca-certificates.crt"
 rm -r "$root/tmp/bin"

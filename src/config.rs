@@ -29,6 +29,17 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
         .map_err(|_| "is no duration; examples: 90s, 5m, 1h 30m, 500ms".to_owned())
 }
 
+/// Parses megabits a second (`100`, `2.5`, `100Mbps`) into bits a second.
+pub fn parse_megabits(text: &str) -> Result<u64, String> {
+    let number = ["Mbps", "mbps", "Mbit/s"].iter().find_map(|unit| text.strip_suffix(unit));
+    let rate: Option<f64> = number.unwrap_or(text).trim().parse().ok();
+    // Below 10 kbit/s a single record would take longer than a request may wait.
+    match rate {
+        Some(rate) if (0.01..=1e6).contains(&rate) => Ok((rate * 1e6) as u64),
+        _ => Err("is no rate in megabits a second; examples: 100, 2.5".to_owned()),
+    }
+}
+
 /// Parses permission bits as chmod(1) takes them in digits: `0755`, `2770`.
 pub fn parse_mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)

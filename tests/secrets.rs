@@ -23,6 +23,7 @@ on_every_backend!(no_command_shows_a_secret_even_in_its_log);
 fn no_command_shows_a_secret_even_in_its_log(backend: Backend) {
     let volume = Volume::new(backend);
     let (url, file, dir) = (volume.url.clone(), volume.at("file"), volume.at("dir"));
+    let (copied, tree) = (volume.at("copied"), volume.local("tree"));
     let (local, manifest) = (volume.local("copy"), volume.local("manifest"));
     let new = volume.local("new");
     fs::write(&new, format!("{}+", volume.passphrase)).expect("written");
@@ -32,6 +33,10 @@ fn no_command_shows_a_secret_even_in_its_log(backend: Backend) {
         vec!["push", "-", &file],
         vec!["pull", &file, text(&local)],
         vec!["cat", &file],
+        vec!["cp", &file, &copied],
+        vec!["sync", &url, text(&tree)],
+        vec!["du", &url],
+        vec!["tree", &url],
         vec!["ls", "-lR", &url],
         vec!["ls", "--json", &url],
         vec!["stat", "--json", &file],

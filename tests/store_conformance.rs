@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use strongroom::store::conformance::{Options, run};
 use strongroom::store::{
     Capabilities, DirStore, ETag, Fault, Fetched, KEY_LIMIT, Key, ListPage, ListRequest,
-    MemoryStore, ObjectMeta, Prefixed, PutWhen, Store, StoreError,
+    MemoryStore, ObjectMeta, Prefixed, PutWhen, Rate, Store, StoreError, Throttle,
 };
 use strongroom::units::ByteRange;
 use strongroom::world::{Clock, Timestamp};
@@ -167,4 +167,28 @@ async fn foreign_files_in_a_directory_are_no_objects() {
         let wanted = if roll_up { (vec![], vec!["a/"]) } else { (vec!["a/b"], vec![]) };
         assert_eq!((keys, page.prefixes.iter().map(String::as_str).collect()), wanted);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttled_store_keeps_the_contract() {
+    check(Arc::new(Throttle::new(memory(), Arc::new(Rate::new(1_000_000_000)))), ALL).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttled_bytes_take_their_time_both_ways() {
+    // 8 Mbit/s are 1,000,000 bytes a second, of which one second's worth goes at once.
+    let store = Throttle::new(memory(), Arc::new(Rate::new(8_000_000)));
+    let key = Key::new("object").expect("a key");
+    let began = std::time::Instant::now();
+    store.put(&key, Bytes::from(vec![7; 900_000]), PutWhen::Always).await.expect("put");
+    store.put(&key, Bytes::from(vec![7; 600_000]), PutWhen::Always).await.expect("put");
+    let put = began.elapsed();
+    assert!(put >= Duration::from_millis(450), "{put:?}");
+    store.get(&key, None, None).await.expect("got");
+    let got = began.elapsed();
+    assert!(got >= put + Duration::from_millis(500), "{put:?} {got:?}");
+    // More than a second's worth at once.
+    store.put(&key, Bytes::from(vec![7; 2_500_000]), PutWhen::Always).await.expect("put");
+    let took = began.elapsed() - got;
+    assert!(took >= Duration::from_millis(2300), "{took:?}");
 }

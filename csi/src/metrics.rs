@@ -204,16 +204,39 @@ pub type Source = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Volume>> + Sen
 pub async fn serve(
     address: SocketAddr,
     source: Source,
+    ended: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let page = page(Arc::new(move || {
+        let source = source.clone();
+        Box::pin(async move { text(&source().await) })
+    }));
+    serve_router(address, page, ended).await
+}
+
+/// What is asked for the text at each scrape.
+pub(crate) type Page = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
+
+/// A text as `/metrics`.
+pub(crate) fn page(text: Page) -> Router {
+    let answer = move || {
+        let text = text.clone();
+        async move { ([(CONTENT_TYPE, FORMAT)], text().await) }
+    };
+    Router::new().route("/metrics", get(answer))
+}
+
+/// Serves pages until the process ends.
+///
+/// # Errors
+/// If the address cannot be listened on.
+pub(crate) async fn serve_router(
+    address: SocketAddr,
+    router: Router,
     mut ended: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("metrics at {address}: {error}")))?;
-    let answer = move || {
-        let source = source.clone();
-        async move { ([(CONTENT_TYPE, FORMAT)], text(&source().await)) }
-    };
-    let router = Router::new().route("/metrics", get(answer));
     let stop = async move {
         // An error: nobody can ask any more, so nobody will.
         let _ = ended.wait_for(|ended| *ended).await;
@@ -252,19 +275,24 @@ fn text(volumes: &[Volume]) -> String {
     text
 }
 
-struct Metric<'a> {
+/// One number with all its labels.
+pub(crate) struct Metric<'a> {
     text: &'a mut String,
     name: &'a str,
 }
 
 impl<'a> Metric<'a> {
-    fn new(text: &'a mut String, name: &'a str, kind: &str, help: &str) -> Self {
+    pub(crate) fn new(text: &'a mut String, name: &'a str, kind: &str, help: &str) -> Self {
         // Writing to a text cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         Self { text, name }
     }
 
-    fn add(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
+    pub(crate) fn add(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
+        if labels.is_empty() {
+            let _ = writeln!(self.text, "{}{suffix} {value}", self.name);
+            return;
+        }
         let quoted = labels.iter().map(|(label, value)| {
             let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             format!("{label}=\"{value}\"")
@@ -282,8 +310,10 @@ mod tests {
     fn dashboard_and_alerts_ask_for_numbers_that_there_are() {
         let of_calls = OF_CALLS.iter().map(|(name, ..)| *name);
         let of_volumes = OF_VOLUMES.iter().map(|(name, ..)| *name);
+        let of_parts = OF_PARTS.iter().map(|(name, ..)| *name);
+        let of_operator = crate::operator::health::names();
         let known: Vec<&str> =
-            of_calls.chain(of_volumes).chain(OF_PARTS.iter().map(|(name, ..)| *name)).collect();
+            of_calls.chain(of_volumes).chain(of_parts).chain(of_operator).collect();
         let asked = [
             include_str!("../../deploy/chart/dashboards/strongroom.json"),
             include_str!("../../deploy/chart/alerts.yaml"),
@@ -292,7 +322,12 @@ mod tests {
         for text in asked {
             for name in text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
             {
-                let named = ["strongroom_volume_", "strongroom_csi_"];
+                let named = [
+                    "strongroom_volume_",
+                    "strongroom_csi_",
+                    "strongroom_backuprepo_",
+                    "strongroom_operator_",
+                ];
                 if named.iter().any(|start| name.starts_with(start)) {
                     let plain = ["_bucket", "_count", "_sum"]
                         .iter()

@@ -147,6 +147,7 @@ fn the_operator_comes_with_its_kinds_when_it_is_asked_for() {
     let operator = of_kind(&text, "Deployment").into_iter().find(|one| one.contains("-operator"));
     let operator = operator.expect("a Deployment");
     assert!(operator.contains("--namespace=storage") && operator.contains("runAsNonRoot: true"));
+    assert!(operator.contains("--observe=0.0.0.0:9809") && operator.contains("path: /readyz"));
     assert_eq!(text.matches("privileged: true").count(), 1);
 }
 

@@ -28,6 +28,12 @@ pub struct ConfigFile {
     /// How long a request may wait for the store: `5m`.
     #[serde(deserialize_with = "duration")]
     pub io_timeout: Option<Duration>,
+    /// Requests to the store under way at once.
+    #[serde(deserialize_with = "requests")]
+    pub concurrency: Option<u32>,
+    /// Bits a second to and from the store; in the file megabits: `"100"`.
+    #[serde(deserialize_with = "megabits")]
+    pub rate_limit: Option<u64>,
     /// What is logged.
     pub log: Option<String>,
     /// `text` or `json`.
@@ -70,6 +76,28 @@ pub struct ConfigFile {
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     parsed(deserializer, super::parse_size)
+}
+
+fn megabits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Number(f64),
+        Text(String),
+    }
+    let text = match Given::deserialize(deserializer)? {
+        Given::Number(number) => number.to_string(),
+        Given::Text(text) => text,
+    };
+    let parsed = super::parse_megabits(&text);
+    parsed.map(Some).map_err(|why| de::Error::custom(format_args!("{text:?} {why}")))
+}
+
+fn requests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    match u32::deserialize(deserializer)? {
+        number @ 1..=1024 => Ok(Some(number)),
+        number => Err(de::Error::custom(format_args!("{number} is not in 1 to 1024"))),
+    }
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

@@ -5,7 +5,7 @@ use super::errno::FsError;
 use super::inode::Inode;
 use super::reading::Reading;
 use super::types::{FallocateMode, HandleId, Ino, OpenMode, SeekWhence};
-use crate::units::ByteRange;
+use crate::units::{ByteRange, FileId};
 use crate::volume::native::extents::Piece;
 use crate::volume::native::record::SIZE_LIMIT;
 use bytes::Bytes;
@@ -25,6 +25,8 @@ pub(super) struct FileHandleState {
     pub(super) reading: Mutex<Reading>,
     /// The inode's failures that this handle has reported.
     pub(super) failures_seen: Mutex<u64>,
+    /// Whose segments stay as long as it is open.
+    pub(super) pinned: Vec<FileId>,
 }
 
 impl FileSystem {

@@ -6,6 +6,7 @@ use super::errno::FsError;
 use super::inode::{Body, Inode, State};
 use super::io::FileHandleState;
 use super::types::{Caller, EntryReply, HandleId, Ino, OpenMode, Opened};
+use crate::units::FileId;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,9 +48,7 @@ impl FileSystem {
             state.writers += u32::from(mode.write);
             state.failures
         };
-        if let Ok(file) = inode.file() {
-            self.volume.session().pin(file);
-        }
+        let pinned = self.pin_segments(&inode);
         let handle = self.next_handle();
         // Measured with a server that does nothing: reads through the page cache reach 0.4 to 0.6 GB/s,
         // direct ones 3 GB/s. So a big file that is only read goes direct, unless whoever read it
@@ -75,6 +74,7 @@ impl FileSystem {
                 mode,
                 reading: Mutex::default(),
                 failures_seen: Mutex::new(failures),
+                pinned,
             }),
         );
         opened
@@ -108,6 +108,16 @@ impl FileSystem {
         }
     }
 
+    /// Keeps the segments of a file that is opened: its own, and those that it shares with others.
+    pub(super) fn pin_segments(&self, inode: &Inode) -> Vec<FileId> {
+        let mut pinned: Vec<FileId> = inode.file().into_iter().collect();
+        if let Body::File(body) = &inode.state.lock().content {
+            pinned.extend(body.stored.owners());
+        }
+        pinned.iter().for_each(|file| self.volume.session().pin(*file));
+        pinned
+    }
+
     /// The last descriptor of an open file is gone.
     pub async fn release(self: &Arc<Self>, _ino: Ino, handle: HandleId) -> Result<(), FsError> {
         let Some(file) = self.files.lock().remove(&handle) else { return Ok(()) };
@@ -122,9 +132,7 @@ impl FileSystem {
             // Everybody who had it open was told.
             state.lost &= state.handles > 0;
         }
-        if let Ok(id) = file.inode.file() {
-            self.volume.session().unpin(id);
-        }
+        file.pinned.iter().for_each(|id| self.volume.session().unpin(*id));
         {
             let (small, large) = {
                 let reading = file.reading.lock();

@@ -221,15 +221,14 @@ impl FileSystem {
                 state.handles += 1;
                 state.writers += u32::from(mode.write);
             }
-            if let Ok(file) = inode.file() {
-                self.volume.session().pin(file);
-            }
+            let pinned = self.pin_segments(inode);
             *open.entry(inode.ino).or_default() |= mode.write;
             let state = FileHandleState {
                 inode: inode.clone(),
                 mode,
                 reading: Mutex::default(),
                 failures_seen: Mutex::new(0),
+                pinned,
             };
             self.files.lock().insert(handle, Arc::new(state));
             let HandleForm { direct_io, keep_cache, unique, .. } = form;

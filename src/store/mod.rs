@@ -33,6 +33,7 @@ mod s3_connect;
 mod s3_errors;
 mod s3_files;
 mod s3_http;
+mod throttle;
 
 pub use body::Body;
 pub use dir::DirStore;
@@ -52,6 +53,7 @@ pub use s3::S3Store;
 pub use s3_connect::{ListVersion, Listing, PART_LIMIT, Profile, S3Config, S3Credentials, S3Keys};
 pub use s3_errors::NO_CREDENTIALS;
 pub use s3_http::{ClientIdentity, Tls};
+pub use throttle::{Rate, Throttle};
 
 use crate::units::ByteRange;
 use crate::world::Timestamp;

@@ -7,8 +7,8 @@ use crate::config::StoreBase;
 use crate::config::{self, VolumeUrl};
 use crate::crypto::{CryptoError, Suite};
 use crate::store::{
-    Count, DirStore, DiskCache, Hits, Key, Limit, ListRequest, Meter, Prefixed, Retry, RetryPolicy,
-    S3Store, Store, StoreErrorKind,
+    Count, DirStore, DiskCache, Hits, Key, Limit, ListRequest, Meter, Prefixed, Rate, Retry,
+    RetryPolicy, S3Store, Store, StoreErrorKind, Throttle,
 };
 use crate::units::ByteRange;
 use crate::volume::VolumeError;
@@ -18,9 +18,6 @@ use crate::volume::native::{OpenSettings, Volume, keys};
 use crate::world::Timestamp;
 use std::sync::{Arc, OnceLock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// Requests under way at once.
-const REQUESTS: usize = 64;
 
 /// The bucket that this run has connected to.
 #[derive(Clone, Default)]
@@ -37,6 +34,38 @@ struct OpenedVolume {
     base: StoreBase,
     root: String,
     volume: Arc<Volume>,
+    /// Its session is renewed in the background.
+    renewed: bool,
+}
+
+impl Volumes {
+    /// Renews a volume's session from now on: a pipe may stand still for longer than a silent session is
+    /// taken for alive.
+    async fn keep_alive(&self, volume: &Arc<Volume>) {
+        let mut opened = self.0.lock().await;
+        for known in opened.iter_mut().filter(|known| Arc::ptr_eq(&known.volume, volume)) {
+            if !std::mem::replace(&mut known.renewed, true) {
+                let volume = volume.clone();
+                tokio::spawn(async move { volume.session().keep_alive(&volume).await });
+            }
+        }
+    }
+}
+
+/// The limit on bytes a second of whatever this run connects to.
+#[derive(Clone, Default)]
+pub(super) struct RateSlot(Arc<OnceLock<Arc<Rate>>>);
+
+impl RateSlot {
+    fn get_or_init(&self, make: impl FnOnce() -> Arc<Rate>) -> &Arc<Rate> {
+        self.0.get_or_init(make)
+    }
+}
+
+impl std::fmt::Debug for RateSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RateSlot")
+    }
 }
 
 impl std::fmt::Debug for Volumes {
@@ -133,7 +162,8 @@ impl Common {
         let mut opened = self.volumes.0.lock().await;
         let known = opened.iter().find(|known| {
             known.base == url.base
-                && known.volume.is_read_only() == settings.read_only
+                // Who may write may read.
+                && (!known.volume.is_read_only() || settings.read_only)
                 && url.candidates().contains(&known.root.as_str())
         });
         if let Some(known) = known {
@@ -161,7 +191,8 @@ impl Common {
             Ok(volume) => {
                 let root = url.path.len() - inside.len();
                 let root = url.path[..root].trim_end_matches('/').to_owned();
-                opened.push(OpenedVolume { base: url.base.clone(), root, volume: volume.clone() });
+                let (base, volume) = (url.base.clone(), volume);
+                opened.push(OpenedVolume { base, root, volume: volume.clone(), renewed: false });
                 Ok((volume, inside))
             }
             Err(VolumeError::Passphrase(CryptoError::WrongPassphrase)) => {
@@ -190,6 +221,7 @@ impl Common {
     ) -> Result<(Arc<Volume>, String), Failure> {
         let (volume, inside) = self.open(url, settings(false)).await?;
         volume.probe().await?;
+        self.volumes.keep_alive(&volume).await;
         Ok((volume, inside))
     }
 
@@ -202,6 +234,15 @@ impl Common {
         let (volume, inside) = self.open(url, settings).await?;
         volume.probe().await?;
         Ok((volume, inside))
+    }
+
+    /// Ends the sessions of all volumes that were written to.
+    pub(super) async fn end_sessions(&self) -> Result<(), Failure> {
+        let opened = self.volumes.0.lock().await;
+        for known in opened.iter().filter(|known| !known.volume.is_read_only()) {
+            known.volume.session().end(&known.volume).await?;
+        }
+        Ok(())
     }
 
     /// Finds the volume's root: the nearest prefix from the left that holds a descriptor.
@@ -258,7 +299,8 @@ impl Common {
                 if !directory.join(keys::DESCRIPTOR).exists() {
                     return Ok(None);
                 }
-                Ok(Some(self.meter.around(Arc::new(DirStore::open(directory)?))))
+                let store = self.meter.around(Arc::new(DirStore::open(directory)?));
+                Ok(Some(self.throttled(store)?))
             }
             StoreBase::S3(bucket) => Ok(Some(under(self.bucket(bucket).await?, root))),
         }
@@ -282,7 +324,18 @@ impl Common {
         let policy = RetryPolicy::within(self.patience()?);
         let store = Arc::new(Retry::new(store, policy, config::system_world().entropy));
         // Outermost: the time that a request waits for its turn is not the store's.
-        Ok(Arc::new(Limit::new(store, REQUESTS)))
+        self.throttled(Arc::new(Limit::new(store, self.concurrency()?)))
+    }
+
+    fn throttled(&self, store: Arc<dyn Store>) -> Result<Arc<dyn Store>, Failure> {
+        Ok(match self.rate_limit()? {
+            // One for all that this run connects to.
+            Some(bits) => {
+                let rate = self.rate.get_or_init(|| Arc::new(Rate::new(bits)));
+                Arc::new(Throttle::new(store, rate.clone()))
+            }
+            None => store,
+        })
     }
 
     /// The store of the volume that a URL leads into, or of the place where one could be.

@@ -11,6 +11,7 @@ use crate::volume::native::{Place, Volume};
 use crate::world::Timestamp;
 use clap::Args;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// List a directory.
@@ -146,10 +147,11 @@ pub(super) async fn below(
 ) -> Result<Vec<Row>, VolumeError> {
     let mut rows = Vec::new();
     let mut pending = vec![(dir, prefix.to_vec())];
+    // A store may hand out a directory within itself.
+    let mut met = HashSet::from([dir]);
     while let Some((dir, prefix)) = pending.pop() {
         let listed = volume.list_directory(dir).await?;
-        let places = listed.into_iter().map(|entry| Place::Entry(dir, entry.name)).collect();
-        let stored = volume.load_many(places).await?;
+        let stored = volume.load_listed(dir, listed).await?;
         let (links, plain): (Vec<_>, Vec<_>) = stored
             .into_iter()
             .partition(|stored| matches!(stored.record.content, Content::Link(_)));
@@ -166,6 +168,7 @@ pub(super) async fn below(
             path.extend_from_slice(&name);
             if let Some(dir) = record.directory()
                 && recursive
+                && met.insert(dir)
             {
                 pending.push((dir, path.clone()));
             }

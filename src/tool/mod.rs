@@ -3,6 +3,7 @@
 pub mod attach;
 mod backuprepo;
 mod connect;
+mod copy;
 mod datasafed;
 mod doctor;
 mod gc;
@@ -15,7 +16,9 @@ mod mount_settings;
 mod names;
 mod output;
 mod settings;
+mod source;
 mod transfer;
+mod usage;
 mod verify;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -53,10 +56,18 @@ enum Command {
     Pull(transfer::Pull),
     /// Write files to standard output
     Cat(transfer::Cat),
+    /// Copy files or trees from volume to volume, or within one without moving their data
+    Cp(copy::Cp),
+    /// Make a directory like another one: local, or in a volume
+    Sync(copy::Sync),
     /// List a directory
     Ls(list::Ls),
     /// Show what is known of a file
     Stat(list::Stat),
+    /// Tell how many bytes the files below have
+    Du(usage::Du),
+    /// Draw a directory with all that is below
+    Tree(usage::Tree),
     /// Remove files, or trees with -r
     Rm(names::Rm),
     /// Give removed names back
@@ -182,7 +193,11 @@ async fn run_in_runtime(common: &settings::Common, command: Command) -> Result<E
             Command::Push(command) => command.run(common).await,
             Command::Pull(command) => command.run(common).await,
             Command::Cat(command) => command.run(common).await,
+            Command::Cp(command) => command.run(common).await,
+            Command::Sync(command) => command.run(common).await,
             Command::Ls(command) => command.run(common).await,
+            Command::Du(command) => command.run(common).await,
+            Command::Tree(command) => command.run(common).await,
             Command::Stat(command) => command.run(common).await,
             Command::Rm(command) => command.run(common).await,
             Command::Undelete(command) => command.run(common).await,

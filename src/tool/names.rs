@@ -139,7 +139,11 @@ impl Rm {
 }
 
 /// Removes from the leaves up, so that a failure leaves a smaller tree and nothing out of reach.
-async fn remove_tree(volume: &Volume, dir: DirId, root: &Found) -> Result<(), VolumeError> {
+pub(super) async fn remove_tree(
+    volume: &Volume,
+    dir: DirId,
+    root: &Found,
+) -> Result<(), VolumeError> {
     use futures::{StreamExt, TryStreamExt};
     let mut paths: Vec<Vec<u8>> =
         below(volume, dir, b"", true).await?.into_iter().map(|row| row.path).collect();

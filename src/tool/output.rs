@@ -136,6 +136,15 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// The same where the end of the reader is not the end of the work; whether it still reads.
+pub(super) fn line_if_read(text: impl fmt::Display) -> Result<bool, Failure> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => Ok(other.map(|()| true)?),
+    }
+}
+
 /// Prints JSON.
 pub(super) fn json(value: &serde_json::Value) -> Result<(), Failure> {
     line(serde_json::to_string_pretty(value)?)

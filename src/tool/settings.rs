@@ -1,7 +1,7 @@
 //! Flags that every command has, and how a flag, the environment and the configuration file become one
 //! value.
 
-use super::connect::{Clients, MeterSlot, Volumes};
+use super::connect::{Clients, MeterSlot, RateSlot, Volumes};
 use super::output::{Failure, LogFormat};
 use crate::config::{self, ConfigFile, PassphraseSource};
 use crate::store::{ClientIdentity, Profile, S3Config, S3Credentials, Tls};
@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// How long an operation waits for the store unless the settings say otherwise.
 const IO_TIMEOUT: Duration = Duration::from_secs(300);
+/// Requests under way at once unless the settings say otherwise.
+const REQUESTS: usize = 64;
 
 /// Flags that every command has.
 #[derive(Clone, Debug, Args)]
@@ -63,8 +65,17 @@ pub(super) struct Common {
     /// How long an operation waits for a store that does not answer (5m)
     #[arg(long, global = true, env = "STRONGROOM_IO_TIMEOUT", value_name = "DURATION", value_parser = config::parse_duration)]
     pub(super) io_timeout: Option<Duration>,
+    /// Requests to a bucket under way at once (64)
+    #[arg(long, global = true, env = "STRONGROOM_CONCURRENCY", value_name = "NUMBER",
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) concurrency: Option<u32>,
+    /// Megabits a second to and from all stores of this run, both ways together (no limit)
+    #[arg(long, global = true, env = "STRONGROOM_RATE_LIMIT", value_name = "MBPS", value_parser = config::parse_megabits)]
+    pub(super) rate_limit: Option<u64>,
     #[arg(skip)]
     pub(super) meter: MeterSlot,
+    #[arg(skip)]
+    pub(super) rate: RateSlot,
     /// A key is derived from a passphrase once, however many paths a command names.
     #[arg(skip)]
     pub(super) volumes: Volumes,
@@ -100,7 +111,10 @@ impl Common {
             client_key: None,
             profile: None,
             io_timeout: None,
+            concurrency: None,
+            rate_limit: None,
             meter: MeterSlot::default(),
+            rate: RateSlot::default(),
             volumes: Volumes::default(),
             clients: Clients::default(),
             given: Some(given),
@@ -166,6 +180,16 @@ impl Common {
                 .map_or(S3Credentials::Found, |given| given.credentials.clone()),
             ..S3Config::default()
         })
+    }
+
+    /// Requests under way at once.
+    pub(super) fn concurrency(&self) -> Result<usize, Failure> {
+        Ok(self.concurrency.or(self.file()?.concurrency).map_or(REQUESTS, |n| n as usize))
+    }
+
+    /// Bits a second, if there is a limit.
+    pub(super) fn rate_limit(&self) -> Result<Option<u64>, Failure> {
+        Ok(self.rate_limit.or(self.file()?.rate_limit))
     }
 
     /// How long a request may wait.

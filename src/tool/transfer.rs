@@ -1,16 +1,18 @@
 //! `strongroom push`, `pull` and `cat`.
 
 use super::connect::own_attributes;
+use super::copy::TreeFlags;
 use super::output::{self, Failure, Tally};
 use super::settings::Common;
+use super::source::{self, Checked};
 use crate::config::{self, VolumeUrl};
+use crate::units::DirId;
 use crate::volume::VolumeError;
 use crate::volume::native::Volume;
 use crate::volume::native::files::{Walked, WriteError};
 use crate::volume::native::record::{Attributes, FileContent};
 use crate::world::Timestamp;
 use clap::Args;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,24 +22,48 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   strongroom push base.tar s3://backups/prod/db/base.tar
-  pg_dump mydb | strongroom push - s3://backups/prod/db/mydb.sql")]
+  pg_dump mydb | strongroom push --fail-on-empty - s3://backups/prod/db/mydb.sql
+  strongroom push base.tar s3://backups/base.tar --also file:///srv/second/base.tar
+  strongroom push -r /var/backups/db s3://backups/prod/db")]
 pub(super) struct Push {
-    /// The file, or - for standard input
+    /// The file, or - for standard input; with -r a directory
     local: PathBuf,
     /// The volume and a path in it, whose directories are made; with a trailing / the file keeps its name
     url: String,
+    /// A second place for the same, and a third: a file or pipe is read once and stored in all (a tree is read
+    /// for each). One that fails keeps the others from nothing, but the command fails
+    #[arg(long, value_name = "URL")]
+    also: Vec<String>,
+    /// A directory with all that is in it; what is there with the same size and time is not sent again
+    #[arg(short, long)]
+    recursive: bool,
+    /// Store nothing unless the input has so many bytes
+    #[arg(long, value_name = "BYTES", conflicts_with = "recursive")]
+    expect_size: Option<u64>,
+    /// Store nothing if the input is empty, as that of a producer that failed is
+    #[arg(long, conflicts_with = "recursive")]
+    fail_on_empty: bool,
+    #[command(flatten)]
+    tree: TreeFlags,
 }
 
 /// Fetch a file, or write it to a pipe.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   strongroom pull s3://backups/prod/db/base.tar /restore/base.tar
-  strongroom pull s3://backups/prod/db/mydb.sql - | psql mydb")]
+  strongroom pull s3://backups/prod/db/mydb.sql - | psql mydb
+  strongroom pull -r s3://backups/prod/db /restore")]
 pub(super) struct Pull {
     /// The volume and a path in it
     url: VolumeUrl,
-    /// The file to write, a directory to put it in, or - for standard output
+    /// The file to write, a directory to put it in, or - for standard output; with -r the directory to make like it
+    /// (with a trailing /: one of its name in that)
     local: PathBuf,
+    /// A directory with all that is in it; what is there with the same size and time is not fetched again
+    #[arg(short, long)]
+    recursive: bool,
+    #[command(flatten)]
+    tree: TreeFlags,
 }
 
 /// Write files to standard output.
@@ -51,23 +77,30 @@ pub(super) struct Cat {
 
 impl Push {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
-        let mut url: VolumeUrl = self.url.parse()?;
-        let from_pipe = self.local.as_os_str() == "-";
-        if self.url.ends_with('/') && !from_pipe {
-            let name = self.local.file_name().unwrap_or_default();
-            url = format!("{}{}", self.url, name.to_string_lossy()).parse()?;
+        let urls: Vec<&String> = [&self.url].into_iter().chain(&self.also).collect();
+        if self.recursive {
+            if !self.local.is_dir() {
+                return Err(Failure::new(format!("{}: no such directory", self.local.display())));
+            }
+            let mut tally = Tally::default();
+            for url in urls {
+                tally.count(super::copy::push(common, &self.local, url, self.tree).await);
+            }
+            return tally.finish();
         }
+        self.tree.refuse()?;
+        let from_pipe = self.local.as_os_str() == "-";
         let now = config::system_world().clock.now();
         let mut attributes = own_attributes(0o644, now);
         let local = |error| Failure::new(format!("{}: {error}", self.local.display()));
-        let (mut source, size): (Box<dyn AsyncRead + Unpin + Send>, _) = if from_pipe {
-            (Box::new(tokio::io::stdin()), None)
+        let (source, size): (Box<dyn AsyncRead + Unpin + Send>, _) = if from_pipe {
+            (Box::new(tokio::io::stdin()), self.expect_size)
         } else {
             let file = tokio::fs::File::open(&self.local).await.map_err(local)?;
             let metadata = file.metadata().await.map_err(local)?;
             if metadata.is_dir() {
                 return Err(Failure::new(format!(
-                    "{}: is a directory; mount the volume and use cp -a for trees",
+                    "{}: is a directory: use -r for trees",
                     self.local.display()
                 )));
             }
@@ -78,17 +111,68 @@ impl Push {
                 metadata.modified().map_or(attributes.mtime, Timestamp::from_system_time);
             (Box::new(file), Some(metadata.len()))
         };
+        let mut source = Checked::new(source).not_empty(self.fail_on_empty);
+        if let Some(size) = self.expect_size {
+            source = source.of_size(size);
+        }
+        // All places are known before the first byte is read: a pipe gives it once.
+        let (mut tally, mut places) = (Tally::default(), Vec::new());
+        for url in urls {
+            match self.place(common, url, &attributes).await {
+                Ok(place) => places.push(place),
+                Err(failure) => tally.count(Err(failure)),
+            }
+        }
+        let bar = output::progress(size, &self.local.to_string_lossy());
+        let (pump, readers) = source::split(source, places.len());
+        let stores = places.iter().zip(readers).enumerate().map(|(index, (place, mut reader))| {
+            let (attributes, bar) = (attributes.clone(), &bar);
+            async move {
+                // What the first has stored is shown.
+                let progress = |bytes| {
+                    if index == 0 {
+                        bar.inc(bytes)
+                    }
+                };
+                let Place { volume, dir, name, url } = place;
+                let stored = volume.write_file(*dir, name, attributes, &mut reader, progress).await;
+                // Or the others would wait for it.
+                drop(reader);
+                stored.map(drop).map_err(|error| Failure::new(format!("{url}: {error}")))
+            }
+        });
+        let ((), stored) = tokio::join!(pump, futures::future::join_all(stores));
+        bar.finish_and_clear();
+        stored.into_iter().for_each(|result| tally.count(result));
+        common.end_sessions().await?;
+        tally.finish()
+    }
+
+    async fn place(
+        &self,
+        common: &Common,
+        text: &str,
+        attributes: &Attributes,
+    ) -> Result<Place, Failure> {
+        let mut url: VolumeUrl = text.parse()?;
+        if text.ends_with('/') && self.local.as_os_str() != "-" {
+            let name = self.local.file_name().unwrap_or_default();
+            url = format!("{text}{}", name.to_string_lossy()).parse()?;
+        }
         let (volume, inside) = common.open_to_write(&url).await?;
         let (parent, name) = split(&inside, &url)?;
-        let directory = Attributes { mode: 0o755, mtime: now, ..attributes.clone() };
+        let directory = Attributes { mode: 0o755, mtime: attributes.ctime, ..attributes.clone() };
         let dir = volume.make_directories(parent, &directory).await?;
-        let bar = output::progress(size, &self.local.to_string_lossy());
-        let stored =
-            volume.write_file(dir, name, attributes, &mut source, |bytes| bar.inc(bytes)).await;
-        bar.finish_and_clear();
-        stored.map_err(|error| Failure::new(format!("{url}: {error}")))?;
-        Ok(volume.session().end(&volume).await?)
+        Ok(Place { volume, dir, name: name.to_vec(), url })
     }
+}
+
+/// Where a file is to be stored.
+struct Place {
+    volume: Arc<Volume>,
+    dir: DirId,
+    name: Vec<u8>,
+    url: VolumeUrl,
 }
 
 impl Pull {
@@ -100,6 +184,10 @@ impl Pull {
                  strongroom pull URL - | strongroom push - URL)"
             )));
         }
+        if self.recursive {
+            return super::copy::pull(common, &self.url, &self.local, self.tree).await;
+        }
+        self.tree.refuse()?;
         let (volume, content, attributes) = find_file(common, &self.url).await?;
         if self.local.as_os_str() == "-" {
             return to_stdout(&volume, &content, &self.url).await;
@@ -119,14 +207,7 @@ impl Pull {
         // new one is.
         let temporary = Temporary(beside(&target));
         let local = |error| Failure::new(format!("{}: {error}", target.display()));
-        let file = tokio::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary.0)
-            .await
-            .map_err(local)?;
+        let file = begin(&temporary).map_err(local)?;
         fetch(&volume, &content, &attributes, file, &target, &self.url).await?;
         std::fs::rename(&temporary.0, &target).map_err(local)
     }
@@ -172,9 +253,9 @@ async fn find_file(
     };
     match record.file() {
         Some(content) => Ok((volume, content.clone(), record.attributes.clone())),
-        None if record.directory().is_some() => Err(Failure::new(format!(
-            "{url}: is a directory; mount the volume and use cp -a for trees"
-        ))),
+        None if record.directory().is_some() => {
+            Err(Failure::new(format!("{url}: is a directory: use `pull -r` for trees")))
+        }
         None => Err(Failure::new(format!("{url}: is not a regular file"))),
     }
 }
@@ -193,7 +274,7 @@ async fn to_stdout(
 
 /// A file being written, removed with this value: also when a signal ends the program. Once it is renamed
 /// there is nothing left of that name.
-struct Temporary(PathBuf);
+pub(super) struct Temporary(pub(super) PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
@@ -239,15 +320,19 @@ async fn fetch(
     file.sync_all().map_err(local)
 }
 
-fn beside(target: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(format!(".strongroom-{}", std::process::id()));
-    // A name of nearly 255 bytes leaves no room for more.
-    if name.as_bytes().len() > 255 {
-        name = format!(".strongroom-{}", std::process::id()).into();
-    }
-    target.with_file_name(name)
+/// A name beside `target` that nobody else has, nor can know before: whatever its own length.
+pub(super) fn beside(target: &Path) -> PathBuf {
+    let random = config::system_world().entropy.bytes::<8>();
+    target.with_file_name(format!(".strongroom-{}", data_encoding::HEXLOWER.encode(&random)))
+}
+
+/// Begins a file that only this process has. At once, not in a task of its own: a run that is broken off must not
+/// leave it behind.
+pub(super) fn begin(temporary: &Temporary) -> std::io::Result<tokio::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(&temporary.0).map(tokio::fs::File::from_std)
 }
 
 /// Directory and name of a path inside a volume.

@@ -104,7 +104,7 @@ impl Cluster {
 }
 
 fn no_cluster(error: &dyn std::error::Error) -> io::Error {
-    let why = crate::operator::run::causes(error);
+    let why = crate::operator::causes(error);
     io::Error::other(format!(
         "no cluster: {why}: set KUBECONFIG, or use --kubeconfig and --context"
     ))
@@ -124,7 +124,7 @@ pub(super) fn failed(what: &str, error: &kube::Error) -> io::Error {
             )
         }
         kube::Error::Api(status) => status.message.clone(),
-        error => crate::operator::run::causes(error),
+        error => crate::operator::causes(error),
     };
     io::Error::other(format!("{what}: {why}"))
 }

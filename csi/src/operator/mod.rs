@@ -6,7 +6,8 @@
 //! | `crd`, `names` | the kinds, labels and annotations |
 //! | `parameters`, `template`, `render`, `encryption` | what a repository asks for |
 //! | `observed`, `reconcile`, `wishes`, `storage`, `precheck`, `namespaces`, `deletion`, `provider`, `conditions`, `objects` | the core: pure |
-//! | `cluster`, `trouble`, `run` | the edge: the API server |
+//! | `cluster`, `neighbour`, `trouble`, `run` | the edge: the API server |
+//! | `health` | what it tells of itself |
 //! | `probe` | what the pre-check's Job runs |
 
 pub mod cluster;
@@ -14,8 +15,10 @@ pub mod conditions;
 pub mod crd;
 mod deletion;
 pub mod encryption;
+pub mod health;
 pub mod names;
 mod namespaces;
+mod neighbour;
 pub mod objects;
 pub mod observed;
 pub mod parameters;
@@ -30,9 +33,12 @@ pub mod template;
 mod trouble;
 mod wishes;
 
+pub(crate) use trouble::causes;
+
 use clap::{Args, Subcommand};
 use k8s_openapi::api::core::v1::Toleration;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -80,6 +86,9 @@ pub struct Flags {
     /// The longest such pause
     #[arg(long, default_value = "15m", value_name = "DURATION", value_parser = parse_duration)]
     retry_last: Duration,
+    /// Where kubelet finds /healthz and /readyz, and Prometheus /metrics: 0.0.0.0:9809 (else nowhere)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    observe: Option<SocketAddr>,
 }
 
 /// A list, to clap one value.
@@ -124,7 +133,13 @@ async fn operate(flags: Flags) -> io::Result<()> {
         retry_first: flags.retry_first,
         retry_last: flags.retry_last,
     };
-    run::run(cluster::Cluster::new(client, settings), ended).await
+    let health = health::Health::default();
+    let work = run::run(cluster::Cluster::new(client, settings), health.clone(), ended.clone());
+    match flags.observe {
+        None => work.await,
+        // Whichever fails ends the other; told to end, both do.
+        Some(address) => tokio::try_join!(work, health.serve(address, ended)).map(drop),
+    }
 }
 
 fn definitions(directory: Option<PathBuf>) -> io::Result<()> {

@@ -27,6 +27,15 @@ pub(super) struct Parcel<'a> {
     pub storage_class: Option<&'a str>,
 }
 
+/// The namespace's own place in the repository, where KubeBlocks puts its backups too.
+fn base_path(observed: &Observed, namespace: &str) -> String {
+    let prefix = observed.repo.spec.path_prefix.as_deref().unwrap_or_default();
+    match prefix.trim_matches('/') {
+        "" => format!("/{namespace}"),
+        prefix => format!("/{prefix}/{namespace}"),
+    }
+}
+
 /// The namespaces that may ask; `None`: all.
 pub(super) fn allowed(observed: &Observed) -> Option<BTreeSet<&str>> {
     let annotations = observed.repo.metadata.annotations.as_ref()?;
@@ -58,7 +67,9 @@ pub(super) fn look(
     for (namespace, is_by_label) in &wanted {
         let action = match observed.repo.spec.access_method {
             AccessMethod::Tool => {
-                let config = parcel.config.clone();
+                let mut config = parcel.config.clone();
+                let base = base_path(observed, namespace);
+                config.insert(objects::BASE_PATH_KEY.to_owned(), base.into_bytes());
                 let secret =
                     maker.tool_config(namespace, &called.tool_config, config, *is_by_label);
                 let existing = secret_in(observed, called, namespace);

@@ -23,6 +23,8 @@ use std::collections::BTreeMap;
 pub const CONFIG_KEY: &str = "datasafed.conf";
 /// The passphrase beside it, and in the CSI driver's Secret.
 pub const PASSPHRASE_KEY: &str = "passphrase";
+/// Where a namespace's files are to be, for DATASAFED_BACKEND_BASE_PATH.
+pub const BASE_PATH_KEY: &str = "base-path";
 /// A claim asks for something; object storage has no size.
 const USUAL_CAPACITY: &str = "100Gi";
 /// KubeBlocks' pre-check is user 65532, as its images are.

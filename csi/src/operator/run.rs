@@ -8,13 +8,14 @@
 use super::cluster::{Cluster, asking_resource};
 use super::crd::{BackupRepo, StorageProvider};
 use super::encryption::Encryption;
+use super::health::Health;
 use super::names;
 use super::observed::{Action as Do, Plan, Reference};
-use super::{provider, reconcile};
+use super::trouble::causes;
+use super::{neighbour, provider, reconcile};
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
@@ -39,8 +40,6 @@ const AFTER_ERROR: Duration = Duration::from_secs(5);
 const AFTER_REFUSAL: Duration = Duration::from_secs(30);
 /// Everything is looked at again now and then, should an event have been lost.
 const AT_LAST: Duration = Duration::from_secs(10 * 60);
-/// How often KubeBlocks is looked for.
-const NEIGHBOUR: Duration = Duration::from_secs(60);
 /// Repositories that are worked on at the same time.
 const AT_ONCE: u16 = 8;
 
@@ -48,23 +47,23 @@ const AT_ONCE: u16 = 8;
 ///
 /// # Errors
 /// The API server cannot be reached at the start, the kinds are not there, or KubeBlocks came.
-pub async fn run(cluster: Cluster, ended: watch::Receiver<bool>) -> io::Result<()> {
-    wait_for_kinds(&cluster, ended.clone()).await?;
-    alone(&cluster, ended.clone()).await?;
+pub async fn run(cluster: Cluster, health: Health, ended: watch::Receiver<bool>) -> io::Result<()> {
+    wait_for_kinds(&cluster, &health, ended.clone()).await?;
+    neighbour::gone(&cluster, &health, ended.clone()).await?;
     if *ended.borrow() {
         return Ok(());
     }
     tracing::info!("watching BackupRepos and StorageProviders");
     let work = async {
         tokio::join!(
-            repositories(cluster.clone(), ended.clone()),
+            repositories(cluster.clone(), health, ended.clone()),
             providers(cluster.clone(), ended.clone())
         );
         Ok(())
     };
     tokio::select! {
         result = work => result,
-        why = company(&cluster) => why.and_then(|()| Err(io::Error::other(
+        why = neighbour::came(&cluster) => why.and_then(|()| Err(io::Error::other(
             "KubeBlocks' own controller of BackupRepos has come: this operator ends, so that the two do not fight; \
              switch it off (operator.enabled=false in the chart)",
         ))),
@@ -72,7 +71,11 @@ pub async fn run(cluster: Cluster, ended: watch::Receiver<bool>) -> io::Result<(
 }
 
 /// Waits until the kinds can be listed; an operator often starts before its kinds are known.
-async fn wait_for_kinds(cluster: &Cluster, mut ended: watch::Receiver<bool>) -> io::Result<()> {
+async fn wait_for_kinds(
+    cluster: &Cluster,
+    health: &Health,
+    mut ended: watch::Receiver<bool>,
+) -> io::Result<()> {
     let mut told = false;
     loop {
         let one = ListParams::default().limit(1);
@@ -82,6 +85,7 @@ async fn wait_for_kinds(cluster: &Cluster, mut ended: watch::Receiver<bool>) -> 
             (Ok(_), Ok(_)) => return Ok(()),
             (Err(error), _) | (_, Err(error)) => error,
         };
+        health.waits(format!("BackupRepos cannot be listed: {}", causes(&error)));
         match &error {
             kube::Error::Api(status) if status.code == 404 => {
                 if !told {
@@ -104,74 +108,6 @@ async fn wait_for_kinds(cluster: &Cluster, mut ended: watch::Receiver<bool>) -> 
     }
 }
 
-/// Waits until KubeBlocks' controller is not there.
-async fn alone(cluster: &Cluster, mut ended: watch::Receiver<bool>) -> io::Result<()> {
-    let mut told = String::new();
-    loop {
-        let why = match kubeblocks(cluster.client()).await? {
-            Some(None) => return Ok(()),
-            Some(Some(name)) => format!(
-                "Deployment {name} is KubeBlocks' own controller of BackupRepos: this operator waits until it is \
-                 gone. The CSI driver and the StorageProviders work with KubeBlocks as they are"
-            ),
-            None => "whether KubeBlocks is there cannot be asked just now: this operator waits"
-                .to_owned(),
-        };
-        if told != why {
-            tracing::warn!("{why}");
-            told = why;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(NEIGHBOUR) => {}
-            _ = ended.wait_for(|ended| *ended) => return Ok(()),
-        }
-    }
-}
-
-/// Returns when KubeBlocks' controller is there.
-async fn company(cluster: &Cluster) -> io::Result<()> {
-    loop {
-        tokio::time::sleep(NEIGHBOUR).await;
-        if let Some(Some(_)) = kubeblocks(cluster.client()).await? {
-            return Ok(());
-        }
-    }
-}
-
-/// KubeBlocks' controller of BackupRepos, if it has replicas. The outer `None`: that cannot be told now.
-///
-/// # Errors
-/// It may not be asked.
-#[allow(clippy::option_option)]
-async fn kubeblocks(client: Client) -> io::Result<Option<Option<String>>> {
-    let label = ListParams::default().labels("app.kubernetes.io/component=dataprotection");
-    let list = match Api::<Deployment>::all(client).list(&label).await {
-        Ok(list) => list,
-        Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
-            return Err(io::Error::other(format!(
-                "look for KubeBlocks, which this operator must not work beside: {}",
-                status.message
-            )));
-        }
-        Err(error) => {
-            tracing::warn!("look for KubeBlocks: {}", causes(&error));
-            return Ok(None);
-        }
-    };
-    let found = list.items.into_iter().find(|deployment| {
-        let is = deployment
-            .labels()
-            .get("app.kubernetes.io/name")
-            .is_some_and(|name| name.contains("kubeblocks"))
-            || deployment.name_any().ends_with("-dataprotection");
-        let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas);
-        is && replicas != Some(0)
-    });
-    Ok(Some(found.map(|deployment| {
-        format!("{}/{}", deployment.namespace().unwrap_or_default(), deployment.name_any())
-    })))
-}
-
 /// Returns when the process is told to end.
 async fn told(mut ended: watch::Receiver<bool>) {
     let _ = ended.wait_for(|ended| *ended).await;
@@ -190,23 +126,43 @@ fn tell<T>(result: Result<T, kube::runtime::controller::Error<kube::Error, watch
     }
 }
 
-async fn repositories(cluster: Cluster, ended: watch::Receiver<bool>) {
+async fn repositories(cluster: Cluster, health: Health, ended: watch::Receiver<bool>) {
     let controller =
         Controller::new(Api::<BackupRepo>::all(cluster.client()), watcher::Config::default())
             .with_config(Config::default().concurrency(AT_ONCE));
     let triggers = triggers(&cluster, &controller.store());
-    let context = Context { cluster, refusals: Mutex::default() };
+    let store = controller.store();
+    let first = {
+        let (store, health) = (store.clone(), health.clone());
+        // Ready is who knows the repositories that there are.
+        async move {
+            if store.wait_until_ready().await.is_ok() {
+                health.watches(store);
+            }
+        }
+    };
+    let first = tokio::spawn(first);
+    let counted = health.clone();
+    let context = Context { cluster, health, refusals: Mutex::default() };
     controller
         .reconcile_on(triggers)
         .graceful_shutdown_on(told(ended))
         .run(bring, again, Arc::new(context))
-        .for_each(|result| async { tell(result) })
+        .for_each(|result| {
+            if matches!(result, Err(kube::runtime::controller::Error::QueueError(_))) {
+                counted.ended(false);
+            }
+            tell(result);
+            std::future::ready(())
+        })
         .await;
+    first.abort();
 }
 
 /// What all reconciles share.
 struct Context {
     cluster: Cluster,
+    health: Health,
     /// What the cluster refused the last time, by repository, so that a condition does not come and go.
     refusals: Mutex<BTreeMap<String, Refusals>>,
 }
@@ -222,7 +178,10 @@ async fn bring(repo: Arc<BackupRepo>, context: Arc<Context>) -> kube::Result<Act
         .unwrap_or_else(PoisonError::into_inner)
         .remove(&name)
         .unwrap_or_default();
+    let at_work = context.health.begins(&name);
     let result = rounds(&context.cluster, &name, &mut refusals).await;
+    drop(at_work);
+    context.health.ended(result.is_ok());
     if !refusals.is_empty() {
         context.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(name, refusals);
     }
@@ -367,19 +326,6 @@ fn triggers(
     });
     all.push(others.boxed());
     all
-}
-
-/// An error with what caused it: the client's own text for a server that cannot be reached says nothing of why.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    let mut texts: Vec<String> = Vec::new();
-    for text in chain.map(ToString::to_string) {
-        // Many repeat what is below them.
-        if !texts.iter().any(|former| former.contains(&text)) {
-            texts.push(text);
-        }
-    }
-    texts.join(": ")
 }
 
 /// The metadata of whatever changes. Failures are tried again, ever more slowly.

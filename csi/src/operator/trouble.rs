@@ -46,3 +46,16 @@ impl Cluster {
         Ok(events.into_iter().filter_map(told).collect())
     }
 }
+
+/// An error with what caused it: the client's own text for a server that cannot be reached says nothing of why.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<String> = Vec::new();
+    for text in chain.map(ToString::to_string) {
+        // Many repeat what is below them.
+        if !texts.iter().any(|former| former.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts.join(": ")
+}

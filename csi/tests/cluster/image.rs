@@ -39,6 +39,14 @@ impl Image {
         self
     }
 
+    /// Adds a directory with all that is in it, at the same place.
+    pub(crate) fn tree(self, from: &Path) -> Self {
+        let to = self.root.join(from.strip_prefix("/").expect("an absolute path"));
+        std::fs::create_dir_all(to.parent().expect("a directory")).expect("a directory");
+        done(Command::new("cp").args(["-a", "--dereference"]).arg(from).arg(to));
+        self
+    }
+
     /// A shell and its tools: busybox under each of its names.
     pub(crate) fn shell(self) -> Self {
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);

@@ -7,6 +7,7 @@
 mod backup;
 mod cluster;
 mod confined;
+mod database;
 mod driver;
 mod image;
 mod kubectl;

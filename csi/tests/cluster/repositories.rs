@@ -2,14 +2,16 @@
 //! repository with both access methods.
 
 use crate::Case;
+use crate::database;
 use crate::driver::{self, NAMESPACE};
 use crate::kubectl::{PATIENCE, until};
 use crate::stand::{Space, Stand};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Instant;
 
 pub(crate) const CASES: &[Case] =
-    &[("a_repository_serves_two_namespaces_encrypted_with_both_access_methods", both_methods)];
+    &[("repositories_serve_namespaces_and_a_database_with_both_access_methods", both_methods)];
 
 const ENCRYPTION: &str = r#"{"algorithm":"AES-256-CFB","passPhraseSecretKeyRef":{"name":"backup-encryption","key":"secretKey"}}"#;
 /// The image that has the tool.
@@ -29,25 +31,67 @@ fn both_methods(stand: &Stand) {
         &[("accessKeyId", &stand.minio.access_key), ("secretAccessKey", &stand.minio.secret_key)],
     );
     secret(stand, "backup-encryption", &[("secretKey", &stand.passphrase)]);
+    database::image(stand, &crate::support::strongroom());
     let (one, two) = (stand.space(), stand.space());
     for method in ["Tool", "Mount"] {
         let name = format!("repo-{}", method.to_lowercase());
+        let applied = Instant::now();
         kubectl.apply(&repository(stand, &name, method));
+        // Whatever it was at is taken up by the next one.
+        kill_operator(stand);
         for space in [&one, &two] {
             let label = format!("strongroom.io/backup-repo={name}");
             kubectl.get(&["label", "--overwrite", "namespace", &space.name, &label]);
         }
         let status = ready(stand, &name);
+        println!("{name} is ready and prepared {:.1?} after it was applied", applied.elapsed());
+        kill_operator(stand);
         match method {
-            "Tool" => tool(stand, &one, &two, &text(&status, "toolConfigSecretName")),
-            _ => mounted(stand, &one, &text(&status, "backupPVCName")),
+            "Tool" => {
+                let config = text(&status, "toolConfigSecretName");
+                tool(stand, &one, &two, &config);
+                let own = json!({"secretKeyRef": {"name": config, "key": "base-path"}});
+                let own = json!({"name": "DATASAFED_BACKEND_BASE_PATH", "valueFrom": own});
+                let theirs = format!("/{name}/{}", one.name);
+                let theirs = json!({"name": "DATASAFED_BACKEND_BASE_PATH", "value": theirs});
+                let pod = |variable: &Value| {
+                    json!({
+                        "env": [variable],
+                        "mounts": [{"name": "config", "mountPath": "/etc/datasafed", "readOnly": true}],
+                        "volumes": [{"name": "config", "secret": {"secretName": config}}],
+                    })
+                };
+                let push = "datasafed push --fail-on-empty - orders.dump";
+                let pull = "datasafed pull orders.dump -";
+                database::survives((&one, &pod(&own), push), (&two, &pod(&theirs), pull));
+                let path = format!("{name}/{}/orders.dump.enc", one.name);
+                assert_eq!(stand.objects(&path), [path.clone()]);
+            }
+            _ => {
+                let claim = text(&status, "backupPVCName");
+                mounted(stand, &one, &claim);
+                let pod = json!({
+                    "env": [],
+                    "mounts": [{"name": "data", "mountPath": "/data"}],
+                    "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
+                });
+                let store = (&one, &pod, "cat > /data/orders.dump");
+                database::survives(store, (&one, &pod, "cat /data/orders.dump"));
+            }
         }
+        assert!(!stand.stores("PGDMP"), "a dump that is no ciphertext");
         for space in [&one, &two] {
             kubectl.get(&["label", "namespace", &space.name, "strongroom.io/backup-repo-"]);
         }
         kubectl.get(&["delete", "backuprepo", &name, "--timeout=120s"]);
     }
     driver::install(&stand.cluster, "strongroom", &stand.values());
+}
+
+/// As an upgrade or a drained node does it.
+fn kill_operator(stand: &Stand) {
+    let which = ["--namespace", NAMESPACE, "--selector=app.kubernetes.io/component=operator"];
+    stand.cluster.kubectl.get(&[&["delete", "pods", "--grace-period=1"], &which[..]].concat());
 }
 
 fn secret(stand: &Stand, name: &str, values: &[(&str, &String)]) {

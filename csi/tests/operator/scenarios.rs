@@ -151,6 +151,7 @@ fn a_changed_secret_is_checked_at_once_and_then_given_to_everybody() {
         let data = world.config_in(namespace).expect("given").data.clone().expect("data");
         let text = String::from_utf8_lossy(&data["datasafed.conf"].0).into_owned();
         assert!(text.contains("secret_access_key = rotated\n"), "{text}");
+        assert_eq!(data["base-path"].0, format!("/{namespace}").into_bytes());
     }
     let annotations = world.observed.repo.metadata.annotations.as_ref().expect("annotations");
     assert!(!annotations.contains_key(names::NEED_UPDATE));

@@ -15,7 +15,8 @@ use kube::discovery::ApiResource;
 use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -39,6 +40,10 @@ pub(crate) struct Server {
     folder: TempDir,
     processes: Vec<Child>,
     operator: Option<Child>,
+    /// Where the operator tells of itself.
+    observed: u16,
+    /// Of etcd and the API server.
+    ports: (u16, u16),
 }
 
 fn free_port() -> u16 {
@@ -61,25 +66,12 @@ impl Server {
             .args(["--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")]);
         let mut processes = vec![spawn(folder.path(), "etcd", &mut command)];
-        let program = cached(Path::new("bin").join(KUBE));
-        let place = |name: &str| folder.path().join(name).display().to_string();
-        let mut command = Command::new(program);
-        command
-            .args(["kube-apiserver", "--bind-address=127.0.0.1", "--authorization-mode=RBAC"])
-            .arg(format!("--etcd-servers={url}"))
-            .arg(format!("--secure-port={api}"))
-            .arg(format!("--tls-cert-file={}", place("api.crt")))
-            .arg(format!("--tls-private-key-file={}", place("api.key")))
-            .arg(format!("--token-auth-file={}", place("tokens.csv")))
-            .arg(format!("--service-account-key-file={}", place("key.pub")))
-            .arg(format!("--service-account-signing-key-file={}", place("key.pem")))
-            .arg("--service-account-issuer=https://kubernetes.default.svc")
-            // Pods are made here by hand, without the accounts that a controller would make.
-            .args([
-                "--disable-admission-plugins=ServiceAccount",
-                "--service-cluster-ip-range=10.96.0.0/16",
-            ]);
-        processes.push(spawn(folder.path(), "kube-apiserver", &mut command));
+        let ports = (etcd, api);
+        processes.push(spawn(
+            folder.path(),
+            "kube-apiserver",
+            &mut api_server(folder.path(), ports),
+        ));
         let runtime = Runtime::new().expect("a runtime");
         let config = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
         let options = KubeConfigOptions::default();
@@ -87,8 +79,16 @@ impl Server {
         let client = runtime.block_on(async {
             Client::try_from(config.await.expect("a configuration")).expect("a client")
         });
-        let mut server =
-            Self { minio: Minio::shared(), client, runtime, folder, processes, operator: None };
+        let mut server = Self {
+            minio: Minio::shared(),
+            client,
+            runtime,
+            folder,
+            processes,
+            operator: None,
+            observed: free_port(),
+            ports,
+        };
         server.wait("the API server", |client| async move {
             client.apiserver_version().await.map(|_| Some(())).map_err(|error| error.to_string())
         });
@@ -127,8 +127,36 @@ impl Server {
         command
             .args(["operator", "--namespace", HOME, "--image", "strongroom:test"])
             .args(["--retry-first", "1s", "--check-every", "1h"])
+            .arg(format!("--observe=127.0.0.1:{}", self.observed))
             .env("KUBECONFIG", self.kubeconfig());
         self.operator = Some(spawn(self.folder.path(), "operator", &mut command));
+    }
+
+    /// Takes the API server away.
+    pub(crate) fn stop_api(&mut self) {
+        let mut child = self.processes.pop().expect("it runs");
+        child.kill().expect("it was there");
+        child.wait().expect("it is gone");
+    }
+
+    /// Brings it back.
+    pub(crate) fn start_api(&mut self) {
+        let mut command = api_server(self.folder.path(), self.ports);
+        self.processes.push(spawn(self.folder.path(), "kube-apiserver-again", &mut command));
+        self.wait("the API server", |client| async move {
+            let list = Api::<Namespace>::all(client).list(&Default::default()).await;
+            Ok(list.ok().map(drop))
+        });
+    }
+
+    /// A page of the operator: its status and its text; `None` while it does not listen.
+    pub(crate) fn page(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.observed)).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
     }
 
     /// What a user's programs find the cluster by.
@@ -342,6 +370,29 @@ impl Drop for Server {
             let _ = child.wait();
         }
     }
+}
+
+/// The API server on an etcd.
+fn api_server(folder: &Path, (etcd, api): (u16, u16)) -> Command {
+    let program = cached(Path::new("bin").join(KUBE));
+    let place = |name: &str| folder.join(name).display().to_string();
+    let mut command = Command::new(program);
+    command
+        .args(["kube-apiserver", "--bind-address=127.0.0.1", "--authorization-mode=RBAC"])
+        .arg(format!("--etcd-servers=http://127.0.0.1:{etcd}"))
+        .arg(format!("--secure-port={api}"))
+        .arg(format!("--tls-cert-file={}", place("api.crt")))
+        .arg(format!("--tls-private-key-file={}", place("api.key")))
+        .arg(format!("--token-auth-file={}", place("tokens.csv")))
+        .arg(format!("--service-account-key-file={}", place("key.pub")))
+        .arg(format!("--service-account-signing-key-file={}", place("key.pem")))
+        .arg("--service-account-issuer=https://kubernetes.default.svc")
+        // Pods are made here by hand, without the accounts that a controller would make.
+        .args([
+            "--disable-admission-plugins=ServiceAccount",
+            "--service-cluster-ip-range=10.96.0.0/16",
+        ]);
+    command
 }
 
 /// The files that the programs are started with; gives the kubeconfig's path.

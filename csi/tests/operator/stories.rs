@@ -137,7 +137,19 @@ fn the_users_manifest_becomes_ready_on_a_real_store_serves_namespaces_and_goes()
     assert!(repo.status.as_ref().is_some_and(|status| status.last_successful_check_time.is_some()));
     let config = wait_for_configs(&server, "my-repo", 1).remove(0);
     assert_eq!(config.namespace().as_deref(), Some("mysql"));
+    assert_eq!(config.data.as_ref().expect("data")["base-path"].0, b"/mysql");
     uses(&config);
+    let labels = "backuprepo=\"my-repo\",provider=\"minio\",access_method=\"Tool\"";
+    let (status, text) = server.page("/metrics").expect("it listens");
+    assert_eq!(status, 200);
+    let ready = format!("strongroom_backuprepo_ready{{{labels}}} 1\n");
+    assert!(text.contains(&ready), "{text}");
+    let checked =
+        "strongroom_backuprepo_condition{backuprepo=\"my-repo\",condition=\"PreCheckPassed\"";
+    assert!(text.contains(checked) && text.contains("_last_success_timestamp_seconds{"), "{text}");
+    for page in ["/healthz", "/readyz"] {
+        assert_eq!(server.page(page), Some((200, "ok\n".to_owned())), "{page}");
+    }
 
     // A killed operator finds everything as it should be, and writes nothing.
     let before = settled(&server);
@@ -299,4 +311,37 @@ fn where_kubeblocks_controller_runs_the_operator_waits() {
     std::thread::sleep(Duration::from_secs(3));
     let repo = server.repo("theirs");
     assert!(repo.status.is_none() && repo.finalizers().is_empty());
+    // It lives, and says why it does nothing.
+    assert_eq!(server.page("/healthz").map(|page| page.0), Some(200));
+    let (status, why) = server.page("/readyz").expect("it listens");
+    assert!(status == 503 && why.contains("KubeBlocks"), "{status} {why}");
+    let (_, text) = server.page("/metrics").expect("it listens");
+    assert!(text.contains("\nstrongroom_operator_waiting 1\n"), "{text}");
+}
+
+#[test]
+fn an_api_server_that_is_away_for_a_minute_is_waited_for() {
+    let mut server = Server::start();
+    server.operate();
+    credential(&server, &server.minio.secret_key);
+    let bucket = server.minio.new_bucket();
+    server.namespace("mysql", Some("shared"));
+    server.create_raw(minio_repo(&server, "shared", &bucket)).expect("taken");
+    assert!(server.run_pre_check("shared"));
+    server.wait_for("shared", is(Phase::Ready));
+    wait_for_configs(&server, "shared", 1);
+    let before = settled(&server);
+    server.stop_api();
+    std::thread::sleep(Duration::from_secs(60));
+    // It lives on: being restarted would help nobody.
+    assert_eq!(server.page("/healthz").map(|page| page.0), Some(200), "{}", server.log());
+    server.start_api();
+    server.namespace("redis", Some("shared"));
+    let configs = wait_for_configs(&server, "shared", 2);
+    let after = settled(&server);
+    assert!(
+        before.iter().filter(|version| !after.contains(version)).count() <= 1,
+        "the status alone"
+    );
+    assert_eq!(configs.len(), 2);
 }

@@ -2,7 +2,7 @@
 
 use super::entries::{Expect, Loaded, Stored};
 use super::extents::{ExtentMap, Piece};
-use super::namespace::Found;
+use super::namespace::{Found, GRACE};
 use super::record::{Attributes, Content, FileContent, INLINE_LIMIT, Record};
 use super::{Place, Volume};
 use crate::units::{ByteRange, DirId, FileId};
@@ -10,6 +10,7 @@ use crate::volume::VolumeError;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A segment's plaintext.
@@ -36,6 +37,22 @@ pub enum Walked {
         /// What it leads to.
         found: Option<Box<Found>>,
     },
+}
+
+/// The name that a file is to get.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Its directory.
+    pub dir: DirId,
+    /// The name.
+    pub name: &'a [u8],
+    /// Whether something may stand there. If not, a request is spared; should something stand there all
+    /// the same, it is found and replaced.
+    pub seen: bool,
+    /// Whether only this name changes where a file of several names stands there: it becomes a file of its
+    /// own, and the others keep what they have, as after a rename over it. Else all names show the new
+    /// content, as after writing into it.
+    pub alone: bool,
 }
 
 impl Volume {
@@ -109,10 +126,22 @@ impl Volume {
         name: &[u8],
         attributes: Attributes,
         source: &mut (impl AsyncRead + Unpin),
+        progress: impl FnMut(u64),
+    ) -> Result<u64, WriteError> {
+        let target = Target { dir, name, seen: true, alone: false };
+        self.write_file_to(target, attributes, source, progress).await
+    }
+
+    /// The same for a name of which the caller may know that it is not taken.
+    pub async fn write_file_to(
+        self: &Arc<Self>,
+        target: Target<'_>,
+        attributes: Attributes,
+        source: &mut (impl AsyncRead + Unpin),
         mut progress: impl FnMut(u64),
     ) -> Result<u64, WriteError> {
-        if !super::keys::is_name(name) {
-            return Err(VolumeError::InvalidName(name.escape_ascii().to_string()).into());
+        if !super::keys::is_name(target.name) {
+            return Err(VolumeError::InvalidName(target.name.escape_ascii().to_string()).into());
         }
         let id = FileId(self.world().entropy.bytes());
         let epoch = self.session().epoch();
@@ -166,11 +195,48 @@ impl Volume {
         if self.session().epoch() != epoch {
             return Err(VolumeError::Fenced.into());
         }
-        self.put_file(dir, name, attributes, content).await?;
+        self.put_file(target, attributes, content).await?;
         if self.session().epoch() != epoch {
             return Err(VolumeError::Fenced.into());
         }
         Ok(size)
+    }
+
+    /// Makes a file with the content of another one of this volume, `content` as it was read a moment ago:
+    /// no bytes are moved, both refer to the same segments.
+    ///
+    /// Crash story: one step, the record. Should the other file be removed or replaced at the same time, its
+    /// segments stay for [`GRACE`] at least (a sweep needs two marks that far apart which both find nothing that
+    /// refers to them), and from the next mark on this record refers to them. `read_at` is the boot time before
+    /// `content` was read: who took longer than a part of that, in a machine that slept for example, is
+    /// refused.
+    ///
+    /// # Errors
+    /// `Fenced` if it took too long: nothing stands under the name.
+    pub async fn clone_file(
+        &self,
+        target: Target<'_>,
+        attributes: Attributes,
+        content: FileContent,
+        read_at: Duration,
+    ) -> Result<(), VolumeError> {
+        if !super::keys::is_name(target.name) {
+            return Err(VolumeError::InvalidName(target.name.escape_ascii().to_string()));
+        }
+        let took = || self.world().clock.boot_time().saturating_sub(read_at);
+        self.session().begin_change(self).await?;
+        if took() > GRACE / 2 {
+            return Err(VolumeError::Fenced);
+        }
+        let id = FileId(self.world().entropy.bytes());
+        let content = Content::File(content.shared_with(id));
+        let stored = self.put_file(target, attributes, content).await?;
+        if took() > GRACE / 2 {
+            // Nobody can have read it for long.
+            self.bury(&stored, false).await?;
+            return Err(VolumeError::Fenced);
+        }
+        Ok(())
     }
 
     /// Copies a file's content to `target`, in order, with reads under way ahead of it.
@@ -198,14 +264,17 @@ impl Volume {
 
     async fn put_file(
         &self,
-        dir: DirId,
-        name: &[u8],
+        target: Target<'_>,
         attributes: Attributes,
         content: Content,
     ) -> Result<Stored, VolumeError> {
+        let Target { dir, name, seen, alone } = target;
         let place = Place::Entry(dir, name.to_vec());
-        for _ in 0..ATTEMPTS {
-            let found = self.lookup(dir, name).await?;
+        for attempt in 0..ATTEMPTS {
+            let found = match seen || attempt > 0 {
+                true => self.lookup(dir, name).await?,
+                false => None,
+            };
             let mut record = Record::new(attributes.clone(), content.clone());
             let stored = match &found {
                 None => self.put_record(&place, record, Expect::Free).await,
@@ -213,6 +282,19 @@ impl Volume {
                     let home = found.home();
                     if home.record.directory().is_some() {
                         return Err(VolumeError::IsDirectory(name.escape_ascii().to_string()));
+                    }
+                    if let (true, Some(inode)) = (alone, &found.inode) {
+                        // Crash before the count: one too high until gc counts again, nothing is lost.
+                        let replaced = self.replace(&found.entry, record).await;
+                        if replaced.is_ok()
+                            && let Err(error) = self.count_links(inode, -1).await
+                        {
+                            tracing::warn!(file = %inode.place, "names not counted: {error}");
+                        }
+                        match replaced {
+                            Err(VolumeError::Conflict(_) | VolumeError::Exists(_)) => continue,
+                            other => return other,
+                        }
                     }
                     record.links = home.record.links;
                     // Whose successor it is: a store that puts the former one back is found out.

@@ -230,9 +230,12 @@ impl Volume {
             }
             match keys::entry_name(self.keyring(), dir, key.as_str()) {
                 Some(name) if is_hidden(&name) => {}
-                Some(name) => names.push(Listed { name, etag, size, modified, seen: date }),
-                // Not ours, or its name was tampered with: nothing that could be shown.
-                None => tracing::warn!(%key, "object in a directory is no entry of it"),
+                Some(name) if keys::is_name(&name) => {
+                    names.push(Listed { name, etag, size, modified, seen: date });
+                }
+                // Not ours, or its name was tampered with: nothing that could be shown. A name that no user can
+                // give would lead elsewhere as soon as it is a part of a path.
+                Some(_) | None => tracing::warn!(%key, "object in a directory is no entry of it"),
             }
         }
         names

@@ -8,7 +8,7 @@ use crate::units::{ByteRange, DirId, FileId, InodeId, SegmentId, SessionId};
 use crate::world::Timestamp;
 use bytes::Bytes;
 use prost::Message;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The version of records that this program writes.
 pub const FORMAT: u32 = 1;
@@ -119,6 +119,15 @@ impl FileContent {
         }
         self.id = id;
         self
+    }
+
+    /// The other files in whose segments bytes of this one are, as far as its record tells.
+    pub fn owners(&self) -> BTreeSet<FileId> {
+        let runs = self.extents.iter().filter_map(|extent| match &extent.source {
+            Source::Segments(run) => run.owner,
+            Source::Inline(_) => None,
+        });
+        runs.chain(self.pages.iter().filter_map(|page| page.segment.owner)).collect()
     }
 }
 
