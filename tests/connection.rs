@@ -416,3 +416,20 @@ fn a_server_is_found_by_its_name() {
     run(&volume, &["ls", &volume.url], &nowhere)
         .failed_saying(&["no-such-host.invalid", "name service"]);
 }
+
+#[test]
+fn where_the_system_has_no_authorities_plain_servers_are_reached_and_others_say_why_not() {
+    let (volume, minio) = place();
+    let none = volume.local("none");
+    fs::create_dir(&none).expect("made");
+    let without = [("SSL_CERT_FILE", "/nowhere"), ("SSL_CERT_DIR", text(&none))];
+    let plain = [&without[..], &[("AWS_ENDPOINT_URL", &*minio.endpoint)]].concat();
+    run(&volume, &["init", &volume.url, "--kdf", "raw"], &plain).succeeded();
+    run(&volume, &["ls", &volume.url], &plain).succeeded();
+    let authority = Authority::new();
+    let gate = Gate::start(&authority, &authority, &minio.endpoint);
+    let endpoint = gate.endpoint();
+    let safe = [("AWS_ENDPOINT_URL", &*endpoint), ("STRONGROOM_IO_TIMEOUT", "2s")];
+    run(&volume, &["ls", &volume.url], &[&without[..], &safe].concat())
+        .failed_saying(&["no certificate authorities", "--ca-cert"]);
+}

@@ -25,7 +25,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -131,17 +131,8 @@ async fn repositories(cluster: Cluster, health: Health, ended: watch::Receiver<b
         Controller::new(Api::<BackupRepo>::all(cluster.client()), watcher::Config::default())
             .with_config(Config::default().concurrency(AT_ONCE));
     let triggers = triggers(&cluster, &controller.store());
-    let store = controller.store();
-    let first = {
-        let (store, health) = (store.clone(), health.clone());
-        // Ready is who knows the repositories that there are.
-        async move {
-            if store.wait_until_ready().await.is_ok() {
-                health.watches(store);
-            }
-        }
-    };
-    let first = tokio::spawn(first);
+    // They could be listed a moment ago.
+    health.watches(controller.store());
     let counted = health.clone();
     let context = Context { cluster, health, refusals: Mutex::default() };
     controller
@@ -156,7 +147,6 @@ async fn repositories(cluster: Cluster, health: Health, ended: watch::Receiver<b
             std::future::ready(())
         })
         .await;
-    first.abort();
 }
 
 /// What all reconciles share.

@@ -143,7 +143,7 @@ fn the_users_manifest_becomes_ready_on_a_real_store_serves_namespaces_and_goes()
     let (status, text) = server.page("/metrics").expect("it listens");
     assert_eq!(status, 200);
     let ready = format!("strongroom_backuprepo_ready{{{labels}}} 1\n");
-    assert!(text.contains(&ready), "{text}");
+    assert!(text.contains(&ready), "{text}\n{}", server.log());
     let checked =
         "strongroom_backuprepo_condition{backuprepo=\"my-repo\",condition=\"PreCheckPassed\"";
     assert!(text.contains(checked) && text.contains("_last_success_timestamp_seconds{"), "{text}");

@@ -21,9 +21,13 @@ pub(super) fn config(tls: &Tls) -> Result<ClientConfig, String> {
     let Tls { authorities, identity, unverified } = tls;
     let provider = provider();
     let verifier: Arc<dyn ServerCertVerifier> = match authorities {
-        _ if *unverified => Arc::new(Anybody(provider.clone())),
+        _ if *unverified => Arc::new(Unseen { refusal: None, provider: provider.clone() }),
         Some(path) => Arc::new(OfFile::new(path.clone(), provider.clone())?),
-        None => verifier(system_roots()?, &provider)?,
+        None => match system_roots() {
+            Ok(roots) => verifier(roots, &provider)?,
+            // Nothing may ever be asked by TLS; if it is, this is what to say.
+            Err(why) => Arc::new(Unseen { refusal: Some(why), provider: provider.clone() }),
+        },
     };
     let builder = builder(&provider).dangerous().with_custom_certificate_verifier(verifier);
     Ok(match identity {
@@ -53,12 +57,20 @@ fn builder(
         .expect("the provider knows the versions of its own crate")
 }
 
-/// The system's, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
+/// The system's, or those that SSL_CERT_FILE and SSL_CERT_DIR name, or, where there are none, those in `certs` beside
+/// this program, as KubeBlocks copies them into images.
 fn system_roots() -> Result<RootCertStore, String> {
     static FOUND: LazyLock<(RootCertStore, String)> = LazyLock::new(|| {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let beside = std::env::current_exe()
+                .ok()
+                .and_then(|program| Some(program.parent()?.join("certs/ca-certificates.crt")));
+            let certs = beside.filter(|file| file.exists()).map(|file| certificates(&file));
+            roots.add_parsable_certificates(certs.and_then(Result::ok).unwrap_or_default());
+        }
         let why: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
         (roots, why.join("; "))
     });
@@ -217,11 +229,14 @@ impl ServerCertVerifier for OfFile {
     }
 }
 
-/// Whoever answers. The signature is checked all the same, so that it is one and the same from there on.
+/// Whatever certificate a server shows: it is trusted, or refused for a reason that has nothing to do with it.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Unseen {
+    refusal: Option<String>,
+    provider: Arc<CryptoProvider>,
+}
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for Unseen {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -230,7 +245,10 @@ impl ServerCertVerifier for Anybody {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        match &self.refusal {
+            None => Ok(ServerCertVerified::assertion()),
+            Some(why) => Err(Error::General(why.clone())),
+        }
     }
 
     fn verify_tls12_signature(
@@ -239,7 +257,7 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
@@ -249,12 +267,12 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
