@@ -65,7 +65,7 @@ fn both_methods(stand: &Stand) {
                 let pull = "datasafed pull orders.dump -";
                 database::survives((&one, &pod(&own), push), (&two, &pod(&theirs), pull));
                 let path = format!("{name}/{}/orders.dump.enc", one.name);
-                assert_eq!(stand.objects(&path), [path.clone()]);
+                assert_eq!(stand.objects(&path), std::slice::from_ref(&path));
             }
             _ => {
                 let claim = text(&status, "backupPVCName");

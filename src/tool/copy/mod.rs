@@ -186,9 +186,8 @@ impl Cp {
         if !recursive {
             return Err(Failure::new(format!("{from}: is a directory: use -r for trees")));
         }
-        if same_volume && format!("{inside}/").starts_with(&format!("{from_inside}/"))
-            || same_volume && from_inside.is_empty()
-        {
+        let lies_in = format!("{inside}/").starts_with(&format!("{from_inside}/"));
+        if same_volume && (lies_in || from_inside.is_empty()) {
             return Err(Failure::new(format!("{to}: lies inside {from}")));
         }
         let source = StoredTree::new(from_volume, directory, &from_inside, from.to_string());
