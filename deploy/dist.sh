@@ -13,7 +13,10 @@ out="${OUT:-$CARGO_TARGET_DIR/dist/strongroom-$version-linux-$machine}"
 
 echo "building for $target, static"
 # With the target said, the flags are not those of build scripts and macros, which are loaded by the compiler.
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --workspace --bins --target "$target"
+# Randomness by the kernel's call itself: what looks for the C library's finds none in a static program, and would read
+# /dev/urandom, which need not be there.
+RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' \
+    cargo build --release --locked --workspace --bins --target "$target"
 rm -rf "$out"
 mkdir -p "$out"
 cp "$CARGO_TARGET_DIR/$target/release/strongroom" "$CARGO_TARGET_DIR/$target/release/strongroom-csi" "$out/"
@@ -46,6 +49,7 @@ cp "$out/strongroom" "$proof/root/"
 ln -s strongroom "$proof/root/datasafed"
 head -c 3000000 /dev/urandom > "$proof/root/plain"
 head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$proof/root/passphrase"
+chmod 600 "$proof/root/passphrase"
 # By its path: without an environment there is nothing to look for it in.
 chroot="$(command -v chroot)"
 inside() { env -i "$chroot" "$proof/root" "$@"; }
@@ -64,7 +68,7 @@ env -i DATASAFED_LOCAL_BACKEND_PATH=/local DATASAFED_ENCRYPTION_ALGORITHM=AES-25
     DATASAFED_ENCRYPTION_PASS_PHRASE=of-a-test "$chroot" "$proof/root" /datasafed pull dir/file - | cmp - "$proof/root/plain"
 # A bucket by name: found in /etc/hosts, refused by whoever does not listen there. A name that could not be looked up
 # would be another error.
-said="$(inside /strongroom ls s3://bucket/volume --endpoint http://store.test:9 --io-timeout 1s \
+said="$(env -i AWS_ACCESS_KEY_ID=of-a-test AWS_SECRET_ACCESS_KEY=of-a-test "$chroot" "$proof/root" /strongroom ls s3://bucket/volume --endpoint http://store.test:9 --io-timeout 1s \
     --passphrase-file /passphrase 2>&1 || true)"
 case "$said" in
     *efused*) ;;
