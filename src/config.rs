@@ -48,6 +48,23 @@ pub fn parse_mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "is no mode; examples, in octal digits: 0755, 2770".to_owned())
 }
 
+/// The certificate authorities in `certs` beside this program, as KubeBlocks copies them into images that have none;
+/// only there.
+pub fn authorities_beside() -> Option<std::path::PathBuf> {
+    const SYSTEM: [&str; 4] = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    ];
+    if SYSTEM.iter().any(|path| std::path::Path::new(path).exists()) {
+        return None;
+    }
+    let program = std::env::current_exe().ok()?;
+    let beside = program.parent()?.join("certs/ca-certificates.crt");
+    beside.exists().then_some(beside)
+}
+
 /// This machine's name, for the session that others see.
 pub fn host_name() -> String {
     nix::unistd::gethostname()

@@ -170,22 +170,11 @@ pub fn refuse_kopia() -> Result<(), DatasafedError> {
 /// The certificate authorities that go with the program: `certs` beside it, as KubeBlocks copies them into
 /// images that have none. AWS_CA_BUNDLE and CA_CERT_PATH come first.
 pub fn authorities() -> Option<PathBuf> {
-    const SYSTEM: [&str; 4] = [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem",
-    ];
     let named = ["AWS_CA_BUNDLE", "CA_CERT_PATH"].map(variable);
     if let Some(given) = named.into_iter().find(|given| !given.is_empty()) {
         return Some(given.into());
     }
-    if SYSTEM.iter().any(|path| Path::new(path).exists()) {
-        return None;
-    }
-    let program = std::env::current_exe().ok()?;
-    let beside = program.parent()?.join("certs/ca-certificates.crt");
-    beside.exists().then_some(beside)
+    super::authorities_beside()
 }
 
 /// Who we are to a server that asks for a client certificate.

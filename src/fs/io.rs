@@ -26,7 +26,7 @@ pub(super) struct FileHandleState {
     /// The inode's failures that this handle has reported.
     pub(super) failures_seen: Mutex<u64>,
     /// Whose segments stay as long as it is open.
-    pub(super) pinned: Vec<FileId>,
+    pub(super) pinned: Mutex<Vec<FileId>>,
 }
 
 impl FileSystem {
@@ -280,6 +280,7 @@ impl FileSystem {
             let shared = self.share(&source.inode, &target.inode, at, to.2 + (at - from.2), end)?;
             if shared > 0 {
                 at += shared;
+                self.pin_too(&source, &target);
                 continue;
             }
             let bytes = self.read_inode(&source.inode, at, (end - at).min(SEALING_UNIT)).await?;

@@ -74,7 +74,7 @@ impl FileSystem {
                 mode,
                 reading: Mutex::default(),
                 failures_seen: Mutex::new(failures),
-                pinned,
+                pinned: Mutex::new(pinned),
             }),
         );
         opened
@@ -118,6 +118,18 @@ impl FileSystem {
         pinned
     }
 
+    /// Keeps for one handle what another one keeps: their files share segments from now on.
+    pub(super) fn pin_too(&self, from: &FileHandleState, to: &FileHandleState) {
+        let kept = from.pinned.lock().clone();
+        let mut pinned = to.pinned.lock();
+        for file in kept {
+            if !pinned.contains(&file) {
+                self.volume.session().pin(file);
+                pinned.push(file);
+            }
+        }
+    }
+
     /// The last descriptor of an open file is gone.
     pub async fn release(self: &Arc<Self>, _ino: Ino, handle: HandleId) -> Result<(), FsError> {
         let Some(file) = self.files.lock().remove(&handle) else { return Ok(()) };
@@ -132,7 +144,7 @@ impl FileSystem {
             // Everybody who had it open was told.
             state.lost &= state.handles > 0;
         }
-        file.pinned.iter().for_each(|id| self.volume.session().unpin(*id));
+        file.pinned.lock().drain(..).for_each(|id| self.volume.session().unpin(id));
         {
             let (small, large) = {
                 let reading = file.reading.lock();

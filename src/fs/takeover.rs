@@ -228,7 +228,7 @@ impl FileSystem {
                 mode,
                 reading: Mutex::default(),
                 failures_seen: Mutex::new(0),
-                pinned,
+                pinned: Mutex::new(pinned),
             };
             self.files.lock().insert(handle, Arc::new(state));
             let HandleForm { direct_io, keep_cache, unique, .. } = form;

@@ -1,8 +1,8 @@
 //! Bounds how many bytes of objects go to the store and come from it, both ways together, in a second.
 //!
 //! A body is paid for as a whole: before it is sent, and after it came. So the average holds; within a second
-//! the network may carry a whole body at its own speed. Who came first pays first, so that a large body is not kept
-//! waiting by small ones.
+//! the network may carry a whole body at its own speed. Small bodies never wait, but take their share of what is
+//! there.
 
 use super::{ETag, Fetched, Key, ListPage, ListRequest, ObjectMeta, PutWhen, Store, StoreError};
 use crate::units::ByteRange;
@@ -15,6 +15,8 @@ use tokio::sync::Mutex;
 
 /// What is counted: bytes in units of so many, so that a limiter's 32 bits reach far enough.
 const UNIT: u64 = 1 << 10;
+/// Bodies up to this size do not wait.
+const SMALL: u64 = 64 << 10;
 
 /// A limit that several stores may share.
 pub struct Rate {
@@ -35,8 +37,17 @@ impl Rate {
     }
 
     async fn pay(&self, bytes: u64) {
-        let _turn = self.turn.lock().await;
         let mut units = bytes.div_ceil(UNIT);
+        // Records, look-ups, a session's renewal: a lease would run out behind the bodies of a large file. The next of
+        // those pays for them.
+        if bytes <= SMALL {
+            let cells = u32::try_from(units).ok().and_then(NonZeroU32::new);
+            if let Some(cells) = cells {
+                let _ = self.limiter.check_n(cells);
+            }
+            return;
+        }
+        let _turn = self.turn.lock().await;
         while units > 0 {
             let part = u32::try_from(units).unwrap_or(u32::MAX).min(self.burst.get());
             let Some(cells) = NonZeroU32::new(part) else { return };

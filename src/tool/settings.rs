@@ -165,7 +165,8 @@ impl Common {
                     &self.ca_bundle,
                     &["AWS_CA_BUNDLE", "CA_CERT_PATH"],
                     file.ca_bundle,
-                ),
+                )
+                .or_else(config::authorities_beside),
                 identity: ClientIdentity::of_files(
                     path(&self.client_cert, &["CLIENT_CERT_PATH"], file.client_cert),
                     path(&self.client_key, &["CLIENT_KEY_PATH"], file.client_key),

@@ -141,7 +141,13 @@ impl Push {
                 stored.map(drop).map_err(|error| Failure::new(format!("{url}: {error}")))
             }
         });
-        let ((), stored) = tokio::join!(pump, futures::future::join_all(stores));
+        // A store that failed is told at once, also while the producer of a pipe is at rest.
+        let stores = futures::future::join_all(stores);
+        tokio::pin!(pump, stores);
+        let stored = tokio::select! {
+            stored = &mut stores => stored,
+            () = &mut pump => stores.await,
+        };
         bar.finish_and_clear();
         stored.into_iter().for_each(|result| tally.count(result));
         common.end_sessions().await?;

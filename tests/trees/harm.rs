@@ -10,6 +10,7 @@ on_every_backend![
     long_names_in_one_directory_do_not_meet,
     names_that_lead_elsewhere_are_not_followed,
     a_volumes_own_objects_are_no_tree,
+    a_file_of_very_many_extents_is_copied_like_others,
 ];
 
 fn a_damaged_file_keeps_no_other_from_coming_back(backend: Backend) {
@@ -129,4 +130,39 @@ fn a_volumes_own_objects_are_no_tree(backend: Backend) {
     let run = volume.tool(["pull", "-r", &volume.at("dir"), text(&store)]);
     run.failed_saying(&["must not lie in the other"]);
     assert_eq!(volume.tool(["cat", &volume.at("dir/file")]).succeeded(), "kept");
+}
+
+/// More than its record holds, so that they are in pages of their own.
+fn a_file_of_very_many_extents_is_copied_like_others(backend: Backend) {
+    use std::os::unix::fs::FileExt;
+    const EXTENTS: u64 = 2500;
+    let volume = Volume::new(backend);
+    let mount = volume.mount();
+    let file = fs::File::create(mount.join("scattered")).expect("made");
+    for number in 0..EXTENTS {
+        file.write_all_at(&random_bytes(number, 4096), number * 8192).expect("written");
+    }
+    drop(file);
+    let bytes = fs::read(mount.join("scattered")).expect("read");
+    mount.unmount();
+    volume.tool(["cp", &volume.at("scattered"), &volume.at("copy")]).succeeded();
+    volume.tool(["cp", &volume.at("copy"), &volume.at("copy of the copy")]).succeeded();
+    volume.tool(["rm", &volume.at("scattered")]).succeeded();
+    for name in ["copy", "copy of the copy"] {
+        let found = volume.tool(["cat", &volume.at(name)]).succeeded_with_bytes();
+        assert!(found == bytes, "{name}");
+    }
+    volume.tool(["ls", "-l", &volume.url]).succeeded();
+    volume.tool(["verify", &volume.url]).succeeded();
+    volume.tool(["gc", &volume.url]).succeeded();
+    // The copies change without the data that they share.
+    let mount = volume.mount();
+    let copy = fs::OpenOptions::new().write(true).open(mount.join("copy")).expect("opened");
+    copy.write_all_at(b"changed", 12_345).expect("written");
+    drop(copy);
+    mount.unmount();
+    let other = volume.tool(["cat", &volume.at("copy of the copy")]).succeeded_with_bytes();
+    assert!(other == bytes);
+    let changed = volume.tool(["cat", &volume.at("copy")]).succeeded_with_bytes();
+    assert_eq!(&changed[12_345..12_352], b"changed");
 }

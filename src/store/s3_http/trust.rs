@@ -57,20 +57,12 @@ fn builder(
         .expect("the provider knows the versions of its own crate")
 }
 
-/// The system's, or those that SSL_CERT_FILE and SSL_CERT_DIR name, or, where there are none, those in `certs` beside
-/// this program, as KubeBlocks copies them into images.
+/// The system's, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
 fn system_roots() -> Result<RootCertStore, String> {
     static FOUND: LazyLock<(RootCertStore, String)> = LazyLock::new(|| {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            let beside = std::env::current_exe()
-                .ok()
-                .and_then(|program| Some(program.parent()?.join("certs/ca-certificates.crt")));
-            let certs = beside.filter(|file| file.exists()).map(|file| certificates(&file));
-            roots.add_parsable_certificates(certs.and_then(Result::ok).unwrap_or_default());
-        }
         let why: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
         (roots, why.join("; "))
     });

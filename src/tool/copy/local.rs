@@ -39,7 +39,8 @@ pub(super) struct Incoming {
 
 impl LocalTree {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        // Whoever names a symbolic link means the directory behind it, which is what gets owner and time.
+        Self { root: root.canonicalize().unwrap_or_else(|_| root.to_owned()) }
     }
 
     /// Set-id bits do not come out of a bucket by themselves; owners only where we may set them.
@@ -245,7 +246,15 @@ impl LocalTree {
 
     /// Makes the root if it is not there.
     pub(super) fn make_root(&self) -> Result<(), Failure> {
-        fs::create_dir_all(&self.root).map_err(|error| said(&self.root, &error))
+        let failed = |error: io::Error| said(&self.root, &error);
+        if let Some(above) = self.root.parent() {
+            fs::create_dir_all(above).map_err(failed)?;
+        }
+        // Its mode comes last: until then nobody else looks in.
+        match fs::DirBuilder::new().mode(0o700).create(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.map_err(failed),
+        }
     }
 
     /// Waits until everything is on the disk.

@@ -15,12 +15,13 @@ use crate::units::DirId;
 use crate::volume::VolumeError;
 use crate::volume::native::Volume;
 use crate::volume::native::files::{Target, Walked};
+use crate::volume::native::keys::DESCRIPTOR;
 use crate::volume::native::record::Attributes;
 use clap::Args;
 use item::Rules;
 use local::LocalTree;
 use run::{Broken, Outcome, Settings, Tree};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use stored::StoredTree;
 
@@ -279,8 +280,10 @@ async fn go(
     settings: Settings,
     flags: TreeFlags,
 ) -> Result<(), Failure> {
-    let outcome: Outcome = run::run(source, target, is_new, settings).await?;
-    common.end_sessions().await?;
+    let outcome: Result<Outcome, Failure> = run::run(source, target, is_new, settings).await;
+    let ended = common.end_sessions().await;
+    let outcome = outcome?;
+    ended?;
     if flags.json && !flags.dry_run {
         output::line_if_read(serde_json::to_string_pretty(&outcome.json())?)?;
     }
@@ -316,7 +319,9 @@ fn refuse_overlap(local: &Path, url: &VolumeUrl) -> Result<(), Failure> {
     }
     let candidates = url.candidates();
     let mut roots = candidates.iter().map(|root| VolumeUrl::directory(root));
-    let Some(store) = roots.find(|root| DirStore::is_one(root)) else { return Ok(()) };
+    // A store that was copied by hand may have lost what marks it as one, and opens all the same.
+    let is_store = |root: &PathBuf| DirStore::is_one(root) || root.join(DESCRIPTOR).exists();
+    let Some(store) = roots.find(is_store) else { return Ok(()) };
     let (local, store) = (real(local), real(&store));
     match local.starts_with(&store) || store.starts_with(&local) {
         true => Err(Failure::new(format!(
@@ -331,6 +336,19 @@ fn refuse_overlap(local: &Path, url: &VolumeUrl) -> Result<(), Failure> {
 /// A path without links and dots, of which the end may not be there yet.
 fn real(path: &Path) -> PathBuf {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // As it will be made: `..` after what is not there yet goes back to what is written before.
+    let mut clean = PathBuf::new();
+    for part in whole.components() {
+        match part {
+            Component::ParentDir if !clean.exists() => drop(clean.pop()),
+            Component::ParentDir => {
+                clean = clean.canonicalize().unwrap_or(clean);
+                clean.pop();
+            }
+            part => clean.push(part),
+        }
+    }
+    let whole = clean;
     for known in whole.ancestors() {
         if let (Ok(real), Ok(rest)) = (known.canonicalize(), whole.strip_prefix(known)) {
             return real.join(rest);
@@ -340,7 +358,7 @@ fn real(path: &Path) -> PathBuf {
 }
 
 fn local_target(path: &Path, dry_run: bool) -> Result<(Tree, bool), Failure> {
-    let tree = LocalTree::new(path);
+    let tree = LocalTree::new(&real(path));
     let is_new = match path.metadata() {
         Ok(data) if data.is_dir() => false,
         Ok(_) => return Err(Failure::new(format!("{}: is no directory", path.display()))),

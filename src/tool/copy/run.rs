@@ -173,7 +173,11 @@ pub(super) async fn run(
 ) -> Result<Outcome, Failure> {
     let Settings { mut rules, dry_run, at_once } = settings;
     let mut outcome = Outcome::default();
-    let root = source.root().await?;
+    let mut root = source.root().await?;
+    if let (None, Tree::Local(tree), true, false) = (&root, target, target_is_new, dry_run) {
+        // A volume's own root tells nothing: the new directory gets what a new directory usually has.
+        root = Some(Item { mode: 0o755, ..tree.root()? });
+    }
     let (items, failures) = source.scan(true).await?;
     failures.iter().for_each(|failure| outcome.fails(failure));
     if rules.delete && items.is_empty() {
@@ -216,7 +220,9 @@ pub(super) async fn run(
     }
     if let Tree::Local(tree) = target {
         let tree = tree.clone();
-        aside(move || tree.settle()).await?;
+        if let Err(failure) = aside(move || tree.settle()).await {
+            outcome.fails(&failure);
+        }
     }
     Ok(outcome)
 }
@@ -258,6 +264,10 @@ async fn work(source: &Tree, target: &Tree, plan: &Plan, at_once: usize, outcome
             plan.directories.iter().filter(|item| depth(item) == level).cloned().collect();
         futures::stream::iter(items)
             .for_each_concurrent(at_once, |item| async move {
+                if ancestors(&item.path).any(|path| closed.lock().contains(path)) {
+                    closed.lock().insert(item.path.clone());
+                    return;
+                }
                 let made = match source.xattrs(&item) {
                     Ok(xattrs) => target.make_directory(&item, xattrs).await,
                     Err(failure) => Err(failure),
@@ -274,7 +284,11 @@ async fn work(source: &Tree, target: &Tree, plan: &Plan, at_once: usize, outcome
     let (bar, memory) = (&bar, &memory);
     futures::stream::iter(plan.copies.clone())
         .for_each_concurrent(at_once, |(item, seen)| async move {
-            let one = if let Tree::Local(_) = source { ONE_WRITTEN } else { ONE_READ };
+            let one = match (source, target) {
+                (Tree::Local(_), _) => ONE_WRITTEN,
+                (Tree::Stored(_), Tree::Local(_)) => ONE_READ,
+                (Tree::Stored(_), Tree::Stored(_)) => ONE_READ + ONE_WRITTEN,
+            };
             let units = (item.bytes().min(one) / UNIT + 1) as u32;
             // The semaphore is never closed.
             let _permit = memory.acquire_many(units).await;
@@ -301,7 +315,8 @@ async fn work(source: &Tree, target: &Tree, plan: &Plan, at_once: usize, outcome
     let (things, mut directories): (Vec<Item>, Vec<Item>) =
         plan.attributes.iter().cloned().partition(|item| !item.is_directory());
     if let Tree::Local(_) = target {
-        directories.extend(plan.directories.iter().cloned());
+        let made = plan.directories.iter().filter(|item| !closed.lock().contains(&item.path));
+        directories.extend(made.cloned());
     }
     // The deepest first: a directory that its owner may not enter is closed when all in it is done.
     directories.sort_by_key(|item| std::cmp::Reverse(depth(item)));
@@ -356,11 +371,18 @@ async fn copy(
             // One that grows all the time has an end all the same.
             let mut file = file.take(item.bytes().saturating_add(1));
             let written = to.volume.write_file_to(target, attributes, &mut file, progress).await;
-            written.map_err(|error| match error {
+            let written = written.map_err(|error| match error {
                 WriteError::Source(error) => said(&from.place(&item.path), &error),
                 error => to.said(&item.path, &error),
             })?;
             from.check_unchanged(item)?;
+            if written != item.bytes() {
+                return Err(Failure::new(format!(
+                    "{}: gave {written} bytes where its size is {}: stored as it was read",
+                    from.place(&item.path).display(),
+                    item.bytes()
+                )));
+            }
         }
         (Tree::Stored(from), Tree::Local(to)) => {
             let (record, _) = from.file(item).await?;

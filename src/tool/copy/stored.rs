@@ -136,7 +136,9 @@ impl StoredTree {
         let Some(content) = item.record.as_ref().and_then(|record| record.file()) else {
             return true;
         };
-        let bytes = content.inline.len() as u64 + 1024;
+        // An extent takes some hundred bytes.
+        let parts = (content.extents.len() + content.pages.len()) as u64;
+        let bytes = content.inline.len() as u64 + 1024 + 128 * parts;
         self.kept.fetch_add(bytes, Ordering::Relaxed) + bytes <= KEPT
     }
 

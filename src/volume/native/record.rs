@@ -591,7 +591,8 @@ impl ReadTables {
                     .as_ref()
                     .ok_or(DecodeError::Damaged("page has no segment"))
                     .and_then(|run| self.run(run))?;
-                if segment.count != 1 || segment.start != 0 || segment.owner.is_some() {
+                // It may be another file's, from which this one was cloned.
+                if segment.count != 1 || segment.start != 0 {
                     return Err(DecodeError::Damaged("page is not one whole segment"));
                 }
                 Ok(PageRef { range, segment })
