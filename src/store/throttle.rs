@@ -38,8 +38,8 @@ impl Rate {
 
     async fn pay(&self, bytes: u64) {
         let mut units = bytes.div_ceil(UNIT);
-        // Records, look-ups, a session's renewal: a lease would run out behind the bodies of a large file. The next of
-        // those pays for them.
+        // Records, look-ups, a session's renewal: a lease would run out behind the bodies of a large file. They take
+        // what is there, if it is enough.
         if bytes <= SMALL {
             let cells = u32::try_from(units).ok().and_then(NonZeroU32::new);
             if let Some(cells) = cells {
