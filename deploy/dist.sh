@@ -68,7 +68,7 @@ env -i DATASAFED_LOCAL_BACKEND_PATH=/local DATASAFED_ENCRYPTION_ALGORITHM=AES-25
     DATASAFED_ENCRYPTION_PASS_PHRASE=of-a-test "$chroot" "$proof/root" /datasafed pull dir/file - | cmp - "$proof/root/plain"
 # A bucket by name: found in /etc/hosts, refused by whoever does not listen there. A name that could not be looked up
 # would be another error.
-said="$(env -i AWS_ACCESS_KEY_ID=of-a-test AWS_SECRET_ACCESS_KEY=of-a-test "$chroot" "$proof/root" /strongroom ls s3://bucket/volume --endpoint http://store.test:9 --io-timeout 1s \
+said="$(env -i AWS_ACCESS_KEY_ID=of-a-test AWS_SECRET_ACCESS_KEY=of-a-test "$chroot" "$proof/root" /strongroom ls s3://bucket/volume --path-style --endpoint http://store.test:9 --io-timeout 2s \
     --passphrase-file /passphrase 2>&1 || true)"
 case "$said" in
     *efused*) ;;
