@@ -70,14 +70,17 @@ impl Outcome {
 
     /// Tells of a failure at once; the rest goes on.
     fn count(&self, result: Result<(), Failure>, of: &AtomicU64) {
-        let counter = match result {
-            Ok(()) => of,
-            Err(failure) => {
-                failure.print();
-                &self.failed
-            }
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        if self.went_well(result) {
+            of.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The same for what is counted only if it fails.
+    fn went_well(&self, result: Result<(), Failure>) -> bool {
+        if let Err(failure) = &result {
+            self.fails(failure);
+        }
+        result.is_ok()
     }
 
     fn fails(&self, failure: &Failure) {
@@ -216,13 +219,11 @@ pub(super) async fn run(
             Ok(xattrs) => target.set_attributes(&root, &xattrs).await,
             Err(failure) => Err(failure),
         };
-        outcome.count(set, &AtomicU64::new(0));
+        outcome.went_well(set);
     }
     if let Tree::Local(tree) = target {
         let tree = tree.clone();
-        if let Err(failure) = aside(move || tree.settle()).await {
-            outcome.fails(&failure);
-        }
+        outcome.went_well(aside(move || tree.settle()).await);
     }
     Ok(outcome)
 }
@@ -257,7 +258,7 @@ async fn work(source: &Tree, target: &Tree, plan: &Plan, at_once: usize, outcome
     // Directories that could not be made; whatever stands there instead is not written through.
     let closed: &Mutex<HashSet<Vec<u8>>> = &Mutex::default();
     // Level by level, so that parents come first.
-    let depth = |item: &Item| item.path.iter().filter(|byte| **byte == b'/').count();
+    let depth = |item: &Item| ancestors(&item.path).count();
     let deepest = plan.directories.iter().map(depth).max();
     for level in 0..=deepest.unwrap_or(0) {
         let items: Vec<Item> =
@@ -311,7 +312,6 @@ async fn work(source: &Tree, target: &Tree, plan: &Plan, at_once: usize, outcome
     } else if !plan.removals.is_empty() {
         Failure::new("nothing else is removed, since not everything was copied").print();
     }
-    let changed = AtomicU64::new(0);
     let (things, mut directories): (Vec<Item>, Vec<Item>) =
         plan.attributes.iter().cloned().partition(|item| !item.is_directory());
     if let Tree::Local(_) = target {
@@ -332,7 +332,7 @@ async fn work(source: &Tree, target: &Tree, plan: &Plan, at_once: usize, outcome
             })
             .buffered(at_once)
             .for_each(|result| {
-                outcome.count(result, &changed);
+                outcome.went_well(result);
                 std::future::ready(())
             })
             .await;

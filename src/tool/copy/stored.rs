@@ -8,7 +8,6 @@ use crate::units::{DirId, FileId};
 use crate::volume::VolumeError;
 use crate::volume::native::Volume;
 use crate::volume::native::files::{Target, Walked};
-use crate::volume::native::keys::is_name;
 use crate::volume::native::namespace::Found;
 use crate::volume::native::record::{Attributes, Content, Record};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -149,10 +148,6 @@ impl StoredTree {
     ) -> Result<Vec<Result<Item, Failure>>, VolumeError> {
         let listed = self.volume.list_directory(dir).await?;
         let entries = futures::stream::iter(listed).map(|entry| async move {
-            // Its name becomes a part of a path: whoever can write to the store must not lead it elsewhere.
-            if !is_name(&entry.name) {
-                return Some(Err(self.said(path, &format!("{:?} is no name", shown(&entry.name)))));
-            }
             let mut whole = path.to_vec();
             if !whole.is_empty() {
                 whole.push(b'/');

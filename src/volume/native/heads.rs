@@ -85,7 +85,7 @@ impl Volume {
     }
 
     /// The same record with its body. `Conflict` if another one stands at its place by now.
-    pub async fn whole(&self, stored: &Stored) -> Result<Stored, VolumeError> {
+    pub(super) async fn whole(&self, stored: &Stored) -> Result<Stored, VolumeError> {
         if stored.record.is_whole() {
             return Ok(stored.clone());
         }

@@ -19,7 +19,7 @@ const PARALLEL_LISTS: usize = 16;
 /// A living name in a directory.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    /// The name.
+    /// The name: one that a user can give, so that it may become a part of a path.
     pub name: Vec<u8>,
     /// The mark of its record.
     pub etag: ETag,
