@@ -59,6 +59,8 @@ pub enum Action {
     Truncate,
     /// It takes this much longer; zero lets other tasks run first.
     Delay(Duration),
+    /// It takes effect, and the reply takes this much longer.
+    DelayReply(Duration),
 }
 
 /// A rule. Of several that hit a request, the first that fails it wins; delays add up.
@@ -174,7 +176,7 @@ impl Fault {
                 action => fate.end = fate.end.or(Some(action)),
             }
         }
-        *hits += u64::from(fate.end.is_some());
+        *hits += u64::from(fate.end.is_some_and(|end| !matches!(end, Action::DelayReply(_))));
         fate
     }
 
@@ -213,6 +215,11 @@ impl Fault {
                 Err(unavailable("injected: reply lost").with_effect_unknown())
             }
             Some(Action::Truncate) => request.await.map(|reply| (reply, true)),
+            Some(Action::DelayReply(delay)) => {
+                let reply = request.await;
+                tokio::time::sleep(delay).await;
+                reply.map(|reply| (reply, false))
+            }
             Some(Action::Delay(_)) | None => request.await.map(|reply| (reply, false)),
         }
     }

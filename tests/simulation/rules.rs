@@ -4,7 +4,7 @@ use crate::lab::{Lab, Trapped, content, read, run, write};
 use futures::FutureExt;
 use std::sync::Arc;
 use std::time::Duration;
-use strongroom::store::fault::Verb;
+use strongroom::store::fault::{Action, Fault, Rule, Verb, When};
 use strongroom::volume::native::Volume;
 use strongroom::volume::native::entries::{Expect, Loaded, Place};
 use strongroom::volume::native::gc::{GcSettings, Rules};
@@ -330,4 +330,61 @@ fn a_name_that_came_back_since_the_mark_is_saved_by_a_look() {
         GcSettings::default(),
         without(|rules| rules.look = false),
     );
+}
+
+/// What this process has put and not heard of yet is no change of its own that was lost: whoever takes it for
+/// one writes over it.
+#[test]
+fn names_of_one_file_that_are_removed_at_once_are_all_counted() {
+    run(async {
+        let lab = Lab::new(false).await;
+        let store = Arc::new(Fault::new(lab.store.clone(), 1));
+        let volume = lab.open_on(store.clone()).await;
+        let root = volume.root_directory();
+        write(&volume, root, b"kept", 1).await;
+        let names: [&[u8]; 4] = [b"a", b"b", b"c", b"d"];
+        for name in names {
+            let first = volume.lookup(root, b"kept").await.unwrap().expect("there");
+            volume.link(&first, root, name).await.expect("linked");
+        }
+        let slowly = Action::DelayReply(Duration::from_millis(20));
+        store.add(Rule::new(Verb::Put, When::Nth(1), slowly).under("i/"));
+        let lookups = names.map(|name| volume.lookup(root, name));
+        let found = futures::future::join_all(lookups).await;
+        let removals =
+            found.into_iter().map(|found| {
+                let (volume, found) = (volume.clone(), found.unwrap().expect("there"));
+                async move {
+                    volume.unlink(&found).await.expect("removed").expect("counted").record.links
+                }
+            });
+        let mut counts = futures::future::join_all(removals).await;
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 2, 3, 4]);
+        let kept = volume.lookup(root, b"kept").await.unwrap().expect("there");
+        assert_eq!(kept.home().record.links, 1);
+    });
+}
+
+/// A change whose caller did not wait for it may have happened: it is no conflict for the next one.
+#[test]
+fn a_change_that_nobody_waited_for_is_written_over() {
+    run(async {
+        let lab = Lab::new(false).await;
+        let store = Arc::new(Fault::new(lab.store.clone(), 1));
+        let volume = lab.open_on(store.clone()).await;
+        let root = volume.root_directory();
+        write(&volume, root, b"file", 1).await;
+        let found = volume.lookup(root, b"file").await.unwrap().expect("there");
+        let change = |mode| {
+            let mut record = (*found.entry.record).clone();
+            record.attributes.mode = mode;
+            volume.replace(&found.entry, record)
+        };
+        store
+            .add(Rule::new(Verb::Put, When::Nth(1), Action::DelayReply(Duration::MAX)).under("t/"));
+        let given_up = tokio::time::timeout(Duration::from_millis(20), change(0o600)).await;
+        assert!(given_up.is_err(), "the reply does not come");
+        assert_eq!(change(0o640).await.expect("changed").record.attributes.mode, 0o640);
+    });
 }

@@ -104,12 +104,14 @@ pub enum Expect {
     Exactly(ETag),
 }
 
-/// Changes of this session whose outcome is not known, by their publish ids.
+/// Changes of this session whose caller is gone, or was told that they failed, and which may have happened
+/// all the same; by their publish ids. One whose caller still waits is none of them: what it has put is met
+/// as another node's is.
 #[derive(Default)]
 pub(super) struct Unsettled(Mutex<HashMap<Place, Vec<u64>>>);
 
 impl Unsettled {
-    fn sent(&self, place: &Place, publish_id: u64) {
+    fn lost(&self, place: &Place, publish_id: u64) {
         let mut places = self.0.lock();
         // What is dropped here costs no more than a conflict with ourselves, which keeps both versions.
         if places.len() >= UNSETTLED && !places.contains_key(place) {
@@ -126,20 +128,27 @@ impl Unsettled {
         self.0.lock().remove(place);
     }
 
-    fn failed(&self, place: &Place, publish_id: u64) {
-        let mut places = self.0.lock();
-        if let Some(ids) = places.get_mut(place) {
-            ids.retain(|id| *id != publish_id);
-            if ids.is_empty() {
-                places.remove(place);
-            }
-        }
-    }
-
     /// Whether the last change of a record is one of these.
     fn holds(&self, place: &Place, publishes: &[u64]) -> bool {
         let places = self.0.lock();
         publishes.last().is_some_and(|last| places.get(place).is_some_and(|ids| ids.contains(last)))
+    }
+}
+
+/// A change on its way. Dropped while its outcome is open, by a caller that waits no longer for example, it
+/// is unsettled.
+struct Sent<'a> {
+    unsettled: &'a Unsettled,
+    place: &'a Place,
+    publish_id: u64,
+    open: bool,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.unsettled.lost(self.place, self.publish_id);
+        }
     }
 }
 
@@ -225,8 +234,8 @@ impl Volume {
         let salt = self
             .salt_of(&sealed)
             .ok_or_else(|| VolumeError::corrupt(place, "the record just sealed has no salt"))?;
-        // Before it is sent: this future may be dropped while it waits for the answer.
-        self.unsettled().sent(place, publish_id);
+        // This future may be dropped while it waits for the answer.
+        let mut sent = Sent { unsettled: self.unsettled(), place, publish_id, open: true };
         self.session().sends(publish_id);
         if matches!(expect, Expect::Exactly(_)) {
             self.count_replaced();
@@ -235,6 +244,7 @@ impl Volume {
         let what = (place, &record.content);
         match self.put_sealed(what, &sealed, salt, publish_id, expect, &mut in_doubt).await {
             Ok((etag, modified, seen)) => {
+                sent.open = false;
                 self.unsettled().settled(place);
                 self.session().check_lease(self).await?;
                 let place = place.clone();
@@ -245,9 +255,7 @@ impl Volume {
                 Ok(stored)
             }
             Err(error) => {
-                if !in_doubt {
-                    self.unsettled().failed(place, publish_id);
-                }
+                sent.open = in_doubt;
                 Err(error)
             }
         }
@@ -311,7 +319,7 @@ impl Volume {
             match &expect {
                 Expect::Exactly(etag) if *etag == current.etag => {}
                 // An earlier change of ours, whose reply was lost and whose caller was told that it
-                // failed, or of the process that this one took over from, which landed late: nobody else
+                // failed or is gone, or of the process that this one took over from, which landed late: nobody else
                 // has changed the record.
                 Expect::Exactly(_)
                     if self.is_unsettled(&current)
@@ -339,7 +347,7 @@ impl Volume {
         self.unsettled().0.lock().contains_key(place)
     }
 
-    /// Whether this session put this record and its caller was told that it failed.
+    /// Whether this session put this record and its caller was told that it failed, or is gone.
     pub fn is_unsettled(&self, stored: &Stored) -> bool {
         self.unsettled().holds(&stored.place, &stored.record.publishes)
     }
