@@ -433,3 +433,25 @@ fn where_the_system_has_no_authorities_plain_servers_are_reached_and_others_say_
     run(&volume, &["ls", &volume.url], &[&without[..], &safe].concat())
         .failed_saying(&["no certificate authorities", "--ca-cert"]);
 }
+
+/// What /etc/hosts names is not asked of a name server, which may be away: not for its other addresses either.
+#[test]
+fn a_host_that_only_etc_hosts_names_is_found_while_no_name_server_answers() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("hosts"), "127.0.0.1 store.test\n").expect("written");
+    std::fs::write(at("resolv.conf"), "nameserver 127.0.0.1\n").expect("written");
+    // In a name space of its own, so that nobody else sees the files.
+    let script = "mount --bind \"$1/hosts\" /etc/hosts && mount --bind \"$1/resolv.conf\" /etc/resolv.conf && \
+                  exec \"$2\" ls s3://bucket/volume --path-style --endpoint http://store.test:9 --io-timeout 2s";
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(directory.path())
+        .arg(support::STRONGROOM);
+    command.env_clear().envs([("PATH", std::env::var("PATH").expect("set"))]);
+    command.envs([("AWS_ACCESS_KEY_ID", "of-a-test"), ("AWS_SECRET_ACCESS_KEY", "of-a-test")]);
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("refused"), "{said}");
+}

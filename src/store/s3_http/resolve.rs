@@ -2,12 +2,15 @@
 //! library's own resolver consists of. /etc/resolv.conf and /etc/hosts are read again when they change: a mount
 //! outlives a pod's or a laptop's network.
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::proto::op::Query;
+use hickory_resolver::proto::rr::{self, RecordType};
+use hickory_resolver::{Hosts, TokioResolver};
 use hyper_util::client::legacy::connect::dns::Name;
 use parking_lot::Mutex;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
@@ -19,9 +22,25 @@ const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 #[derive(Clone)]
 pub(super) struct Resolver(Arc<Mutex<Option<Current>>>);
 
+#[derive(Clone)]
 struct Current {
     changed: [Option<SystemTime>; FILES.len()],
     resolver: TokioResolver,
+    hosts: Arc<Hosts>,
+}
+
+impl Current {
+    /// The addresses that /etc/hosts has of a name. If it has any, no name server is asked for others: the
+    /// resolver would ask for those of the other family, and wait for whoever does not answer.
+    fn in_hosts(&self, name: &str) -> Vec<IpAddr> {
+        let Ok(name) = rr::Name::from_str(name) else { return Vec::new() };
+        let found = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        let found = [RecordType::A, RecordType::AAAA].into_iter().filter_map(found);
+        let addresses = found.flat_map(|lookup| {
+            lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<_>>()
+        });
+        addresses.collect()
+    }
 }
 
 impl Resolver {
@@ -31,29 +50,37 @@ impl Resolver {
     }
 
     /// By the files as they are now.
-    fn current(&self) -> io::Result<TokioResolver> {
+    fn current(&self) -> io::Result<Current> {
         let changed =
             FILES.map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok());
         let mut current = self.0.lock();
         if let Some(current) = current.as_ref().filter(|current| current.changed == changed) {
-            return Ok(current.resolver.clone());
+            return Ok(current.clone());
         }
         let resolver = TokioResolver::builder_tokio()
             .and_then(|builder| builder.build())
             .map_err(|error| io::Error::other(format!("no name service: {}: {error}", FILES[0])))?;
-        *current = Some(Current { changed, resolver: resolver.clone() });
-        Ok(resolver)
+        let hosts = Arc::new(Hosts::from_system().unwrap_or_default());
+        let fresh = Current { changed, resolver, hosts };
+        *current = Some(fresh.clone());
+        Ok(fresh)
     }
 
     async fn addresses(self, name: Name) -> io::Result<std::vec::IntoIter<SocketAddr>> {
         let found = match name.as_str().parse::<IpAddr>() {
             Ok(address) => vec![address],
             Err(_) => {
-                let answer = self.current()?.lookup_ip(name.as_str()).await;
-                let answer = answer.map_err(|error| {
-                    io::Error::other(format!("failed to lookup address of {name}: {error}"))
-                })?;
-                answer.iter().collect()
+                let current = self.current()?;
+                let known = current.in_hosts(name.as_str());
+                if known.is_empty() {
+                    let answer = current.resolver.lookup_ip(name.as_str()).await;
+                    let answer = answer.map_err(|error| {
+                        io::Error::other(format!("failed to lookup address of {name}: {error}"))
+                    })?;
+                    answer.iter().collect()
+                } else {
+                    known
+                }
             }
         };
         // The port is the caller's.
