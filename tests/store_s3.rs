@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use strongroom::store::conformance::{Options, run};
 use strongroom::store::{
-    Capabilities, ETag, FileStore, Headers, Key, Limit, ListRequest, ListVersion, Listing, Meter,
-    ObjectMeta, Prefixed, PutWhen, Retry, RetryFiles, RetryPolicy, S3Config, S3Store, Store,
-    StoreError, StoreErrorKind, UploadId, Version, conformance_files,
+    BoundedFiles, Capabilities, CopySource, ETag, FileStore, Headers, Key, Limit, ListRequest,
+    ListVersion, Listing, Meter, MeterFiles, ObjectMeta, Prefixed, PutWhen, Rate, Retry,
+    RetryFiles, RetryPolicy, S3Config, S3Store, Store, StoreError, StoreErrorKind, UploadId,
+    Version, conformance_files,
 };
+use strongroom::units::ByteRange;
 use strongroom::world::Entropy;
 use support::minio::Minio;
 
@@ -130,6 +132,14 @@ fn files_keep_their_contract_bare_retried_and_with_versions() {
             let policy = RetryPolicy::within(Duration::from_secs(10));
             let retried = RetryFiles::new(store.clone(), policy, policy, Arc::new(Fixed));
             conformance_files::run(&*store, &retried).await.expect("retried");
+            let meter = Arc::new(Meter::new(store.clone()));
+            let limit = Arc::new(Limit::new(meter.clone(), 2));
+            let files = Arc::new(MeterFiles::new(store.clone(), meter.clone()));
+            let rate = Some(Arc::new(Rate::new(8 << 30)));
+            let bounded = BoundedFiles::new(files, limit.clone(), rate);
+            conformance_files::run(&*limit, &bounded).await.expect("counted and bounded");
+            let put = meter.snapshot()[0].1;
+            assert!(put.answered > 20 && put.bytes > 20 << 20, "{put:?}");
         }
     });
 }
@@ -209,6 +219,25 @@ impl FileStore for Lost {
             }
             _ => Err(StoreError::new(StoreErrorKind::NotFound, "put", key)),
         }
+    }
+
+    async fn copy_file(
+        &self,
+        _: CopySource<'_>,
+        _: &Key,
+        _: Option<&Headers>,
+    ) -> Result<ETag, StoreError> {
+        unreachable!("not asked here")
+    }
+
+    async fn copy_part(
+        &self,
+        _: CopySource<'_>,
+        _: ByteRange,
+        _: (&Key, &UploadId),
+        _: u32,
+    ) -> Result<ETag, StoreError> {
+        unreachable!("not asked here")
     }
 
     async fn abort_upload(&self, _: &Key, _: &UploadId) -> Result<(), StoreError> {

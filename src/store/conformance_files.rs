@@ -1,10 +1,12 @@
 //! What every store of files must pass: the contract of [`FileStore`], tried on a store that is given.
 //! It works under `conformance-files/` and removes what it made.
 
+use super::files::CopySource;
 use super::{
     ETag, Fetched, FileStore, Headers, Key, ListRequest, Store, StoreError, StoreErrorKind,
     UploadId, Version, list_all,
 };
+use crate::units::ByteRange;
 use bytes::Bytes;
 use futures::future::join_all;
 
@@ -19,6 +21,7 @@ pub async fn run(store: &dyn Store, files: &dyn FileStore) -> Result<(), String>
         headers(store, files).await,
         parts(store, files).await,
         given_up(store, files).await,
+        copies(store, files).await,
         versions(store, files).await,
     ];
     clean_up(store, files).await.map_err(|error| error.to_string())?;
@@ -86,6 +89,45 @@ async fn given_up(store: &dyn Store, files: &dyn FileStore) -> Result<(), String
     }
     let found = store.head(&key).await;
     ensure(is_missing(&found), || format!("an upload that was given up: {found:?}"))
+}
+
+/// A copy has the other's bytes, and its headers unless it is given some; also an object's copy of itself, and
+/// one that is made of ranges. What was replaced meanwhile is not copied.
+async fn copies(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
+    let (from, to) = (key("copied % +é?&/from")?, key("copied/to")?);
+    let headers = |mode: &str| Headers {
+        content_type: Some("application/pdf".to_owned()),
+        metadata: [("mode".to_owned(), mode.to_owned())].into(),
+    };
+    let body = Bytes::from((0..PART + 1000).map(|index| index as u8).collect::<Vec<_>>());
+    let etag = ok(files.put_file(&from, body.clone(), &headers("1")).await)?;
+    let source = CopySource { key: &from, etag: &etag };
+    ok(files.copy_file(source, &to, None).await)?;
+    ensure(content(store, &to).await? == body, || "another content".to_owned())?;
+    let (_, found) = ok(files.head_file(&to).await)?;
+    ensure(found == headers("1"), || format!("a copy's headers: {found:?}"))?;
+    let copied = ok(files.copy_file(source, &to, Some(&headers("2"))).await)?;
+    let (meta, found) = ok(files.head_file(&to).await)?;
+    ensure(found == headers("2") && meta.etag == copied, || format!("given headers: {found:?}"))?;
+    let itself = CopySource { key: &to, etag: &copied };
+    let changed = ok(files.copy_file(itself, &to, Some(&headers("3"))).await)?;
+    let (meta, found) = ok(files.head_file(&to).await)?;
+    ensure(found == headers("3") && meta.etag == changed, || format!("of itself: {found:?}"))?;
+    let upload = ok(files.begin_upload(&to, &headers("4")).await)?;
+    let split = PART as u64;
+    let ranges = [ByteRange::new(0, split), ByteRange::new(split, 1000)];
+    let parts = [(1, ranges[0]), (2, ranges[1])]
+        .map(|(number, range)| files.copy_part(source, range, (&to, &upload), number));
+    let parts: Vec<ETag> = ok(join_all(parts).await.into_iter().collect())?;
+    ok(files.complete_upload(&to, &upload, &parts).await)?;
+    ensure(content(store, &to).await? == body, || "of ranges: another content".to_owned())?;
+    ok(files.put_file(&from, Bytes::from_static(b"another"), &Headers::default()).await)?;
+    let stale = files.copy_file(source, &to, None).await;
+    let is_refused = |error: &StoreError| error.kind == StoreErrorKind::PreconditionFailed;
+    ensure(stale.as_ref().is_err_and(is_refused), || format!("copied though replaced: {stale:?}"))?;
+    ok(store.delete(&from, None).await)?;
+    let gone = files.copy_file(source, &to, None).await;
+    ensure(is_missing(&gone), || format!("copied though removed: {gone:?}"))
 }
 
 /// Where versions are kept, all of them are told, and gone when they are deleted.

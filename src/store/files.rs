@@ -6,8 +6,10 @@
 //! - Parts may come in any order and at once; a part sent twice counts once, the last one.
 //! - What arrives in the store is what was sent: the store checks a digest of every body.
 //! - An upload that is neither completed nor aborted holds room until the bucket's rules clear it.
+//! - A copy is made by the store itself and moves no bytes here; like an upload, it appears whole.
 
 use super::{ETag, Key, ObjectMeta, StoreError};
+use crate::units::ByteRange;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -24,6 +26,18 @@ pub struct Headers {
 /// An upload in parts that has begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadId(pub String);
+
+/// The most that one copy, or one part that is copied, may have.
+pub const COPY_LIMIT: u64 = 5 << 30;
+
+/// What is copied: the object, only while it is still the one with this ETag.
+#[derive(Clone, Copy, Debug)]
+pub struct CopySource<'a> {
+    /// The object.
+    pub key: &'a Key,
+    /// Its mark; another one is `PreconditionFailed`, none `NotFound`.
+    pub etag: &'a ETag,
+}
 
 /// One version of one object, or the mark that it was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +77,24 @@ pub trait FileStore: Send + Sync + 'static {
         key: &Key,
         upload: &UploadId,
         parts: &[ETag],
+    ) -> Result<ETag, StoreError>;
+
+    /// Makes an object of another one's bytes, at most [`COPY_LIMIT`] of them; without headers with the other
+    /// one's. The two may be the same object, whose headers are then replaced.
+    async fn copy_file(
+        &self,
+        source: CopySource<'_>,
+        to: &Key,
+        headers: Option<&Headers>,
+    ) -> Result<ETag, StoreError>;
+
+    /// Makes a range of another object (at most [`COPY_LIMIT`] bytes) part `number` of an upload.
+    async fn copy_part(
+        &self,
+        source: CopySource<'_>,
+        range: ByteRange,
+        to: (&Key, &UploadId),
+        number: u32,
     ) -> Result<ETag, StoreError>;
 
     /// Gives an upload up and frees its room; one that is no more is no error.

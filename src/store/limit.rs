@@ -19,7 +19,7 @@ impl Limit {
         Self { inner, permits: Semaphore::new(requests.max(1)) }
     }
 
-    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.permits.acquire().await.ok()
     }

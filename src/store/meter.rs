@@ -84,7 +84,7 @@ impl Meter {
         })
     }
 
-    async fn count<T>(
+    pub(super) async fn count<T>(
         &self,
         verb: usize,
         bytes: impl FnOnce(&T) -> u64,

@@ -11,6 +11,7 @@
 //! - An error says whether the effect may have happened all the same ([`StoreError::effect_unknown`]).
 //! - Dropping the future of a verb may leave its effect undone or done, never half done.
 
+mod around_files;
 mod body;
 mod cache_entry;
 pub mod conformance;
@@ -35,12 +36,13 @@ mod s3_files;
 mod s3_http;
 mod throttle;
 
+pub use around_files::{BoundedFiles, MeterFiles};
 pub use body::Body;
 pub use dir::DirStore;
 pub use disk_cache::DiskCache;
 pub use error::{StoreError, StoreErrorKind};
 pub use fault::Fault;
-pub use files::{FileStore, Headers, UploadId, Version};
+pub use files::{COPY_LIMIT, CopySource, FileStore, Headers, UploadId, Version};
 pub use limit::Limit;
 pub use memory::MemoryStore;
 pub use meter::{Count, Hits, Meter, VERBS};

@@ -1,10 +1,12 @@
 //! Tries requests for files again, as [`Retry`](super::Retry) does those of a store.
 
+use super::files::CopySource;
 use super::retry::{Attempts, Effect, Request, reads};
 use super::{
     ETag, FileStore, Headers, Key, ObjectMeta, RetryPolicy, StoreError, StoreErrorKind, UploadId,
     Version,
 };
+use crate::units::ByteRange;
 use crate::world::Entropy;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -93,6 +95,43 @@ impl FileStore for RetryFiles {
             result
         };
         self.patient.again(repeats("put", key.as_str()), attempt).await
+    }
+
+    async fn copy_file(
+        &self,
+        source: CopySource<'_>,
+        to: &Key,
+        headers: Option<&Headers>,
+    ) -> Result<ETag, StoreError> {
+        // Where an object is copied onto itself, its mark may be another one after the first time.
+        let unknown = AtomicBool::new(false);
+        let attempt = async || {
+            let result = self.inner.copy_file(source, to, headers).await;
+            let Err(error) = &result else { return result };
+            unknown.fetch_or(error.effect_unknown, Ordering::Relaxed);
+            if error.kind == StoreErrorKind::PreconditionFailed
+                && source.key == to
+                && unknown.load(Ordering::Relaxed)
+            {
+                let (meta, found) = self.inner.head_file(to).await?;
+                if headers.is_some_and(|headers| found.metadata == headers.metadata) {
+                    return Ok(meta.etag);
+                }
+            }
+            result
+        };
+        self.patient.again(repeats("put", to.as_str()), attempt).await
+    }
+
+    async fn copy_part(
+        &self,
+        source: CopySource<'_>,
+        range: ByteRange,
+        to: (&Key, &UploadId),
+        number: u32,
+    ) -> Result<ETag, StoreError> {
+        let attempt = || self.inner.copy_part(source, range, to, number);
+        self.patient.again(repeats("put", to.0.as_str()), attempt).await
     }
 
     async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {

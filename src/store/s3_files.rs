@@ -1,19 +1,37 @@
 //! Files in the S3 family: headers, uploads in parts, versions.
 
+use super::files::CopySource;
 use super::s3::{S3Store, time};
 use super::{
     ETag, FileStore, Headers, Key, ObjectMeta, StoreError, StoreErrorKind, UploadId, Version,
 };
+use crate::units::ByteRange;
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{BucketVersioningStatus, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, MetadataDirective,
+};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use futures::StreamExt;
 use md5::{Digest, Md5};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Deletions at once where each is a request of its own.
 pub(super) const DELETES: usize = 16;
+
+/// What servers take the time for to put parts together or to copy an object, as if so much was sent.
+const SLOW: u64 = 1 << 30;
+/// What a key in a header is spelled with: all but RFC 3986's unreserved characters and `/`.
+const COPIED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+impl S3Store {
+    /// A key as the header that names a copy's source has it.
+    fn source(&self, key: &Key) -> String {
+        format!("{}/{}", self.bucket, utf8_percent_encode(key.as_str(), COPIED))
+    }
+}
 
 #[async_trait]
 impl FileStore for S3Store {
@@ -112,9 +130,56 @@ impl FileStore for S3Store {
             .multipart_upload(parts)
             .send();
         // Servers put the parts together while the answer is awaited.
-        const SLOW: u64 = 1 << 30;
         let output = self.bounded("put", key.as_str(), SLOW, true, request).await?;
         output.e_tag.map(ETag).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
+    }
+
+    async fn copy_file(
+        &self,
+        source: CopySource<'_>,
+        to: &Key,
+        headers: Option<&Headers>,
+    ) -> Result<ETag, StoreError> {
+        let mut request = self
+            .client
+            .copy_object()
+            .copy_source(self.source(source.key))
+            .copy_source_if_match(&source.etag.0)
+            .bucket(&self.bucket)
+            .key(to.as_str());
+        if let Some(headers) = headers {
+            request = request
+                .metadata_directive(MetadataDirective::Replace)
+                .set_content_type(headers.content_type.clone())
+                .set_metadata(Some(headers.metadata.clone().into_iter().collect()));
+        }
+        let output = self.bounded("put", to.as_str(), SLOW, true, request.send()).await?;
+        let etag = output.copy_object_result.and_then(|result| result.e_tag);
+        etag.map(ETag).ok_or_else(|| self.corrupt("put", to.as_str(), "a copy without an ETag"))
+    }
+
+    async fn copy_part(
+        &self,
+        source: CopySource<'_>,
+        range: ByteRange,
+        (to, upload): (&Key, &UploadId),
+        number: u32,
+    ) -> Result<ETag, StoreError> {
+        let last = range.end().saturating_sub(1);
+        let request = self
+            .client
+            .upload_part_copy()
+            .copy_source(self.source(source.key))
+            .copy_source_if_match(&source.etag.0)
+            .copy_source_range(format!("bytes={}-{last}", range.offset()))
+            .bucket(&self.bucket)
+            .key(to.as_str())
+            .upload_id(&upload.0)
+            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
+            .send();
+        let output = self.bounded("put", to.as_str(), SLOW, true, request).await?;
+        let etag = output.copy_part_result.and_then(|result| result.e_tag);
+        etag.map(ETag).ok_or_else(|| self.corrupt("put", to.as_str(), "a part without an ETag"))
     }
 
     async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {

@@ -36,7 +36,7 @@ impl Rate {
         Self { limiter, burst, turn: Mutex::new(()) }
     }
 
-    async fn pay(&self, bytes: u64) {
+    pub(super) async fn pay(&self, bytes: u64) {
         let mut units = bytes.div_ceil(UNIT);
         // Records, look-ups, a session's renewal: a lease would run out behind the bodies of a large file. They take
         // what is there, if it is enough.
