@@ -42,6 +42,12 @@ impl StreamKey {
         Encryptor { iv, stream: Stream::new(&self.0, iv) }
     }
 
+    /// Goes on where an encryptor stopped.
+    pub fn resume(&self, suspended: &Suspended) -> Encryptor<'_> {
+        let Suspended { iv, block, used } = *suspended;
+        Encryptor { iv, stream: Stream { cipher: &self.0, block, used } }
+    }
+
     /// Reads an object's plaintext from its start, given the IV it begins with.
     pub fn decryptor(&self, iv: [u8; 16]) -> Decryptor<'_> {
         Decryptor { stream: Stream::new(&self.0, iv) }
@@ -95,6 +101,26 @@ impl Encryptor<'_> {
             let cipher = plain ^ key;
             (cipher, cipher)
         });
+    }
+}
+
+impl Encryptor<'_> {
+    /// Stops, so that somebody else may go on.
+    pub fn suspend(self) -> Suspended {
+        Suspended { iv: self.iv, block: self.stream.block, used: self.stream.used }
+    }
+}
+
+/// An encryptor between two pieces, without its key.
+pub struct Suspended {
+    iv: [u8; 16],
+    block: [u8; 16],
+    used: usize,
+}
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.block);
     }
 }
 

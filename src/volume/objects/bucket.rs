@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::task::TaskTracker;
 
 /// The metadata that holds a file's time, as rclone and s3fs write it: seconds, with a fraction.
-const MTIME: &str = "mtime";
+pub(super) const MTIME: &str = "mtime";
 /// Requests at once for the times of listed files.
 const HEADS: usize = 32;
 /// Directories listed at once.
@@ -251,7 +251,7 @@ impl Files for BucketFiles {
         let metadata = [(MTIME.to_owned(), spelled(modified))].into();
         let content_type = Some(transfer::content_type(path).to_owned());
         let transfer = Transfer { requests: self.requests.clone(), key: self.key(path)? };
-        transfer.write(Headers { content_type, metadata }, pieces).await
+        transfer.write(Headers { content_type, metadata }, pieces).await.map(drop)
     }
 
     async fn remove(&self, path: &str) -> Result<(), ObjectsError> {
@@ -312,7 +312,8 @@ fn of_directory(error: StoreError) -> ObjectsError {
     }
 }
 
-fn told_time(headers: &Headers) -> Option<Timestamp> {
+/// The time that a file's writer told.
+pub(super) fn told_time(headers: &Headers) -> Option<Timestamp> {
     let text = headers.metadata.get(MTIME)?;
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let (negative, digits) = match seconds.strip_prefix('-') {
@@ -329,7 +330,8 @@ fn told_time(headers: &Headers) -> Option<Timestamp> {
     Some(Timestamp(if negative { -time } else { time }))
 }
 
-fn spelled(Timestamp(nanos): Timestamp) -> String {
+/// A time as metadata have it.
+pub(super) fn spelled(Timestamp(nanos): Timestamp) -> String {
     let sign = if nanos < 0 { "-" } else { "" };
     let nanos = nanos.unsigned_abs();
     format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)

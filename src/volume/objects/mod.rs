@@ -12,13 +12,18 @@
 //! | [`layout`] | names and contents as the caller sees them: plain, or `.enc` and deciphered |
 //! | [`bucket`] | files in a bucket ([`transfer`]: their bytes) |
 //! | [`directory`] | files in a local directory |
+//! | [`tree`] | a bucket as a mount needs it: names, ranges, copies; [`attributes`] of files in headers |
+//! | [`writer`] | a file that a mount writes |
 //! | [`parts`] | how a stream is cut, and how much of it may be in memory |
 
+pub mod attributes;
 pub mod bucket;
 pub mod directory;
 pub mod error;
 pub mod layout;
 pub mod parts;
+pub mod tree;
+pub mod writer;
 
 mod listing;
 mod local;
@@ -30,6 +35,8 @@ pub use error::ObjectsError;
 pub use layout::{Layout, SUFFIX};
 pub use local::{Replacement, Unfinished};
 pub use parts::PartWriter;
+pub use tree::BucketTree;
+pub use writer::Writer;
 
 use crate::crypto::datasafed::StreamKey;
 use crate::world::Timestamp;

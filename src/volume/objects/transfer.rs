@@ -74,7 +74,17 @@ impl Transfer {
         start: u64,
         same: Option<&ETag>,
     ) -> Result<(Vec<Bytes>, crate::store::ObjectMeta), ObjectsError> {
-        let wanted = ByteRange::new(start, RANGE);
+        self.bytes(store, key, ByteRange::new(start, RANGE), same).await
+    }
+
+    /// The content of a range, fewer bytes only where the object ends.
+    pub(super) async fn bytes(
+        &self,
+        store: &dyn Store,
+        key: Option<&Arc<StreamKey>>,
+        wanted: ByteRange,
+        same: Option<&ETag>,
+    ) -> Result<(Vec<Bytes>, crate::store::ObjectMeta), ObjectsError> {
         let range = if key.is_some() { StreamKey::object_range(wanted) } else { wanted };
         let Object { meta, body, .. } = match store.get(&self.key, Some(range), None).await {
             Ok(Fetched::Object(object)) => object,
@@ -115,17 +125,15 @@ impl Transfer {
         &self,
         headers: Headers,
         mut pieces: Receiver<Piece>,
-    ) -> Result<(), ObjectsError> {
+    ) -> Result<ETag, ObjectsError> {
         let (first, share) = match next(&mut pieces).await? {
             Some(piece) => piece,
             None => {
-                self.requests.files.put_file(&self.key, Bytes::new(), &headers).await?;
-                return Ok(());
+                return Ok(self.requests.files.put_file(&self.key, Bytes::new(), &headers).await?);
             }
         };
         let Some(second) = next(&mut pieces).await? else {
-            self.requests.files.put_file(&self.key, first, &headers).await?;
-            return Ok(());
+            return Ok(self.requests.files.put_file(&self.key, first, &headers).await?);
         };
         let upload = self.requests.files.begin_upload(&self.key, &headers).await?;
         let mut guard = Guard { transfer: self, upload: Some(upload.clone()) };
@@ -133,7 +141,7 @@ impl Transfer {
         let done = match parts {
             Ok(parts) => {
                 let completed = self.requests.files.complete_upload(&self.key, &upload, &parts);
-                completed.await.map(drop).map_err(ObjectsError::from)
+                completed.await.map_err(ObjectsError::from)
             }
             Err(error) => Err(error),
         };
@@ -143,6 +151,11 @@ impl Transfer {
         }
         guard.upload = None;
         done
+    }
+
+    /// Stores a content in one request.
+    pub(super) async fn put(&self, body: Bytes, headers: &Headers) -> Result<ETag, ObjectsError> {
+        Ok(self.requests.files.put_file(&self.key, body, headers).await?)
     }
 
     async fn send_parts(
@@ -180,7 +193,7 @@ impl Transfer {
         Ok(done.into_iter().map(|(_, etag)| etag).collect())
     }
 
-    async fn give_up(&self, upload: &UploadId) {
+    pub(super) async fn give_up(&self, upload: &UploadId) {
         let abort = self.requests.files.abort_upload(&self.key, upload);
         match tokio::time::timeout(ABORT, abort).await {
             Ok(Ok(())) => {}

@@ -1,0 +1,404 @@
+//! A bucket as a file system needs it: what is at a name, the names in a directory, ranges, copies.
+//!
+//! Files are objects as [`super::bucket`] has them, `NAME.enc` where there is a key. A directory is the
+//! beginning of keys; its mark, an empty object whose key ends in `/`, keeps it when it is empty and holds its
+//! attributes. Where a file and a directory have one name, the directory is seen.
+//!
+//! Crash story: every change of one object appears whole or not at all. A move is a copy and then a deletion:
+//! a crash between the two leaves both names. A directory is moved object by object: a crash leaves some here
+//! and some there, none lost.
+
+use super::bucket::Requests;
+use super::error::ObjectsError;
+use super::layout::SUFFIX;
+use super::transfer::{self, Transfer};
+use crate::crypto::datasafed::{OVERHEAD, StreamKey};
+use crate::store::{
+    COPY_LIMIT, CopySource, ETag, Headers, Key, ListRequest, StoreError, StoreErrorKind,
+};
+use crate::units::ByteRange;
+use crate::world::{Entropy, Timestamp};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use std::sync::Arc;
+
+/// The media type of a directory's mark, as s3fs and geesefs give it.
+const DIRECTORY: &str = "application/x-directory";
+/// What one part of a copy in parts has.
+const COPY_PART: u64 = 1 << 30;
+/// Parts copied at once, and objects moved at once.
+const COPIES: usize = 16;
+/// Objects deleted in one request.
+const DELETES: usize = 1000;
+
+/// An object that stands for a file or marks a directory.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Bytes of the file.
+    pub size: u64,
+    /// It is shorter than the IV that it should begin with: nobody can say what its content was.
+    pub is_cut: bool,
+    /// The object's mark.
+    pub etag: ETag,
+    /// When it was stored, by the store's clock.
+    pub stored: Timestamp,
+    /// What is beside its bytes.
+    pub headers: Headers,
+}
+
+/// What is at a path.
+#[derive(Clone, Debug)]
+pub enum Looked {
+    /// Nothing.
+    Nothing,
+    /// A file.
+    File(Found),
+    /// A directory, and its mark if it has one.
+    Directory(Option<Found>),
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The name.
+    pub name: String,
+    /// The file; none: a directory.
+    pub file: Option<RowFile>,
+}
+
+/// What a listing tells of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowFile {
+    /// Bytes of the file.
+    pub size: u64,
+    /// The object's mark.
+    pub etag: ETag,
+}
+
+/// The files below a prefix of a bucket.
+pub struct BucketTree {
+    requests: Requests,
+    /// Empty, or ends in `/`.
+    prefix: String,
+    key: Option<Arc<StreamKey>>,
+    entropy: Arc<dyn Entropy>,
+    copy_limit: u64,
+}
+
+impl BucketTree {
+    /// The files below a prefix (without `/` at either end; may be empty), in datasafed's form if there is a
+    /// key.
+    pub fn new(
+        requests: Requests,
+        prefix: &str,
+        key: Option<Arc<StreamKey>>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        Self { requests, prefix, key, entropy, copy_limit: COPY_LIMIT }
+    }
+
+    /// The same where copies of more than so many bytes are made in parts: for stores, and tests, that take
+    /// less in one.
+    pub fn with_copy_limit(self, copy_limit: u64) -> Self {
+        Self { copy_limit, ..self }
+    }
+
+    /// Whether files are in datasafed's form.
+    pub fn is_encrypted(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Whether it is less than a whole bucket, so that its root can have a mark.
+    pub fn has_prefix(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
+    /// How this place is called in messages.
+    pub fn describe(&self) -> String {
+        let store = self.requests.store.describe();
+        if self.prefix.is_empty() { store } else { format!("{store}, {}", self.prefix) }
+    }
+
+    pub(super) fn stream_key(&self) -> Option<&Arc<StreamKey>> {
+        self.key.as_ref()
+    }
+
+    pub(super) fn entropy(&self) -> &dyn Entropy {
+        &*self.entropy
+    }
+
+    pub(super) fn part_limit(&self) -> u32 {
+        self.requests.files.part_limit()
+    }
+
+    fn overhead(&self) -> u64 {
+        if self.is_encrypted() { OVERHEAD } else { 0 }
+    }
+
+    fn file_key(&self, path: &str) -> Result<Key, ObjectsError> {
+        let ending = if self.is_encrypted() { SUFFIX } else { "" };
+        self.any_key(format!("{}{path}{ending}", self.prefix))
+    }
+
+    /// The key of a directory's mark; empty is the root.
+    fn mark_key(&self, path: &str) -> Result<Key, ObjectsError> {
+        self.any_key(self.below(path))
+    }
+
+    fn any_key(&self, key: String) -> Result<Key, ObjectsError> {
+        let length = key.len();
+        Key::new(key).ok_or_else(|| {
+            ObjectsError::Invalid(format!(
+                "an object's name of {length} bytes: with its prefix it needs 1 to {}",
+                crate::store::KEY_LIMIT
+            ))
+        })
+    }
+
+    fn below(&self, directory: &str) -> String {
+        match directory {
+            "" => self.prefix.clone(),
+            _ => format!("{}{directory}/", self.prefix),
+        }
+    }
+
+    /// Whether a path fits into a key.
+    pub fn fits(&self, path: &str) -> bool {
+        self.file_key(path).is_ok() && self.mark_key(path).is_ok()
+    }
+
+    pub(super) fn transfer(&self, path: &str) -> Result<Transfer, ObjectsError> {
+        Ok(Transfer { requests: self.requests.clone(), key: self.file_key(path)? })
+    }
+
+    /// The media type of a new file.
+    pub fn content_type(path: &str) -> String {
+        transfer::content_type(path).to_owned()
+    }
+
+    /// Refuses a bucket that is not there or may not be listed.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let request =
+            ListRequest { prefix: self.prefix.clone(), limit: 1, ..ListRequest::default() };
+        self.requests.store.list(&request).await.map(drop)
+    }
+
+    async fn head(&self, key: &Key, overhead: u64) -> Result<Option<Found>, ObjectsError> {
+        match self.requests.files.head_file(key).await {
+            Ok((meta, headers)) => Ok(Some(Found {
+                size: meta.size.saturating_sub(overhead),
+                is_cut: meta.size < overhead,
+                etag: meta.etag,
+                stored: meta.modified,
+                headers,
+            })),
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The file at a path.
+    pub async fn file(&self, path: &str) -> Result<Option<Found>, ObjectsError> {
+        self.head(&self.file_key(path)?, self.overhead()).await
+    }
+
+    /// The mark of the directory at a path.
+    pub async fn mark(&self, path: &str) -> Result<Option<Found>, ObjectsError> {
+        match self.below(path).is_empty() {
+            true => Ok(None),
+            false => self.head(&self.mark_key(path)?, 0).await,
+        }
+    }
+
+    /// What is at a path, by two requests at once, and a third for a directory's mark.
+    pub async fn look(&self, path: &str) -> Result<Looked, ObjectsError> {
+        let below = self.below(path);
+        let request = ListRequest { prefix: below.clone(), limit: 1, ..ListRequest::default() };
+        let listed = async { Ok(self.requests.store.list(&request).await?) };
+        let (file, page) = futures::try_join!(self.file(path), listed)?;
+        // Its mark comes first: nothing that begins with it is shorter.
+        match (page.objects.first(), file) {
+            (Some(first), _) if first.key.as_str() == below => {
+                Ok(Looked::Directory(self.mark(path).await?))
+            }
+            (Some(_), _) => Ok(Looked::Directory(None)),
+            (None, Some(file)) => Ok(Looked::File(file)),
+            (None, None) => Ok(Looked::Nothing),
+        }
+    }
+
+    /// The names in a directory, in the order of their bytes.
+    pub async fn list(&self, directory: &str) -> Result<Vec<Row>, ObjectsError> {
+        let below = self.below(directory);
+        let mut request =
+            ListRequest { prefix: below.clone(), roll_up: true, ..ListRequest::default() };
+        let mut rows = Vec::new();
+        let is_name = |name: &str| !name.is_empty() && !matches!(name, "." | "..");
+        loop {
+            let page = self.requests.store.list(&request).await?;
+            for prefix in page.prefixes {
+                let name = prefix.strip_prefix(&below).and_then(|name| name.strip_suffix('/'));
+                if let Some(name) = name.filter(|name| is_name(name) && !name.contains('/')) {
+                    rows.push(Row { name: name.to_owned(), file: None });
+                }
+            }
+            for object in page.objects {
+                let Some(name) = object.key.as_str().strip_prefix(&below) else { continue };
+                let name = match self.is_encrypted() {
+                    true => name.strip_suffix(SUFFIX),
+                    false => Some(name),
+                };
+                let Some(name) = name.filter(|name| is_name(name) && !name.contains('/')) else {
+                    continue;
+                };
+                let size = object.size.saturating_sub(self.overhead());
+                let file = Some(RowFile { size, etag: object.etag });
+                rows.push(Row { name: name.to_owned(), file });
+            }
+            match page.next {
+                Some(next) => request.start_after = Some(next),
+                None => break,
+            }
+        }
+        // The directory first where a file has the same name.
+        rows.sort_by(|a, b| a.name.cmp(&b.name).then(a.file.is_some().cmp(&b.file.is_some())));
+        rows.dedup_by(|b, a| a.name == b.name);
+        Ok(rows)
+    }
+
+    /// Whether a directory has nothing but its mark, also nothing that is not seen.
+    pub async fn is_empty(&self, directory: &str) -> Result<bool, ObjectsError> {
+        let below = self.below(directory);
+        let request = ListRequest { prefix: below.clone(), limit: 2, ..ListRequest::default() };
+        let page = self.requests.store.list(&request).await?;
+        Ok(page.objects.iter().all(|object| object.key.as_str() == below))
+    }
+
+    /// The content of a range, fewer bytes only where the file ends, in the buffers that it came in.
+    ///
+    /// # Errors
+    /// `Changed` if the object is another one by now, or gone.
+    pub async fn read(
+        &self,
+        path: &str,
+        etag: &ETag,
+        range: ByteRange,
+    ) -> Result<Vec<Bytes>, ObjectsError> {
+        let transfer = self.transfer(path)?;
+        let store = &*self.requests.store;
+        let (bytes, _) = transfer.bytes(store, self.key.as_ref(), range, Some(etag)).await?;
+        Ok(bytes)
+    }
+
+    /// Copies a file, with its own headers or others; returns the copy's mark.
+    pub async fn copy(
+        &self,
+        from: &str,
+        found: &Found,
+        to: &str,
+        headers: Option<&Headers>,
+    ) -> Result<ETag, ObjectsError> {
+        let size = found.size + self.overhead();
+        let (from, to) = (self.file_key(from)?, self.file_key(to)?);
+        let headers = headers.unwrap_or(&found.headers);
+        self.copy_object(&from, (&found.etag, size), &to, headers).await
+    }
+
+    async fn copy_object(
+        &self,
+        from: &Key,
+        (etag, size): (&ETag, u64),
+        to: &Key,
+        headers: &Headers,
+    ) -> Result<ETag, ObjectsError> {
+        let source = CopySource { key: from, etag };
+        let files = &self.requests.files;
+        let replaced = |error: StoreError| match error.kind {
+            StoreErrorKind::NotFound | StoreErrorKind::PreconditionFailed => {
+                ObjectsError::Changed(from.to_string())
+            }
+            _ => error.into(),
+        };
+        if size <= self.copy_limit {
+            return files.copy_file(source, to, Some(headers)).await.map_err(replaced);
+        }
+        let upload = files.begin_upload(to, headers).await?;
+        let part = COPY_PART.min(self.copy_limit);
+        let part = part.max(size.div_ceil(u64::from(files.part_limit())));
+        let starts = (0..size).step_by(part as usize);
+        let (to_upload, upload_id) = (to, &upload);
+        let parts = starts.zip(1_u32..).map(|(start, number)| {
+            let range = ByteRange::between(start, (start + part).min(size));
+            async move { files.copy_part(source, range, (to_upload, upload_id), number).await }
+        });
+        let parts: Vec<_> = parts.collect();
+        let parts = futures::stream::iter(parts).buffered(COPIES).try_collect::<Vec<ETag>>().await;
+        let done = match parts {
+            Ok(parts) => files.complete_upload(to, &upload, &parts).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(etag) => Ok(etag),
+            Err(error) => {
+                let transfer = Transfer { requests: self.requests.clone(), key: to.clone() };
+                transfer.give_up(&upload).await;
+                Err(replaced(error))
+            }
+        }
+    }
+
+    /// Removes a file; none is no error.
+    pub async fn remove(&self, path: &str) -> Result<(), ObjectsError> {
+        Ok(self.requests.store.delete(&self.file_key(path)?, None).await?)
+    }
+
+    /// Marks a directory, or replaces its mark; returns what marks it.
+    pub async fn put_mark(&self, path: &str, headers: &Headers) -> Result<ETag, ObjectsError> {
+        let mut headers = headers.clone();
+        headers.content_type = Some(DIRECTORY.to_owned());
+        let key = self.mark_key(path)?;
+        Ok(self.requests.files.put_file(&key, Bytes::new(), &headers).await?)
+    }
+
+    /// Removes a directory's mark.
+    pub async fn remove_mark(&self, path: &str) -> Result<(), ObjectsError> {
+        Ok(self.requests.store.delete(&self.mark_key(path)?, None).await?)
+    }
+
+    /// Moves everything below a directory, its mark too, also what is not seen: copies all, then deletes all.
+    pub async fn move_directory(&self, from: &str, to: &str) -> Result<(), ObjectsError> {
+        let (from, to) = (self.below(from), self.below(to));
+        let mut request = ListRequest { prefix: from.clone(), ..ListRequest::default() };
+        let mut keys = Vec::new();
+        loop {
+            let page = self.requests.store.list(&request).await?;
+            keys.extend(page.objects.into_iter().map(|object| object.key));
+            match page.next {
+                Some(next) => request.start_after = Some(next),
+                None => break,
+            }
+        }
+        let copies: Vec<_> = keys.iter().map(|key| self.move_one(key, &from, &to)).collect();
+        let mut copies = futures::stream::iter(copies).buffer_unordered(COPIES);
+        while let Some(copied) = copies.next().await {
+            copied?;
+        }
+        drop(copies);
+        for keys in keys.chunks(DELETES) {
+            let failed = self.requests.store.delete_many(keys).await?;
+            if let Some((_, error)) = failed.into_iter().next() {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn move_one(&self, key: &Key, from: &str, to: &str) -> Result<(), ObjectsError> {
+        let rest = key.as_str().strip_prefix(from).unwrap_or_default();
+        let target = self.any_key(format!("{to}{rest}"))?;
+        // Removed since it was listed: nothing to move.
+        let Some(found) = self.head(key, 0).await? else { return Ok(()) };
+        self.copy_object(key, (&found.etag, found.size), &target, &found.headers).await.map(drop)
+    }
+}

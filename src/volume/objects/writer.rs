@@ -1,0 +1,264 @@
+//! A file that is written from front to back, by a task that may not block: in one request if it is short,
+//! else in parts that leave while it grows.
+
+use super::error::ObjectsError;
+use super::parts::{Piece, Plan};
+use super::tree::BucketTree;
+use crate::crypto::datasafed::{OVERHEAD, Suspended};
+use crate::store::{ETag, Headers};
+use bytes::Bytes;
+use std::sync::Arc;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+const MIB: usize = 1 << 20;
+
+/// What all writers together may take in memory.
+#[derive(Clone)]
+pub struct Budget {
+    semaphore: Arc<Semaphore>,
+    mebibytes: usize,
+}
+
+impl Budget {
+    /// So many bytes, a MiB at least.
+    pub fn new(bytes: u64) -> Self {
+        let mebibytes = usize::try_from(bytes).unwrap_or(usize::MAX) / MIB;
+        let mebibytes = mebibytes.clamp(1, u32::MAX as usize >> 3);
+        Self { semaphore: Arc::new(Semaphore::new(mebibytes)), mebibytes }
+    }
+}
+
+/// A file being written. Until [`Writer::finish`] nothing appears in the store. Dropped, it never was.
+pub struct Writer {
+    tree: Arc<BucketTree>,
+    path: String,
+    plan: Plan,
+    budget: Budget,
+    /// The part that is being filled, in plaintext, and its share of the budget.
+    buffer: Vec<u8>,
+    share: Option<OwnedSemaphorePermit>,
+    length: u64,
+    /// Once the first part has left.
+    leaving: Option<Leaving>,
+    failed: bool,
+}
+
+struct Leaving {
+    pieces: Sender<Piece>,
+    task: JoinHandle<Result<ETag, ObjectsError>>,
+    /// Parts that have left.
+    number: u32,
+    cipher: Option<Suspended>,
+    headers: Headers,
+}
+
+/// Whether bytes were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// They were.
+    All,
+    /// There is no memory for another file of this length, and nothing of it has left: none was taken.
+    NoRoom,
+}
+
+/// What a finished file was stored as.
+#[derive(Debug)]
+pub struct Written {
+    /// The object's mark.
+    pub etag: ETag,
+    /// With which headers it was begun; those at the end are the same only if it went in one request.
+    pub headers: Headers,
+}
+
+impl Writer {
+    /// Begins a file of `size` bytes, if that is known.
+    pub fn new(tree: Arc<BucketTree>, path: String, size: Option<u64>, budget: Budget) -> Self {
+        let overhead = if tree.is_encrypted() { OVERHEAD } else { 0 };
+        let plan = Plan::parts(tree.part_limit(), size.map(|size| size.saturating_add(overhead)));
+        let (buffer, share, leaving) = (Vec::new(), None, None);
+        Self { tree, path, plan, budget, buffer, share, length: 0, leaving, failed: false }
+    }
+
+    /// Bytes so far.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Everything so far, if none of it has left.
+    pub fn whole(&self) -> Option<&[u8]> {
+        self.leaving.is_none().then_some(&*self.buffer)
+    }
+
+    /// Whether it has failed for good: what had left is lost.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Room in the part that is being filled.
+    fn room(&self) -> usize {
+        let number = self.leaving.as_ref().map_or(1, |leaving| leaving.number + 1);
+        let iv = if number == 1 && self.tree.is_encrypted() { OVERHEAD as usize } else { 0 };
+        self.plan.size(number).saturating_sub(iv).saturating_sub(self.buffer.len())
+    }
+
+    /// Takes bytes. `headers` are those of the object if this makes its first part leave.
+    pub async fn write(
+        &mut self,
+        mut data: &[u8],
+        headers: &Headers,
+    ) -> Result<Taken, ObjectsError> {
+        while !data.is_empty() {
+            if self.room() == 0 {
+                self.hand_over(headers).await?;
+            }
+            if !self.has_share(data.len()).await? {
+                return Ok(Taken::NoRoom);
+            }
+            let (now, later) = data.split_at(data.len().min(self.room()));
+            self.buffer.extend_from_slice(now);
+            self.length += now.len() as u64;
+            data = later;
+        }
+        Ok(Taken::All)
+    }
+
+    /// Whether there is memory for more: short files go without asking.
+    async fn has_share(&mut self, more: usize) -> Result<bool, ObjectsError> {
+        if self.share.is_some() || self.leaving.is_none() && self.buffer.len() + more <= MIB {
+            return Ok(true);
+        }
+        match self.leaving {
+            None => {
+                let share = self.budget.semaphore.clone().try_acquire_many_owned(self.wanted());
+                self.share = share.ok();
+            }
+            // The parts of its own that are on their way will give theirs back.
+            Some(_) => self.wait_for_share().await?,
+        }
+        Ok(self.share.is_some())
+    }
+
+    /// Waits for memory for the next part, for a caller that holds none that others wait for.
+    pub async fn wait_for_share(&mut self) -> Result<(), ObjectsError> {
+        if self.share.is_none() {
+            let share = self.budget.semaphore.clone().acquire_many_owned(self.wanted()).await;
+            self.share = Some(share.map_err(|_| ObjectsError::Ended)?);
+        }
+        Ok(())
+    }
+
+    /// What the part that is being filled takes of the budget, in MiB.
+    fn wanted(&self) -> u32 {
+        let number = self.leaving.as_ref().map_or(1, |leaving| leaving.number + 1);
+        let wanted = self.plan.size(number).div_ceil(MIB).min(self.budget.mebibytes);
+        u32::try_from(wanted).unwrap_or(u32::MAX)
+    }
+
+    /// Sends the part that is full on its way.
+    async fn hand_over(&mut self, headers: &Headers) -> Result<(), ObjectsError> {
+        if self.failed {
+            return Err(ObjectsError::Ended);
+        }
+        let mut part = std::mem::take(&mut self.buffer);
+        let mut leaving = match self.leaving.take() {
+            Some(leaving) => leaving,
+            None => self.leave(headers)?,
+        };
+        leaving.number += 1;
+        if let Some(key) = self.tree.stream_key() {
+            let (key, entropy) = (key.clone(), self.tree.clone());
+            let before = leaving.cipher.take();
+            // Takes some milliseconds.
+            let enciphered = tokio::task::spawn_blocking(move || {
+                let mut encryptor = match &before {
+                    Some(before) => key.resume(before),
+                    None => key.encryptor(entropy.entropy()),
+                };
+                encryptor.update(&mut part);
+                if before.is_none() {
+                    part.splice(..0, encryptor.iv());
+                }
+                (part, encryptor.suspend())
+            });
+            let (enciphered, after) = enciphered.await.map_err(|_| ObjectsError::Ended)?;
+            part = enciphered;
+            leaving.cipher = Some(after);
+        }
+        let share = match self.share.take() {
+            Some(share) => share,
+            // A short file takes none of the budget.
+            None => {
+                let none = self.budget.semaphore.clone().try_acquire_many_owned(0);
+                none.map_err(|_| ObjectsError::Ended)?
+            }
+        };
+        let sent = leaving.pieces.send(Piece::Part(Bytes::from(part), share)).await;
+        if sent.is_err() {
+            // The task has its reason.
+            self.failed = true;
+            return Err(ended(leaving.task).await);
+        }
+        self.leaving = Some(leaving);
+        Ok(())
+    }
+
+    fn leave(&self, headers: &Headers) -> Result<Leaving, ObjectsError> {
+        let (pieces, incoming) = channel(1);
+        let transfer = self.tree.transfer(&self.path)?;
+        let given = headers.clone();
+        let task = tokio::spawn(async move { transfer.write(given, incoming).await });
+        Ok(Leaving { pieces, task, number: 0, cipher: None, headers: headers.clone() })
+    }
+
+    /// Stores the file. What could not be stored in one request may be tried again; a file in parts has
+    /// then failed for good.
+    pub async fn finish(&mut self, headers: &Headers) -> Result<Written, ObjectsError> {
+        if self.failed {
+            return Err(ObjectsError::Ended);
+        }
+        if self.leaving.is_none() {
+            return self.finish_short(headers).await;
+        }
+        if !self.buffer.is_empty() {
+            self.hand_over(headers).await?;
+        }
+        let Some(Leaving { pieces, task, headers, .. }) = self.leaving.take() else {
+            return Err(ObjectsError::Ended);
+        };
+        self.failed = true;
+        // A receiver that is gone has its reason, which the task returns.
+        let _ = pieces.send(Piece::End).await;
+        let etag = task.await.map_err(|_| ObjectsError::Ended)??;
+        Ok(Written { etag, headers })
+    }
+
+    async fn finish_short(&mut self, headers: &Headers) -> Result<Written, ObjectsError> {
+        let mut part = self.buffer.clone();
+        if let Some(key) = self.tree.stream_key() {
+            let mut encryptor = key.encryptor(self.tree.entropy());
+            encryptor.update(&mut part);
+            part.splice(..0, encryptor.iv());
+        }
+        let transfer = self.tree.transfer(&self.path)?;
+        let etag = transfer.put(Bytes::from(part), headers).await?;
+        Ok(Written { etag, headers: headers.clone() })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // The upload is given up by the transfer that is dropped with its task.
+        if let Some(leaving) = self.leaving.take() {
+            leaving.task.abort();
+        }
+    }
+}
+
+async fn ended(task: JoinHandle<Result<ETag, ObjectsError>>) -> ObjectsError {
+    match task.await {
+        Ok(Err(error)) => error,
+        _ => ObjectsError::Ended,
+    }
+}
