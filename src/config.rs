@@ -10,6 +10,8 @@ mod process;
 mod url;
 mod world;
 
+use std::path::{Path, PathBuf};
+
 pub use self::url::{InvalidUrl, StoreBase, VolumeUrl};
 pub use file::{ConfigError, ConfigFile};
 pub use passphrase::{Handed, PassphraseError, PassphraseSource};
@@ -71,6 +73,12 @@ pub fn host_name() -> String {
         .ok()
         .and_then(|name| name.into_string().ok())
         .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Where large temporary files go: TMPDIR, or what is a disk where /tmp may be memory.
+pub fn temporary_directory() -> PathBuf {
+    let usual = || PathBuf::from(if Path::new("/var/tmp").is_dir() { "/var/tmp" } else { "/tmp" });
+    std::env::var_os("TMPDIR").filter(|path| !path.is_empty()).map_or_else(usual, PathBuf::from)
 }
 
 /// An environment variable, if it is set, not empty, and text.

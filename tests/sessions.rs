@@ -105,7 +105,7 @@ async fn a_session_declared_dead_starts_anew_and_stores_again_what_nothing_refer
     let (ino, handle) = mounted.create("file").await;
     for (index, part) in content.chunks(1 << 20).enumerate() {
         let offset = (index as u64) << 20;
-        mounted.fs.write(ino, handle, offset, part.to_vec()).await.expect("written");
+        mounted.fs.write(handle, offset, part.to_vec()).await.expect("written");
     }
     mounted.wait_for_segments(2).await;
     let former = mounted.keys("d/").await;
@@ -123,11 +123,11 @@ async fn a_session_declared_dead_starts_anew_and_stores_again_what_nothing_refer
 async fn a_session_declared_dead_whose_segments_are_swept_says_so() {
     let mounted = mounted(2).await;
     let (ino, handle) = mounted.create("file").await;
-    mounted.fs.write(ino, handle, 0, b"stored before".to_vec()).await.expect("written");
+    mounted.fs.write(handle, 0, b"stored before".to_vec()).await.expect("written");
     mounted.fs.fsync(ino, handle, false).await.expect("stored");
     for (index, part) in bytes(20 << 20).chunks(1 << 20).enumerate() {
         let offset = (index as u64) << 20;
-        mounted.fs.write(ino, handle, offset, part.to_vec()).await.expect("written");
+        mounted.fs.write(handle, offset, part.to_vec()).await.expect("written");
     }
     mounted.wait_for_segments(2).await;
     mounted.declare_sessions_dead().await;
@@ -147,7 +147,7 @@ async fn a_file_appended_to_all_day_has_few_segments_each_byte_stored_a_few_time
     let content = bytes(30 << 20);
     let mut at = 0;
     for (index, line) in content.chunks(30_000).enumerate() {
-        mounted.fs.write(ino, handle, at, line.to_vec()).await.expect("written");
+        mounted.fs.write(handle, at, line.to_vec()).await.expect("written");
         at += line.len() as u64;
         mounted.fs.fsync(ino, handle, false).await.expect("stored");
         if index % 300 == 0 {

@@ -46,7 +46,6 @@ const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!", "TODO", "FIXME"
 const LINES: usize = 500;
 const LONG: &[(&str, usize, &str)] = &[
     ("src/fs/fuse.rs", 920, "one method for each request of the kernel, a few lines each"),
-    ("src/fs/core.rs", 520, "what all operations share: names, inodes, their making and their end"),
     ("src/fs/names.rs", 690, "the operations on names share the order of their locks"),
     ("src/fs/publish.rs", 560, "from dirty bytes to the record, one step after the other"),
     ("src/fs/dirty.rs", 540, "one map and what happens to its pieces, with its tests"),

@@ -46,6 +46,12 @@ pub struct ConfigFile {
     /// How much of it: `10GiB`.
     #[serde(deserialize_with = "size")]
     pub cache_size: Option<u64>,
+    /// What a mount shows: `native` (a volume) or `objects` (a bucket's files as they are).
+    pub layout: Option<String>,
+    /// How the files of the `objects` layout are enciphered: `AES-256-CFB`.
+    pub encryption: Option<String>,
+    /// Where the `objects` layout keeps what it has not stored yet.
+    pub scratch_dir: Option<PathBuf>,
     /// `close` or `fsync`.
     pub durability: Option<String>,
     /// How long names and attributes are taken for true: `1s`.

@@ -29,8 +29,8 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::core::FileSystem;
 use super::errno::FsError;
+use super::front::Front;
 use super::once::RequestId;
 use super::operations;
 use super::types::*;
@@ -43,16 +43,16 @@ const MAX_BACKGROUND: u16 = 128;
 /// Most that one copy_file_range moves, so that its count fits the 32 bits of the answer.
 const MAX_COPY: u64 = 1 << 30;
 
-/// Translates between the kernel and a [`FileSystem`].
-pub struct FuseAdapter {
-    fs: Arc<FileSystem>,
+/// Translates between the kernel and a file system.
+pub struct FuseAdapter<F> {
+    fs: Arc<F>,
     runtime: Handle,
     tasks: TaskTracker,
 }
 
-impl FuseAdapter {
+impl<F: Front> FuseAdapter<F> {
     /// An adapter whose requests are worked on in `runtime`.
-    pub fn new(fs: Arc<FileSystem>, runtime: Handle) -> Self {
+    pub fn new(fs: Arc<F>, runtime: Handle) -> Self {
         Self { fs, runtime, tasks: TaskTracker::new() }
     }
 
@@ -91,7 +91,7 @@ impl FuseAdapter {
     }
 }
 
-impl FuseAdapter {
+impl<F: Front> FuseAdapter<F> {
     /// Begins a request that must not happen twice when the kernel sends it to the next process again.
     fn once<W>(&self, request: &Request, operation: &'static str, ino: INodeNo, work: W)
     where
@@ -119,7 +119,7 @@ macro_rules! answer {
     };
 }
 
-impl Filesystem for FuseAdapter {
+impl<F: Front> Filesystem for FuseAdapter<F> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for flag in WANTED.iter() {
             // Older kernels lack some; none of them is needed to be correct.
@@ -219,8 +219,7 @@ impl Filesystem for FuseAdapter {
         let (fs, caller, name) = (self.fs.clone(), caller(request), bytes(name));
         self.once(request, "mknod", parent, async move {
             let parent = Ino(parent.0);
-            let result = fs.mknod(&caller, parent, &name, mode, umask, rdev).await;
-            let result = fs.made_once(parent, &name, result).await;
+            let result = fs.mknod(&caller, parent, &name, (mode, umask), rdev).await;
             answer!(reply, "mknod", result, give_entry)
         });
     }
@@ -236,8 +235,7 @@ impl Filesystem for FuseAdapter {
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), bytes(name));
         self.once(request, "mkdir", parent, async move {
-            let result = fs.mkdir(&caller, Ino(parent.0), &name, mode, umask).await;
-            let result = fs.made_once(Ino(parent.0), &name, result).await;
+            let result = fs.mkdir(&caller, Ino(parent.0), &name, (mode, umask)).await;
             answer!(reply, "mkdir", result, give_entry)
         });
     }
@@ -245,14 +243,14 @@ impl Filesystem for FuseAdapter {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), bytes(name));
         self.once(request, "unlink", parent, async move {
-            answer!(reply, "unlink", fs.unlink_once(Ino(parent.0), &name).await, done)
+            answer!(reply, "unlink", fs.unlink(Ino(parent.0), &name).await, done)
         });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), bytes(name));
         self.once(request, "rmdir", parent, async move {
-            answer!(reply, "rmdir", fs.rmdir_once(Ino(parent.0), &name).await, done)
+            answer!(reply, "rmdir", fs.rmdir(Ino(parent.0), &name).await, done)
         });
     }
 
@@ -268,7 +266,6 @@ impl Filesystem for FuseAdapter {
         let target = bytes(target.as_os_str());
         self.once(request, "symlink", parent, async move {
             let result = fs.symlink(&caller, Ino(parent.0), &name, &target).await;
-            let result = fs.made_once(Ino(parent.0), &name, result).await;
             answer!(reply, "symlink", result, give_entry)
         });
     }
@@ -287,7 +284,7 @@ impl Filesystem for FuseAdapter {
         let (fs, name, new_name) = (self.fs.clone(), bytes(name), bytes(new_name));
         self.once(request, "rename", parent, async move {
             let (from, to) = ((Ino(parent.0), &name[..]), (Ino(new_parent.0), &new_name[..]));
-            answer!(reply, "rename", fs.rename_once(from, to, mode).await, done)
+            answer!(reply, "rename", fs.rename(from, to, mode).await, done)
         });
     }
 
@@ -301,7 +298,7 @@ impl Filesystem for FuseAdapter {
     ) {
         let (fs, name) = (self.fs.clone(), bytes(name));
         self.once(request, "link", ino, async move {
-            let result = fs.link_once(Ino(ino.0), Ino(parent.0), &name).await;
+            let result = fs.link(Ino(ino.0), Ino(parent.0), &name).await;
             answer!(reply, "link", result, give_entry)
         });
     }
@@ -310,7 +307,7 @@ impl Filesystem for FuseAdapter {
         let (fs, caller) = (self.fs.clone(), caller(request));
         let mode = OpenMode::from_flags(flags.0);
         self.once(request, "open", ino, async move {
-            let result = fs.open_once(&caller, Ino(ino.0), mode).await;
+            let result = fs.open(&caller, Ino(ino.0), mode).await;
             answer!(reply, "open", result, |reply: ReplyOpen, opened: Opened| {
                 reply.opened(FileHandle(opened.handle.0), open_flags(&opened))
             })
@@ -331,7 +328,7 @@ impl Filesystem for FuseAdapter {
         let open = OpenMode::from_flags(flags);
         self.once(request, "create", parent, async move {
             let modes = (mode, umask);
-            let result = fs.create_once(&caller, Ino(parent.0), &name, modes, open).await;
+            let result = fs.create(&caller, Ino(parent.0), &name, modes, open).await;
             answer!(
                 reply,
                 "create",
@@ -371,7 +368,7 @@ impl Filesystem for FuseAdapter {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -389,24 +386,24 @@ impl Filesystem for FuseAdapter {
         if let Some(result) = tried {
             return answer!(reply, "write", result, ReplyWrite::written);
         }
-        let (fs, data) = (self.fs.clone(), data.to_vec());
+        let (fs, caller, data) = (self.fs.clone(), caller(request), data.to_vec());
         self.spawn("write", ino, async move {
-            let result = fs.write(node, handle, offset, data).await;
+            let result = fs.write(&caller, handle, offset, data).await;
             answer!(reply, "write", result, ReplyWrite::written)
         });
     }
 
     fn flush(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
+        let (fs, caller) = (self.fs.clone(), caller(request));
         self.begin("flush", ino, async move {
-            answer!(reply, "flush", fs.flush(Ino(ino.0), HandleId(handle.0)).await, done)
+            answer!(reply, "flush", fs.flush(&caller, Ino(ino.0), HandleId(handle.0)).await, done)
         });
     }
 
@@ -531,8 +528,7 @@ impl Filesystem for FuseAdapter {
         let Some(mode) = XattrMode::from_flags(flags) else { return reply.error(Errno::EINVAL) };
         let (fs, name, value) = (self.fs.clone(), bytes(name), value.to_vec());
         self.once(request, "setxattr", ino, async move {
-            let change = fs.setxattr(Ino(ino.0), &name, &value, mode);
-            let result = fs.xattr_once(Ino(ino.0), &name, change).await;
+            let result = fs.setxattr(Ino(ino.0), &name, &value, mode).await;
             answer!(reply, "setxattr", result, done)
         });
     }
@@ -556,8 +552,7 @@ impl Filesystem for FuseAdapter {
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), bytes(name));
         self.once(request, "removexattr", ino, async move {
-            let change = fs.removexattr(Ino(ino.0), &name);
-            let result = fs.xattr_once(Ino(ino.0), &name, change).await;
+            let result = fs.removexattr(Ino(ino.0), &name).await;
             answer!(reply, "removexattr", result, done)
         });
     }
@@ -755,8 +750,8 @@ fn give_rows(mut reply: ReplyDirectory, rows: Vec<DirEntry>) {
 
 /// Rows with attributes. Each row that is really sent is one more lookup for the kernel to forget,
 /// counted before the reply leaves, because the kernel may forget it at once. `.` and `..` are not.
-async fn give_rows_plus(
-    fs: &Arc<FileSystem>,
+async fn give_rows_plus<F: Front>(
+    fs: &Arc<F>,
     caller: &Caller,
     parent: Ino,
     mut reply: ReplyDirectoryPlus,

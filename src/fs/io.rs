@@ -120,7 +120,6 @@ impl FileSystem {
     /// Writes, waiting for room in memory where it must. O_SYNC handles store before this returns.
     pub async fn write(
         self: &Arc<Self>,
-        _ino: Ino,
         handle: HandleId,
         offset: u64,
         data: Vec<u8>,
@@ -289,7 +288,7 @@ impl FileSystem {
             }
             let offset = to.2 + (at - from.2);
             at += bytes.len() as u64;
-            self.write(to.0, to.1, offset, bytes.to_vec()).await?;
+            self.write(to.1, offset, bytes.to_vec()).await?;
         }
         debug_assert!(source_file != target_file || from.2 != to.2 || length == 0);
         Ok(at - from.2)

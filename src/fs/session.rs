@@ -4,6 +4,7 @@
 use super::connection::Connection;
 use super::core::FileSystem;
 use super::estate::Negotiated;
+use super::front::Front;
 use super::fuse::FuseAdapter;
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use parking_lot::Mutex;
@@ -64,8 +65,8 @@ pub struct Mounted {
 }
 
 /// Mounts a file system; it serves when this returns.
-pub fn mount(
-    fs: Arc<FileSystem>,
+pub fn mount<F: Front>(
+    fs: Arc<F>,
     mountpoint: &Path,
     settings: &MountSettings,
     runtime: tokio::runtime::Handle,

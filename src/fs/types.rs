@@ -236,6 +236,23 @@ pub struct StatFs {
     pub name_length: u32,
 }
 
+impl StatFs {
+    /// Room that a file system pretends to have: object stores have no limit of their own.
+    pub const BOUNDLESS: Self = {
+        const BLOCK: u64 = 4096;
+        let blocks = (1_u64 << 50) / BLOCK;
+        Self {
+            blocks,
+            free: blocks,
+            available: blocks,
+            files: 1 << 32,
+            files_free: (1 << 32) - 1,
+            block_size: BLOCK as u32,
+            name_length: 255,
+        }
+    };
+}
+
 /// What setxattr does about an attribute's presence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XattrMode {

@@ -120,7 +120,7 @@ impl MeterSlot {
         let _ = self.0.disk.set(cache.hits());
     }
 
-    fn around(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+    pub(super) fn around(&self, store: Arc<dyn Store>) -> Arc<Meter> {
         let meter = Arc::new(Meter::new(store));
         // One store is used in a run; what was looked at before it is not counted.
         let _ = self.0.store.set(meter.clone());
@@ -282,7 +282,8 @@ impl Common {
             }
         }
         Err(Failure::new(format!(
-            "{url}: no volume here: `strongroom init` makes one of an empty prefix"
+            "{url}: no volume here: `strongroom init` makes one of an empty prefix; the files of a bucket are mounted \
+             as they are with `strongroom mount --layout objects`"
         ))
         .of(FailureKind::NotFound))
     }
@@ -327,13 +328,15 @@ impl Common {
         self.throttled(Arc::new(Limit::new(store, self.concurrency()?)))
     }
 
-    fn throttled(&self, store: Arc<dyn Store>) -> Result<Arc<dyn Store>, Failure> {
-        Ok(match self.rate_limit()? {
-            // One for all that this run connects to.
-            Some(bits) => {
-                let rate = self.rate.get_or_init(|| Arc::new(Rate::new(bits)));
-                Arc::new(Throttle::new(store, rate.clone()))
-            }
+    /// The limit on bytes a second, one for all that this run connects to.
+    pub(super) fn rate(&self) -> Result<Option<Arc<Rate>>, Failure> {
+        let rate = |bits| self.rate.get_or_init(|| Arc::new(Rate::new(bits))).clone();
+        Ok(self.rate_limit()?.map(rate))
+    }
+
+    pub(super) fn throttled(&self, store: Arc<dyn Store>) -> Result<Arc<dyn Store>, Failure> {
+        Ok(match self.rate()? {
+            Some(rate) => Arc::new(Throttle::new(store, rate)),
             None => store,
         })
     }
@@ -372,7 +375,7 @@ impl Common {
 }
 
 /// A store under a prefix of another one.
-fn under(store: Arc<dyn Store>, prefix: &str) -> Arc<dyn Store> {
+pub(super) fn under(store: Arc<dyn Store>, prefix: &str) -> Arc<dyn Store> {
     if prefix.is_empty() { store } else { Arc::new(Prefixed::new(store, format!("{prefix}/"))) }
 }
 

@@ -3,6 +3,7 @@
 pub mod attach;
 mod backuprepo;
 mod connect;
+mod connect_files;
 mod copy;
 mod datasafed;
 mod doctor;

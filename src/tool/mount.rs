@@ -1,11 +1,13 @@
 //! `strongroom mount`.
 
 use super::connect::{self, EndSignals};
-use super::mount_settings::{DiskCacheChoice, MountChoices, MountFlags};
+use super::mount_settings::{DiskCacheChoice, MountChoices, MountFlags, ObjectsChoice};
 use super::output::Failure;
 use super::settings::Common;
 use crate::config::{self, StoreBase, VolumeUrl};
 use crate::fs::core::{FileSystem, FsConfig};
+use crate::fs::front::Front;
+use crate::fs::objects::{ObjectFs, ObjectsConfig};
 use crate::fs::session::{MountSettings, mount};
 use crate::store::{DiskCache, Store};
 use crate::volume::native::exclusive::Claim;
@@ -28,6 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
   strongroom mount s3://backups/prod /mnt/backups --background --passphrase-file key
   strongroom mount file:///srv/backups /mnt --read-only
   strongroom mount s3://backups/prod /mnt/backups --exclusive   fewer requests for the only writer
+  strongroom mount s3://bucket/files /mnt --layout objects --encryption AES-256-CFB   one object per file
   umount /mnt/backups
   kill -USR1 PID                  writes the counts of requests to the log (--log info)")]
 pub(super) struct Mount {
@@ -115,7 +118,12 @@ impl Target<'_> {
 
     fn serve(&self, common: &Common, mut ready: impl FnMut(bool)) -> Result<ExitCode, Failure> {
         self.check_places()?;
+        let choices = self.flags.flags.resolve(&common.file()?)?;
+        if choices.objects.is_some() {
+            return self.serve_files(common, choices, ready);
+        }
         let MountChoices {
+            objects: _,
             read_only,
             allow_other,
             memory,
@@ -125,7 +133,7 @@ impl Target<'_> {
             ownership,
             exclusive,
             collects,
-        } = self.flags.flags.resolve(&common.file()?)?;
+        } = choices;
         if self.flags.steal && !exclusive {
             return Err(Failure::new(
                 "--steal takes the volume for this mount alone: add --exclusive",
@@ -191,10 +199,48 @@ impl Target<'_> {
         })
     }
 
-    /// Serves until the mount is taken away, from outside or after a signal; then stores what is left.
-    async fn until_unmounted(
+    /// The same of a bucket's files as they are.
+    fn serve_files(
         &self,
-        fs: Arc<FileSystem>,
+        common: &Common,
+        choices: MountChoices,
+        mut ready: impl FnMut(bool),
+    ) -> Result<ExitCode, Failure> {
+        if self.flags.steal {
+            return Err(Failure::new("--layout objects has no --steal: nobody has a bucket alone"));
+        }
+        let MountChoices {
+            objects, read_only, allow_other, memory, attribute_ttl, ownership, ..
+        } = choices;
+        let Some(ObjectsChoice { suite, scratch }) = objects else {
+            return Err(Failure::new("nothing says how the files are to be mounted"));
+        };
+        let runtime = connect::runtime()?;
+        let (fs, mounted, signals) = runtime.block_on(async {
+            let tree = Arc::new(common.files(self.url, suite).await?);
+            let config = ObjectsConfig { memory, attribute_ttl, ownership, scratch };
+            let owner = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+            let fs = ObjectFs::start(tree, config, owner, config::system_world()).await?;
+            let settings =
+                MountSettings { source: self.url.to_string(), allow_other, read_only, threads: 2 };
+            let signals = EndSignals::register()?;
+            let reports = signal(SignalKind::user_defined1())?;
+            tokio::spawn(report_on_signal(reports, common.meter.clone()));
+            let handle = tokio::runtime::Handle::current();
+            let mounted = mount(fs.clone(), self.mountpoint, &settings, handle)?;
+            Ok::<_, Failure>((fs, mounted, signals))
+        })?;
+        if suite.is_none() && !read_only {
+            tracing::warn!("{}: files are stored as they are, not encrypted", self.url);
+        }
+        ready(true);
+        runtime.block_on(self.until_unmounted(fs, mounted, None, signals))
+    }
+
+    /// Serves until the mount is taken away, from outside or after a signal; then stores what is left.
+    async fn until_unmounted<F: Front>(
+        &self,
+        fs: Arc<F>,
         mounted: crate::fs::session::Mounted,
         gc: Option<Background>,
         mut signals: EndSignals,

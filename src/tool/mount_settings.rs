@@ -2,6 +2,7 @@
 
 use super::output::Failure;
 use crate::config::{self, ConfigFile};
+use crate::crypto::Suite;
 use crate::fs::core::Durability;
 use crate::fs::ownership::Ownership;
 use clap::builder::BoolishValueParser;
@@ -21,6 +22,15 @@ pub(super) enum DurabilityChoice {
     Close,
     /// At once; fsync and the end of this server are the barriers
     Fsync,
+}
+
+/// What is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LayoutChoice {
+    /// A volume that `strongroom init` made
+    Native,
+    /// A bucket's files as they are, one object each, which other programs read and write too
+    Objects,
 }
 
 /// The flags.
@@ -45,6 +55,17 @@ pub(super) struct MountFlags {
     /// How much of it (10GiB)
     #[arg(long, env = "STRONGROOM_CACHE_SIZE", value_name = "SIZE", value_parser = config::parse_size)]
     cache_size: Option<u64>,
+    /// What is mounted (native)
+    #[arg(long, env = "STRONGROOM_LAYOUT")]
+    layout: Option<LayoutChoice>,
+    /// With --layout objects: files are in datasafed's form, NAME.enc (AES-128-CFB, AES-192-CFB, AES-256-CFB);
+    /// without it they are stored as they are
+    #[arg(long, env = "STRONGROOM_ENCRYPTION", value_name = "SUITE")]
+    encryption: Option<Suite>,
+    /// With --layout objects: where files lie that are changed in their middle, enciphered, until they are
+    /// stored (the system's directory for temporary files)
+    #[arg(long, env = "STRONGROOM_SCRATCH_DIR", value_name = "DIR")]
+    scratch_dir: Option<PathBuf>,
     /// When a close is answered (close)
     #[arg(long, env = "STRONGROOM_DURABILITY")]
     durability: Option<DurabilityChoice>,
@@ -86,9 +107,18 @@ pub(super) struct DiskCacheChoice {
     pub(super) limit: u64,
 }
 
+/// How a bucket's files are mounted.
+#[derive(Debug)]
+pub(super) struct ObjectsChoice {
+    pub(super) suite: Option<Suite>,
+    pub(super) scratch: PathBuf,
+}
+
 /// What they come to.
 #[derive(Debug)]
 pub(super) struct MountChoices {
+    /// None: a volume.
+    pub(super) objects: Option<ObjectsChoice>,
     pub(super) read_only: bool,
     pub(super) allow_other: bool,
     pub(super) memory: u64,
@@ -126,8 +156,21 @@ impl MountFlags {
                 ))
             })?,
         };
+        let objects = self.objects(file)?;
+        if objects.is_some() {
+            let cache = self.cache_dir.is_some() || file.cache_dir.is_some();
+            let refused = [
+                (exclusive, "--exclusive: nobody can be kept from a bucket's files"),
+                (cache, "--cache-dir: it keeps the segments of volumes"),
+                (matches!(durability, DurabilityChoice::Fsync), "--durability fsync"),
+            ];
+            if let Some((_, what)) = refused.into_iter().find(|(is_asked, _)| *is_asked) {
+                return Err(Failure::new(format!("--layout objects has no {what}")));
+            }
+        }
         let root = nix::unistd::geteuid().is_root();
         Ok(MountChoices {
+            objects,
             read_only,
             allow_other: on(self.allow_other, file.allow_other) || root,
             memory,
@@ -150,5 +193,44 @@ impl MountFlags {
             exclusive,
             collects: !read_only && !on(self.no_gc, file.no_gc),
         })
+    }
+
+    /// How a bucket's files are mounted, if that is what is mounted.
+    fn objects(&self, file: &ConfigFile) -> Result<Option<ObjectsChoice>, Failure> {
+        let layout = match (self.layout, file.layout.as_deref()) {
+            (Some(choice), _) => choice,
+            (None, None) => LayoutChoice::Native,
+            (None, Some(text)) => LayoutChoice::from_str(text, false).map_err(|_| {
+                Failure::new(format!(
+                    "configuration file: layout {text:?}: choose native or objects"
+                ))
+            })?,
+        };
+        let suite = match (self.encryption, file.encryption.as_deref()) {
+            (Some(suite), _) => Some(suite),
+            (None, None) => None,
+            (None, Some(text)) => Some(text.parse().map_err(|error| {
+                Failure::new(format!("configuration file: encryption {text:?}: {error}"))
+            })?),
+        };
+        let scratch = self.scratch_dir.clone().or(file.scratch_dir.clone());
+        if layout == LayoutChoice::Native {
+            let given = [(suite.is_some(), "--encryption"), (scratch.is_some(), "--scratch-dir")];
+            return match given.into_iter().find(|(is_given, _)| *is_given) {
+                Some((_, name)) => Err(Failure::new(format!(
+                    "{name} is for --layout objects: how a volume is encrypted was said at its `strongroom init`"
+                ))),
+                None => Ok(None),
+            };
+        }
+        let suite = suite.filter(|suite| *suite != Suite::None);
+        if suite == Some(Suite::Aes256Gcm) {
+            return Err(Failure::new(
+                "--layout objects has no AES-256-GCM: datasafed's form is AES-128-CFB, AES-192-CFB or AES-256-CFB \
+                 (a volume made by `strongroom init` has it, and notices what was changed)",
+            ));
+        }
+        let scratch = scratch.unwrap_or_else(config::temporary_directory);
+        Ok(Some(ObjectsChoice { suite, scratch }))
     }
 }

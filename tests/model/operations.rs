@@ -188,7 +188,7 @@ impl Run {
         let (fs, ino) = (self.fs(), self.ino(node));
         let result = ino.and_then(|ino| match fs.try_write(ino, id, offset, &data) {
             Some(result) => result,
-            None => self.wait(fs.write(ino, id, offset, data.clone())),
+            None => self.wait(fs.write(id, offset, data.clone())),
         });
         match self.judge(None, result) {
             Ended::Done(count) => {

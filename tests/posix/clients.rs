@@ -2,7 +2,8 @@
 //! and checks, the second one restores and compares. Between them the mount goes on, or its server is
 //! killed, which must cost nothing of what a program had finished.
 
-use crate::{end_of, finish, limited, project_file, volume};
+use crate::support::{Backend, Volume};
+use crate::{end_of, finish, limited, project_file};
 use std::fs;
 use std::time::Duration;
 
@@ -11,8 +12,12 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// One script of `clients/`, with its variant, as a test of both kinds.
 macro_rules! clients {
     ($($name:ident: $script:literal $variant:literal,)+) => {
-        mod mounted { $(#[test] fn $name() { super::cycle($script, $variant, false) })+ }
-        mod killed { $(#[test] fn $name() { super::cycle($script, $variant, true) })+ }
+        mod mounted {
+            $(#[test] fn $name() { super::cycle($script, $variant, &crate::volume(), &[], false) })+
+        }
+        mod killed {
+            $(#[test] fn $name() { super::cycle($script, $variant, &crate::volume(), &[], true) })+
+        }
     };
 }
 
@@ -31,9 +36,38 @@ clients! {
     tar: "tar" "",
 }
 
-fn cycle(script: &str, variant: &str, killed: bool) {
-    let volume = volume();
-    let mut mount = volume.mount();
+/// The same on one object per file: but for those that make hard links, which objects do not have.
+mod objects {
+    use super::{OBJECTS, cycle, files};
+
+    macro_rules! killed {
+        ($($name:ident: $script:literal $variant:literal,)+) => {
+            $(#[test] fn $name() { cycle($script, $variant, &files(), OBJECTS, true) })+
+        };
+    }
+
+    killed! {
+        borg: "borg" "",
+        logrotate: "logrotate" "",
+        pgbackrest_bundled_and_encrypted: "pgbackrest" "bundled",
+        postgres_tools: "postgres" "",
+        redis: "redis" "",
+        restic: "restic" "",
+        sqlite: "sqlite" "",
+    }
+}
+
+/// One object per file, in datasafed's form.
+const OBJECTS: &[&str] = &["--layout", "objects", "--encryption", "AES-256-CFB"];
+
+fn files() -> Volume {
+    let volume = Volume::place(Backend::Minio);
+    crate::support::set_mode(volume.temporary.path(), 0o711);
+    volume
+}
+
+fn cycle(script: &str, variant: &str, volume: &Volume, flags: &[&str], killed: bool) {
+    let mut mount = volume.mount_with(flags);
     let local = volume.local("local");
     fs::create_dir(&local).expect("made");
     fs::create_dir(mount.join("repository")).expect("made");
@@ -45,7 +79,7 @@ fn cycle(script: &str, variant: &str, killed: bool) {
         assert!(status.success(), "{script} {phase}: {status}: {}", end_of(&said));
         if killed && phase == "backup" {
             let path = mount.kill9();
-            mount = volume.mount_at(path, &[]);
+            mount = volume.mount_at(path, flags);
         }
     }
     mount.unmount();

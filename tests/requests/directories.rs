@@ -272,7 +272,7 @@ fn what_is_learnt_from_the_index_keeps_its_data_through_every_change() {
         fs.setattr(&CALLER, ino(8), size).await.expect("changed");
         let append = OpenMode { write: true, append: true, ..OpenMode::default() };
         let handle = fs.open(&CALLER, ino(9), append).await.expect("opened").handle;
-        fs.write(ino(9), handle, 14, b" and more".to_vec()).await.expect("written");
+        fs.write(handle, 14, b" and more".to_vec()).await.expect("written");
         fs.flush(ino(9), handle).await.expect("stored");
         fs.release(ino(9), handle).await.expect("closed");
         fs.unlink(dir, name(10)).await.expect("removed");

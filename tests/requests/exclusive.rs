@@ -22,7 +22,7 @@ async fn copy(node: &Node, dir: Ino, name: &str, data: &[u8]) -> Result<Ino, FsE
     assert_eq!(node.lookup(dir, name).await.err(), Some(FsError::NotFound));
     let created = node.fs.create(&CALLER, dir, name.as_bytes(), 0o644, 0, EXCLUSIVE).await?;
     let (ino, handle) = (created.0.attr.ino, created.1.handle);
-    node.fs.write(ino, handle, 0, data.to_vec()).await?;
+    node.fs.write(handle, 0, data.to_vec()).await?;
     let flushed = node.fs.flush(ino, handle).await;
     node.fs.release(ino, handle).await?;
     flushed.map(|()| ino)

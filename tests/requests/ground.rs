@@ -167,7 +167,7 @@ impl Node {
             Err(error) => return Err(error),
         };
         if !data.is_empty() {
-            self.fs.write(ino, handle, 0, data.to_vec()).await?;
+            self.fs.write(handle, 0, data.to_vec()).await?;
         }
         let flushed = self.fs.flush(ino, handle).await;
         self.fs.release(ino, handle).await?;

@@ -11,7 +11,7 @@ use strongroom::store::fault::{Action, Rule, Verb, When};
 async fn begin_to_write(node: &Node, name: &str, data: &[u8]) -> (Ino, HandleId) {
     let ino = node.lookup(Ino::ROOT, name).await.expect("there").ino;
     let handle = node.fs.open(&CALLER, ino, WRITE).await.expect("opened").handle;
-    node.fs.write(ino, handle, 0, data.to_vec()).await.expect("written");
+    node.fs.write(handle, 0, data.to_vec()).await.expect("written");
     (ino, handle)
 }
 
@@ -33,7 +33,7 @@ fn a_file_that_another_node_renames_while_it_is_written_is_stored_under_its_new_
         let (ino, handle) = begin_to_write(&writer, "old", b"behind").await;
         mover.rename((Ino::ROOT, "old"), (Ino::ROOT, "new")).await.expect("moved");
         writer.fs.flush(ino, handle).await.expect("stored");
-        writer.fs.write(ino, handle, 6, b" it".to_vec()).await.expect("written");
+        writer.fs.write(handle, 6, b" it".to_vec()).await.expect("written");
         writer.fs.flush(ino, handle).await.expect("stored again");
         let fresh = ground.node().await;
         assert_eq!(names(&fresh).await, ["new"]);
@@ -84,7 +84,7 @@ fn a_change_in_doubt_and_then_a_rename_in_doubt_are_no_conflict_with_ourselves()
         for name in ["old", "new", "old"] {
             let _ = node.lookup(Ino::ROOT, name).await;
         }
-        node.fs.write(ino, handle, 6, b" it".to_vec()).await.expect("written");
+        node.fs.write(handle, 6, b" it".to_vec()).await.expect("written");
         let _ = node.fs.flush(ino, handle).await;
         node.fs.fsync(ino, handle, false).await.expect("stored");
         let fresh = ground.node().await;

@@ -139,6 +139,9 @@ fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Served, 
     let meter = common.meter.clone();
     let _progress = Progress::tell(starter, progress::STEP, move || meter.answered())?;
     let choices = MountFlags::default().resolve(&common.file()?)?;
+    if choices.objects.is_some() {
+        return Err(Failure::new("--layout objects cannot be taken over by another process yet"));
+    }
     let busy = |error: std::io::Error| Failure::new(error).of(FailureKind::Busy);
     // Before anything is read of it.
     let place = Place::take(&state).map_err(busy)?;
@@ -187,6 +190,7 @@ async fn open(
     estate: Estate,
 ) -> Result<Arc<FileSystem>, Failure> {
     let MountChoices {
+        objects: _,
         read_only,
         allow_other: _,
         memory,

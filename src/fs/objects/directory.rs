@@ -1,0 +1,191 @@
+//! Listings.
+
+use super::ObjectFs;
+use super::attributes::may_be_link;
+use super::table::Node;
+use crate::fs::errno::FsError;
+use crate::fs::types::{DirEntry, HandleId, Ino, Kind};
+use crate::volume::objects::tree::Looked;
+use futures::StreamExt;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Rows that are told at once.
+const ROWS: usize = 128;
+/// Objects asked for their headers at once.
+const HEADS: usize = 32;
+
+/// The number of what was not looked at, as libfuse has it; who wants to know asks.
+const UNKNOWN: Ino = Ino(0xffff_ffff);
+
+/// An open directory: what was in it when it was read from its beginning.
+pub(super) struct DirectoryHandle {
+    node: Arc<Node>,
+    rows: tokio::sync::Mutex<Vec<Row>>,
+}
+
+#[derive(Clone)]
+struct Row {
+    name: String,
+    /// A file's size, as the listing told it.
+    listed: Option<u64>,
+    is_directory: bool,
+    /// Once it was asked for.
+    node: Option<Arc<Node>>,
+}
+
+impl ObjectFs {
+    pub(super) fn opendir(&self, ino: Ino) -> Result<HandleId, FsError> {
+        let node = self.parent(ino)?;
+        node.state.lock().handles += 1;
+        let id = HandleId(self.next_number());
+        let handle = DirectoryHandle { node, rows: tokio::sync::Mutex::default() };
+        self.directories.lock().insert(id, Arc::new(handle));
+        Ok(id)
+    }
+
+    pub(super) async fn releasedir(&self, handle: HandleId) {
+        let Some(handle) = self.directories.lock().remove(&handle) else { return };
+        {
+            let mut state = handle.node.state.lock();
+            state.handles = state.handles.saturating_sub(1);
+        }
+        let rows = std::mem::take(&mut *handle.rows.lock().await);
+        let mut table = self.table.lock();
+        for node in rows.into_iter().filter_map(|row| row.node) {
+            table.drop_if_unused(node.ino);
+        }
+        table.drop_if_unused(handle.node.ino);
+    }
+
+    pub(super) async fn readdir(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        attributes: bool,
+    ) -> Result<Vec<DirEntry>, FsError> {
+        let handle = self.directories.lock().get(&handle).cloned().ok_or(FsError::BadHandle)?;
+        let mut rows = handle.rows.lock().await;
+        let ino = handle.node.ino;
+        let mut told = Vec::new();
+        if offset == 0 {
+            *rows = self.list(&handle.node).await?;
+        }
+        let above = handle.node.state.lock().place.as_ref().map_or(Ino::ROOT, |(above, _)| *above);
+        for (index, (name, ino)) in
+            [(b".".to_vec(), ino), (b"..".to_vec(), above)].into_iter().enumerate()
+        {
+            if offset <= index as u64 {
+                let next_offset = index as u64 + 1;
+                told.push(DirEntry { ino, kind: Kind::Directory, name, next_offset, entry: None });
+            }
+        }
+        let begin = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX).min(rows.len());
+        let end = (begin + ROWS).min(rows.len());
+        self.ask(ino, &mut rows[begin..end], attributes).await?;
+        for (index, row) in rows.iter().enumerate().take(end).skip(begin) {
+            let (kind, number, entry) = match &row.node {
+                Some(node) => {
+                    let entry = attributes.then(|| self.entry_uncounted(node));
+                    (node.state.lock().kind, node.ino, entry)
+                }
+                // Removed since, or only its kind was wanted.
+                None if attributes => continue,
+                None => {
+                    let kind = if row.is_directory { Kind::Directory } else { Kind::File };
+                    (kind, UNKNOWN, None)
+                }
+            };
+            let name = row.name.clone().into_bytes();
+            told.push(DirEntry { ino: number, kind, name, next_offset: index as u64 + 3, entry });
+        }
+        Ok(told)
+    }
+
+    /// What is in a directory, in the store or on its way there.
+    async fn list(&self, directory: &Node) -> Result<Vec<Row>, FsError> {
+        let path = self.path(directory)?;
+        let asked = self.now();
+        let listed = self.tree.list(&path).await?;
+        let mut rows: Vec<Row> = listed
+            .into_iter()
+            .map(|row| Row {
+                is_directory: row.file.is_none(),
+                listed: row.file.map(|file| file.size),
+                name: row.name,
+                node: None,
+            })
+            .collect();
+        let names: HashSet<String> = rows.iter().map(|row| row.name.clone()).collect();
+        let children = self.table.lock().children(directory.ino);
+        let mut all = names;
+        for (name, node) in children {
+            if node.state.lock().dirty && all.insert(name.clone()) {
+                rows.push(Row { name, listed: None, is_directory: false, node: Some(node) });
+            }
+        }
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        directory.state.lock().names = Some((asked, all));
+        Ok(rows)
+    }
+
+    /// Finds out what of rows the listing did not tell: all, if their attributes are wanted, else whether
+    /// they are links.
+    async fn ask(&self, parent: Ino, rows: &mut [Row], attributes: bool) -> Result<(), FsError> {
+        let asks: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                let row = row.clone();
+                async move {
+                    let may_be_link = row.listed.is_none_or(may_be_link);
+                    let is_wanted = attributes || !row.is_directory && may_be_link;
+                    match is_wanted && row.node.is_none() {
+                        true => self.ask_one(parent, &row).await,
+                        false => Ok(row.node),
+                    }
+                }
+            })
+            .collect();
+        let mut answers = futures::stream::iter(asks).buffered(HEADS);
+        let mut nodes = Vec::new();
+        while let Some(node) = answers.next().await {
+            nodes.push(node?);
+        }
+        drop(answers);
+        for (row, node) in rows.iter_mut().zip(nodes) {
+            row.node = node;
+        }
+        Ok(())
+    }
+
+    /// The node of a row; none if it is gone.
+    async fn ask_one(&self, parent: Ino, row: &Row) -> Result<Option<Arc<Node>>, FsError> {
+        let known = self.table.lock().child(parent, &row.name);
+        if let Some(node) = &known {
+            let state = node.state.lock();
+            // A copy with other headers may have the same mark, so that the listing's does not say that these
+            // are still true.
+            if state.dirty
+                || self.is_fresh(state.checked)
+                    && row.is_directory == (state.kind == Kind::Directory)
+            {
+                drop(state);
+                return Ok(known);
+            }
+        }
+        let before = known.as_ref().map(|node| node.state.lock().version);
+        let path = match self.path_in(parent, &row.name) {
+            Err(FsError::NameTooLong) => return Ok(None),
+            other => other?,
+        };
+        let looked = match row.is_directory {
+            true => Looked::Directory(self.tree.mark(&path).await?),
+            false => self.tree.file(&path).await?.map_or(Looked::Nothing, Looked::File),
+        };
+        match self.adopt(parent, &row.name, looked, before) {
+            Ok(node) => Ok(Some(node)),
+            Err(FsError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

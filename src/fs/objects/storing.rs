@@ -1,0 +1,282 @@
+//! How a file gets into the store: what a close, an fsync(2) and the end of the mount do.
+
+use super::ObjectFs;
+use super::content::Content;
+use super::overlay::{Overlay, Source};
+use super::table::Node;
+use crate::fs::errno::FsError;
+use crate::fs::types::{Ino, Kind};
+use crate::store::Headers;
+use crate::units::ByteRange;
+use crate::volume::objects::tree::Found;
+use crate::volume::objects::writer::{Taken, Written};
+use crate::volume::objects::{ObjectsError, Writer};
+use bytes::Bytes;
+use futures::StreamExt;
+use std::sync::Arc;
+
+/// Bytes of the store's that are fetched at once when a changed file is stored anew, and how many times at once.
+const FETCH: u64 = 4 << 20;
+const FETCHES: usize = 4;
+/// What is kept of a file that is removed while it is open; of a longer one the rest is gone.
+const KEPT: u64 = 64 << 20;
+
+impl ObjectFs {
+    /// Stores what is not stored.
+    pub(super) async fn publish(self: &Arc<Self>, node: &Arc<Node>) -> Result<(), FsError> {
+        let _paths = self.paths.read().await;
+        let mut content = node.content.lock().await;
+        self.publish_content(node, &mut content).await
+    }
+
+    /// The same for a caller that holds the content and the paths.
+    pub(super) async fn publish_content(
+        &self,
+        node: &Node,
+        content: &mut Content,
+    ) -> Result<(), FsError> {
+        let is_named = node.state.lock().place.is_some();
+        match content {
+            Content::Clean => return Ok(()),
+            Content::Lost(error) => return Err(error.clone()),
+            // Its name was removed: nobody can ask for it once it is closed.
+            Content::Stream(_) | Content::Overlay(_) if !is_named => return Ok(()),
+            Content::Stream(_) | Content::Overlay(_) => {}
+        }
+        let path = self.path(node)?;
+        let (wanted, begun) = {
+            let state = node.state.lock();
+            (self.headers(&state, &path, true), self.headers(&state, &path, state.time_was_set))
+        };
+        let (written, size) = match content {
+            Content::Stream(writer) => {
+                let is_short = writer.whole().is_some();
+                let headers = if is_short { &wanted } else { &begun };
+                let result = writer.finish(headers).await;
+                let size = writer.length();
+                match result {
+                    Ok(written) => (written, size),
+                    Err(error) => {
+                        let failed = writer.has_failed();
+                        let error = FsError::from(error);
+                        if failed {
+                            *content = Content::Lost(error.clone());
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+            Content::Overlay(overlay) => {
+                (self.store_overlay(node, overlay, &path, (&wanted, &begun)).await?, overlay.size())
+            }
+            Content::Clean | Content::Lost(_) => return Ok(()),
+        };
+        let Written { etag, headers } = written;
+        let found = Found { size, is_cut: false, etag, stored: self.world.clock.now(), headers };
+        // The bytes are in the store under this name: what follows may fail without losing them.
+        *content = Content::Clean;
+        let time_was_set = {
+            let mut state = node.state.lock();
+            state.dirty = false;
+            state.time_was_set
+        };
+        self.stored(node, found.clone());
+        if found.headers == wanted {
+            return Ok(());
+        }
+        let only_time = {
+            let mut without = wanted.clone();
+            without.metadata.remove("mtime");
+            !time_was_set && without == found.headers
+        };
+        if only_time {
+            // What was sent in parts has the time at which the store had it whole.
+            if let Some(found) = self.tree.file(&path).await? {
+                let mut state = node.state.lock();
+                if state.found.as_ref().is_some_and(|known| known.etag == found.etag) {
+                    state.mtime = found.stored;
+                    state.found = Some(found);
+                }
+            }
+            return Ok(());
+        }
+        let etag = self.tree.copy(&path, &found, &path, Some(&wanted)).await?;
+        self.stored(node, Found { etag, headers: wanted, ..found });
+        Ok(())
+    }
+
+    /// Stores a changed file anew, as a whole.
+    async fn store_overlay(
+        &self,
+        node: &Node,
+        overlay: &Overlay,
+        path: &str,
+        (wanted, begun): (&Headers, &Headers),
+    ) -> Result<Written, FsError> {
+        let size = overlay.size();
+        let mut writer =
+            Writer::new(self.tree.clone(), path.to_owned(), Some(size), self.budget.clone());
+        let found = node.state.lock().found.clone();
+        if overlay.needs_base() && found.is_none() {
+            return Err(FsError::stale("the file was removed meanwhile"));
+        }
+        let etag = found.map(|found| found.etag);
+        let cut = |(piece, source): (ByteRange, Source)| {
+            let starts = (piece.offset()..piece.end()).step_by(FETCH as usize);
+            starts.map(move |start| {
+                let part = ByteRange::between(start, (start + FETCH).min(piece.end()));
+                let source = match source {
+                    Source::Scratch(at) => Source::Scratch(at + (start - piece.offset())),
+                    other => other,
+                };
+                (part, source)
+            })
+        };
+        let pieces = overlay.pieces(ByteRange::new(0, size)).flat_map(cut);
+        let etag = &etag;
+        let fetches = pieces.map(|(piece, source)| async move {
+            match (source, etag) {
+                (Source::Base, Some(etag)) => {
+                    let parts = self.tree.read(path, etag, piece).await?;
+                    let length: usize = parts.iter().map(Bytes::len).sum();
+                    if length as u64 != piece.length() {
+                        return Err(FsError::io(format!(
+                            "{path}: fewer bytes than the store told"
+                        )));
+                    }
+                    Ok(parts)
+                }
+                (Source::Scratch(at), _) => {
+                    let read = overlay.read(at, piece.length());
+                    read.map(|bytes| vec![Bytes::from(bytes)])
+                        .map_err(|error| self.scratch_failed(&error))
+                }
+                (Source::Zeros | Source::Base, _) => {
+                    Ok(vec![Bytes::from(vec![0; piece.length() as usize])])
+                }
+            }
+        });
+        let mut fetches = futures::stream::iter(fetches).buffered(FETCHES);
+        while let Some(parts) = fetches.next().await {
+            for part in parts? {
+                match writer.write(&part, begun).await? {
+                    Taken::All => {}
+                    Taken::NoRoom => self.wait_for_room(&mut writer, &part, begun).await?,
+                }
+            }
+        }
+        let headers = if writer.whole().is_some() { wanted } else { begun };
+        Ok(writer.finish(headers).await?)
+    }
+
+    /// Writes when others have given memory back: nothing of this file waits for this writer.
+    async fn wait_for_room(
+        &self,
+        writer: &mut Writer,
+        data: &[u8],
+        headers: &Headers,
+    ) -> Result<(), ObjectsError> {
+        writer.wait_for_share().await?;
+        match writer.write(data, headers).await? {
+            Taken::All => Ok(()),
+            Taken::NoRoom => Err(ObjectsError::Ended),
+        }
+    }
+
+    /// Before a file's object goes while the file is open: keeps what can be kept of it. For a caller that
+    /// holds its content and the paths.
+    pub(super) async fn keep_open(
+        &self,
+        node: &Arc<Node>,
+        content: &mut Content,
+    ) -> Result<(), FsError> {
+        self.know(node).await?;
+        let (found, is_open) = {
+            let state = node.state.lock();
+            (state.found.clone(), state.handles > 0 && state.kind == Kind::File)
+        };
+        let Some(found) = found.filter(|_| is_open) else { return Ok(()) };
+        let needs = match &*content {
+            Content::Clean => true,
+            Content::Overlay(overlay) => overlay.needs_base(),
+            Content::Stream(_) | Content::Lost(_) => false,
+        };
+        if !needs {
+            return Ok(());
+        }
+        if found.size > KEPT {
+            tracing::warn!(
+                "{}: removed or replaced while it is open: whoever still reads it gets ESTALE",
+                self.path(node)?
+            );
+            return Ok(());
+        }
+        let mut overlay = self.overlay(0)?;
+        let range = ByteRange::new(0, found.size);
+        match &*content {
+            Content::Overlay(changed) => {
+                let whole =
+                    self.read_overlay(node, changed, ByteRange::new(0, changed.size())).await?;
+                overlay.write(0, whole.to_vec()).map_err(|error| self.scratch_failed(&error))?;
+            }
+            _ => {
+                let parts = self.tree.read(&self.path(node)?, &found.etag, range).await;
+                let parts = match parts {
+                    Ok(parts) => parts,
+                    // It was replaced already: there is nothing to keep.
+                    Err(ObjectsError::Changed(_)) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                };
+                let mut at = 0;
+                for part in parts {
+                    let length = part.len() as u64;
+                    let written = overlay.write(at, part.to_vec());
+                    written.map_err(|error| self.scratch_failed(&error))?;
+                    at += length;
+                }
+            }
+        }
+        *content = Content::Overlay(overlay);
+        Ok(())
+    }
+
+    /// Names are stored when they are made, but for those of files that are not closed yet. One that is on
+    /// its way in parts appears when it is closed.
+    pub(super) async fn fsyncdir(self: &Arc<Self>, ino: Ino) -> Result<(), FsError> {
+        let children = self.table.lock().children(ino);
+        for (_, child) in children {
+            let is_dirty = child.state.lock().dirty;
+            if !is_dirty {
+                continue;
+            }
+            let _paths = self.paths.read().await;
+            let mut content = child.content.lock().await;
+            let is_leaving =
+                matches!(&*content, Content::Stream(writer) if writer.whole().is_none());
+            if !is_leaving {
+                self.publish_content(&child, &mut content).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How a node is called in messages.
+    pub(super) fn shown(&self, node: &Node) -> String {
+        self.path(node).unwrap_or_else(|_| "a removed file".to_owned()).escape_debug().to_string()
+    }
+
+    /// Stores everything; what could not be, and why.
+    pub(super) async fn drain(self: &Arc<Self>) -> Vec<(String, FsError)> {
+        let nodes = self.table.lock().all();
+        let dirty: Vec<_> = nodes.into_iter().filter(|node| node.state.lock().dirty).collect();
+        let stores = dirty.into_iter().map(|node| async move {
+            let stored = self.publish(&node).await;
+            let name = self.shown(&node);
+            self.table.lock().drop_if_unused(node.ino);
+            stored.err().map(|error| (name, error))
+        });
+        let stores: Vec<_> = stores.collect();
+        let results = futures::stream::iter(stores).buffer_unordered(16).collect::<Vec<_>>().await;
+        results.into_iter().flatten().collect()
+    }
+}

@@ -1,0 +1,264 @@
+//! The nodes that the kernel holds, that are open, or that are not stored yet.
+
+use super::content::Content;
+use super::reading::Ahead;
+use crate::fs::errno::FsError;
+use crate::fs::types::{Ino, Kind};
+use crate::store::ETag;
+use crate::volume::objects::tree::Found;
+use crate::world::Timestamp;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One file or directory.
+pub(super) struct Node {
+    pub(super) ino: Ino,
+    /// What is not in the store yet; held by whoever changes it.
+    pub(super) content: tokio::sync::Mutex<Content>,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    /// Parent and name; the root and what was removed have none.
+    pub(super) place: Option<(Ino, String)>,
+    pub(super) lookups: u64,
+    pub(super) handles: u32,
+    /// Nodes in the table whose parent it is.
+    pub(super) children: u32,
+    pub(super) kind: Kind,
+    /// Permissions only.
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) rdev: u32,
+    pub(super) size: u64,
+    pub(super) atime: Timestamp,
+    pub(super) mtime: Timestamp,
+    pub(super) ctime: Timestamp,
+    /// A symbolic link's target, once it is known.
+    pub(super) link: Option<Vec<u8>>,
+    /// The object, or a directory's mark; none where nothing is stored.
+    pub(super) found: Option<Found>,
+    /// Which content this is, of all that this mount has seen.
+    pub(super) content_id: u64,
+    /// This mount has moved the object with its directory; what its mark is now is not known.
+    pub(super) was_moved: bool,
+    /// How often somebody else has replaced the object.
+    pub(super) replaced: u64,
+    /// Counts this mount's own changes: what was asked of the store before one is not true after it.
+    pub(super) version: u64,
+    /// When the store was asked last (boot time); none: it has to be asked again.
+    pub(super) checked: Option<Duration>,
+    /// Something of its content is not in the store.
+    pub(super) dirty: bool,
+    /// Its time was set, by utimens(2), and not by a write.
+    pub(super) time_was_set: bool,
+    /// The content whose pages the kernel may have.
+    pub(super) opened: Option<ETag>,
+    /// The names in a directory, and when they were listed.
+    pub(super) names: Option<(Duration, HashSet<String>)>,
+    pub(super) ahead: Ahead,
+}
+
+impl State {
+    /// Of a node of which nothing is stored.
+    pub(super) fn new(kind: Kind, now: Timestamp, content_id: u64) -> Self {
+        Self {
+            place: None,
+            lookups: 0,
+            handles: 0,
+            children: 0,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            link: None,
+            found: None,
+            content_id,
+            was_moved: false,
+            replaced: 0,
+            version: 0,
+            checked: None,
+            dirty: false,
+            time_was_set: false,
+            opened: None,
+            names: None,
+            ahead: Ahead::default(),
+        }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.lookups == 0 && self.handles == 0 && self.children == 0 && !self.dirty
+    }
+}
+
+/// All nodes.
+#[derive(Default)]
+pub(super) struct Table {
+    nodes: HashMap<Ino, Arc<Node>>,
+    places: HashMap<(Ino, String), Ino>,
+}
+
+impl Table {
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        self.nodes.get(&ino).cloned()
+    }
+
+    pub(super) fn child(&self, parent: Ino, name: &str) -> Option<Arc<Node>> {
+        let ino = self.places.get(&(parent, name.to_owned()))?;
+        self.get(*ino)
+    }
+
+    /// The path of a node; none if it has no name any more.
+    pub(super) fn path(&self, ino: Ino) -> Option<String> {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT {
+            let (parent, name) = self.nodes.get(&at)?.state.lock().place.clone()?;
+            names.push(name);
+            at = parent;
+        }
+        names.reverse();
+        Some(names.join("/"))
+    }
+
+    /// Whether a node is another one, or below it.
+    pub(super) fn is_within(&self, ino: Ino, above: Ino) -> bool {
+        let mut at = ino;
+        loop {
+            if at == above {
+                return true;
+            }
+            match self.nodes.get(&at).and_then(|node| node.state.lock().place.clone()) {
+                Some((parent, _)) => at = parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// The nodes below one.
+    pub(super) fn below(&self, above: Ino) -> Vec<Arc<Node>> {
+        let all = self.nodes.values().filter(|node| node.ino != above);
+        all.filter(|node| self.is_within(node.ino, above)).cloned().collect()
+    }
+
+    /// The nodes in a directory, by name.
+    pub(super) fn children(&self, parent: Ino) -> Vec<(String, Arc<Node>)> {
+        let of_parent = self.places.iter().filter(|((dir, _), _)| *dir == parent);
+        of_parent.filter_map(|((_, name), ino)| Some((name.clone(), self.get(*ino)?))).collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Node>> {
+        self.nodes.values().cloned().collect()
+    }
+
+    pub(super) fn add_root(&mut self, state: State) {
+        let state = Mutex::new(State { lookups: 1, ..state });
+        let content = tokio::sync::Mutex::default();
+        self.nodes.insert(Ino::ROOT, Arc::new(Node { ino: Ino::ROOT, content, state }));
+    }
+
+    /// A new node under a name, which no other node has. Its number is made from its path, so that it stays
+    /// the same from mount to mount as long as nothing is moved.
+    pub(super) fn add(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        state: State,
+        content: Content,
+    ) -> Result<Arc<Node>, FsError> {
+        let mut path = self.path(parent).ok_or(FsError::Moved)?;
+        path.push('/');
+        path.push_str(name);
+        let hash = blake3::hash(path.as_bytes());
+        let first = hash.as_bytes().first_chunk().copied().map_or(0, u64::from_le_bytes);
+        let mut ino = Ino(first.max(2));
+        while self.nodes.contains_key(&ino) {
+            ino = Ino(ino.0.wrapping_add(1).max(2));
+        }
+        let node = Arc::new(Node {
+            ino,
+            content: tokio::sync::Mutex::new(content),
+            state: Mutex::new(state),
+        });
+        self.nodes.insert(ino, node.clone());
+        self.place(&node, parent, name);
+        Ok(node)
+    }
+
+    fn place(&mut self, node: &Arc<Node>, parent: Ino, name: &str) {
+        node.state.lock().place = Some((parent, name.to_owned()));
+        self.places.insert((parent, name.to_owned()), node.ino);
+        if let Some(parent) = self.nodes.get(&parent) {
+            parent.state.lock().children += 1;
+        }
+    }
+
+    /// Takes a node's name away.
+    pub(super) fn detach(&mut self, node: &Arc<Node>) {
+        let Some((parent, name)) = node.state.lock().place.take() else { return };
+        let place = (parent, name);
+        if self.places.get(&place) == Some(&node.ino) {
+            self.places.remove(&place);
+        }
+        let above = self.nodes.get(&parent).cloned();
+        if let Some(above) = above {
+            let mut state = above.state.lock();
+            state.children = state.children.saturating_sub(1);
+            drop(state);
+            self.drop_if_unused(parent);
+        }
+        self.drop_if_unused(node.ino);
+    }
+
+    /// Gives a node another name, which takes it from whoever has it.
+    pub(super) fn rename(&mut self, node: &Arc<Node>, parent: Ino, name: &str) {
+        if let Some(former) = self.child(parent, name).filter(|former| former.ino != node.ino) {
+            self.detach(&former);
+        }
+        // Not dropped between its two names.
+        node.state.lock().lookups += 1;
+        self.detach(node);
+        self.place(node, parent, name);
+        let mut state = node.state.lock();
+        state.lookups = state.lookups.saturating_sub(1);
+    }
+
+    pub(super) fn forget(&mut self, ino: Ino, lookups: u64) {
+        if let Some(node) = self.nodes.get(&ino) {
+            let mut state = node.state.lock();
+            state.lookups = state.lookups.saturating_sub(lookups);
+            drop(state);
+            self.drop_if_unused(ino);
+        }
+    }
+
+    /// Lets a node go that nobody holds, and those above it that were there for it.
+    pub(super) fn drop_if_unused(&mut self, ino: Ino) {
+        let mut at = ino;
+        while at != Ino::ROOT {
+            let Some(node) = self.nodes.get(&at).filter(|node| node.state.lock().is_unused())
+            else {
+                return;
+            };
+            let place = node.state.lock().place.clone();
+            self.nodes.remove(&at);
+            let Some(place) = place else { return };
+            if self.places.get(&place) == Some(&at) {
+                self.places.remove(&place);
+            }
+            let Some(above) = self.nodes.get(&place.0) else { return };
+            let mut state = above.state.lock();
+            state.children = state.children.saturating_sub(1);
+            drop(state);
+            at = place.0;
+        }
+    }
+}
