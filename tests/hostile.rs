@@ -161,6 +161,7 @@ survive!(
     state_entry,
     attach_message,
     template,
+    object_headers,
     passphrase,
 );
 

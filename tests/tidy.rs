@@ -385,19 +385,18 @@ fn named_tests(document: &str) -> Vec<&str> {
 #[test]
 fn the_tests_that_promises_name_exist() {
     let tests: Vec<String> = below("tests").into_iter().map(|source| source.text).collect();
-    let text = fs::read_to_string("docs/semantics.md").expect("the document");
-    let named = named_tests(&text);
-    assert!(named.len() > 40, "{named:?}");
-    for name in named {
-        let start = format!("fn {name}(");
-        assert!(
-            tests.iter().any(|text| text.contains(&start)),
-            "docs/semantics.md: no test {name}"
-        );
-    }
-    // No promise of the table stands without a test.
-    for row in text.lines().filter(|line| line.starts_with("| ")).skip(1) {
-        assert!(!named_tests(row).is_empty(), "docs/semantics.md: no test is named: {row}");
+    for (document, least) in [("docs/semantics.md", 40), ("docs/objects.md", 10)] {
+        let text = fs::read_to_string(document).expect("the document");
+        let named = named_tests(&text);
+        assert!(named.len() > least, "{document}: {named:?}");
+        for name in named {
+            let start = format!("fn {name}(");
+            assert!(tests.iter().any(|text| text.contains(&start)), "{document}: no test {name}");
+        }
+        // No promise of the table stands without a test.
+        for row in text.lines().filter(|line| line.starts_with("| ")).skip(1) {
+            assert!(!named_tests(row).is_empty(), "{document}: no test is named: {row}");
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What programs do on a mount, beside the peers, in one run on one server: `cargo bench --bench peers`.
 //!
 //! The systems: this mount as it comes (`close`: shared with other nodes, durable when a file is
-//! closed), with `--exclusive`, and with `--exclusive --durability fsync`; s3fs; `rclone mount
-//! --vfs-cache-mode full`. Ours encrypts (AES-256-GCM), the peers do not. Each system has a bucket of
+//! closed), with `--exclusive`, and with `--exclusive --durability fsync`, which encrypt (AES-256-GCM); `--layout
+//! objects`, which does not, as the peers do not: s3fs; `rclone mount --vfs-cache-mode full`. Each system has a bucket of
 //! its own and is mounted anew, with empty caches, wherever a row says cold.
 //!
 //! A second figure after `+` is the time until the last object was in the store, where the program had

@@ -20,19 +20,21 @@ pub(crate) enum Kind {
     Close,
     Exclusive,
     Fsync,
+    Objects,
     S3fs,
     Rclone,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Close, Self::Exclusive, Self::Fsync, Self::S3fs, Self::Rclone];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Close, Self::Exclusive, Self::Fsync, Self::Objects, Self::S3fs, Self::Rclone];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Close => "close",
             Self::Exclusive => "exclusive",
             Self::Fsync => "fsync",
+            Self::Objects => "objects",
             Self::S3fs => "s3fs",
             Self::Rclone => "rclone",
         }
@@ -42,6 +44,7 @@ impl Kind {
         match self {
             Self::Exclusive => &["--exclusive"],
             Self::Fsync => &["--exclusive", "--durability", "fsync"],
+            Self::Objects => &["--layout", "objects"],
             Self::Close | Self::S3fs | Self::Rclone => &[],
         }
     }
@@ -73,6 +76,12 @@ impl Ground {
             let volume = Volume::in_bucket(minio.clone(), &bucket);
             &*Box::leak(Box::new(volume))
         });
+        // As the peers': plain, and at the bucket's root.
+        let files = (kind == Kind::Objects).then(|| {
+            let files = Volume::place_in(minio.clone(), &format!("s3://{bucket}"));
+            &*Box::leak(Box::new(files))
+        });
+        let volume = volume.or(files);
         let mut ground =
             Self { kind, minio, bucket, volume, served: None, directory, mounts: 0, peak: 0 };
         ground.mount();
@@ -98,7 +107,7 @@ impl Ground {
     pub(crate) fn settle(&mut self, objects: usize) -> Duration {
         let start = Instant::now();
         match self.kind {
-            Kind::Close | Kind::Exclusive | Kind::S3fs => return Duration::ZERO,
+            Kind::Close | Kind::Exclusive | Kind::Objects | Kind::S3fs => return Duration::ZERO,
             Kind::Fsync => self.unmount(),
             // It has no barrier: see what has arrived.
             Kind::Rclone => {
@@ -123,7 +132,7 @@ impl Ground {
 
     /// Many small files, by the quickest way that each system has for what its listing shows.
     pub(crate) fn populate(&mut self, directories: usize, files: usize) {
-        if let Some(volume) = self.volume {
+        if let Some(volume) = self.volume.filter(|_| self.kind != Kind::Objects) {
             self.unmount();
             let mount = volume.mount_with(Kind::Fsync.flags());
             for directory in 0..directories {

@@ -143,3 +143,35 @@ fn what_s3fs_geesefs_and_rclone_wrote_is_read() {
     let headers = files.headers("kept");
     assert_eq!((&*headers["x-of-others"], &*headers["mode"]), ("kept", "33152"));
 }
+
+/// As objects above 5 GiB are, in parts.
+#[test]
+fn a_copy_in_parts_has_all_bytes_and_the_headers() {
+    use strongroom::volume::objects::{BucketTree, Requests};
+    let files = Files::new(Form::Plain);
+    let content = crate::support::random_bytes(9, 17_000_001);
+    let local = files.volume.local("pushed");
+    fs::write(&local, &content).expect("written");
+    datasafed(&files, &["push", local.to_str().expect("text"), "from % é"]);
+    files.with_store(|store| async move {
+        let requests = Requests {
+            store: store.clone(),
+            patient: store.clone(),
+            files: store,
+            afterwards: tokio_util::task::TaskTracker::new(),
+        };
+        let entropy = strongroom::config::system_world().entropy;
+        let tree = BucketTree::new(requests, "files", None, entropy).with_copy_limit(5 << 20);
+        let found = tree.file("from % é").await.expect("asked").expect("there");
+        let etag = tree.copy("from % é", &found, "dir/to", None).await.expect("copied");
+        let copy = tree.file("dir/to").await.expect("asked").expect("there");
+        assert_eq!((copy.size, &copy.etag, &copy.headers), (found.size, &etag, &found.headers));
+        // Replaced meanwhile: nothing is copied.
+        let stale = strongroom::volume::objects::tree::Found { etag, ..found };
+        let error =
+            tree.copy("from % é", &stale, "dir/other", None).await.expect_err("another one");
+        assert!(error.to_string().contains("replaced by somebody else"), "{error}");
+        assert!(tree.file("dir/other").await.expect("asked").is_none());
+    });
+    assert_eq!(datasafed(&files, &["pull", "dir/to", "-"]).stdout, content);
+}

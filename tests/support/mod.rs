@@ -116,6 +116,15 @@ impl Volume {
         volume
     }
 
+    /// A place for files that are not encrypted, on a server that others use too.
+    pub(crate) fn place_in(minio: Arc<Minio>, url: &str) -> Self {
+        let mut volume = Self::place(Backend::Dir);
+        volume.url = url.to_owned();
+        volume.encrypted = false;
+        volume.minio = Some(minio);
+        volume
+    }
+
     /// The URL of a path in the volume.
     pub(crate) fn at(&self, path: &str) -> String {
         format!("{}//{path}", self.url)

@@ -136,6 +136,7 @@ impl ObjectFs {
             state.version += 1;
             state.checked = None;
             state.names = None;
+            state.absent.clear();
             // That it has another mark then is no other one's doing.
             state.was_moved = true;
         }
@@ -143,6 +144,7 @@ impl ObjectFs {
             let mut state = node.state.lock();
             state.version += 1;
             state.names = None;
+            state.absent.clear();
         }
         self.note_name(from.0, from.1, false);
         self.note_name(to.0, to.1, true);

@@ -9,6 +9,10 @@ use crate::fs::types::{Caller, EntryReply, Ino, Kind, OpenMode, Opened};
 use crate::volume::objects::Writer;
 use crate::volume::objects::tree::{Found, Looked};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Names that are remembered of one directory as not there.
+const ABSENT: usize = 1000;
 
 impl ObjectFs {
     pub(super) async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<EntryReply, FsError> {
@@ -40,15 +44,30 @@ impl ObjectFs {
             Err(FsError::NameTooLong) => return Err(FsError::NotFound),
             other => other?,
         };
+        let asked = self.now();
         let looked = self.tree.look(&path).await?;
-        self.adopt(parent, name, looked, before)
+        let found = self.adopt(parent, name, looked, before);
+        if matches!(found, Err(FsError::NotFound)) {
+            self.note_absent(&directory, name, asked);
+        }
+        found
     }
 
-    /// Whether a name is known not to be there, by a listing.
+    /// Whether a name is known not to be there, by a listing, or since it was looked for a moment ago.
     fn is_absent(&self, directory: &Node, name: &str) -> bool {
         let state = directory.state.lock();
         let names = state.names.as_ref();
-        names.is_some_and(|(at, names)| self.is_fresh(Some(*at)) && !names.contains(name))
+        let is_fresh = |at: &Duration| self.is_fresh(Some(*at));
+        names.is_some_and(|(at, names)| is_fresh(at) && !names.contains(name))
+            || state.absent.get(name).is_some_and(is_fresh)
+    }
+
+    fn note_absent(&self, directory: &Node, name: &str, asked: Duration) {
+        let mut state = directory.state.lock();
+        if state.absent.len() >= ABSENT {
+            state.absent.clear();
+        }
+        state.absent.insert(name.to_owned(), asked);
     }
 
     /// Takes what the store says of a name for true. `before` is the version of the node that was known.
@@ -100,6 +119,7 @@ impl ObjectFs {
         let now = self.world.clock.now();
         let mut state = directory.state.lock();
         (state.mtime, state.ctime) = (now, now);
+        state.absent.remove(name);
         if let Some((_, names)) = &mut state.names {
             match is_there {
                 true => drop(names.insert(name.to_owned())),

@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) opened: Option<ETag>,
     /// The names in a directory, and when they were listed.
     pub(super) names: Option<(Duration, HashSet<String>)>,
+    /// Names that were looked for in a directory in vain, and when.
+    pub(super) absent: HashMap<String, Duration>,
     pub(super) ahead: Ahead,
 }
 
@@ -90,6 +92,7 @@ impl State {
             time_was_set: false,
             opened: None,
             names: None,
+            absent: HashMap::new(),
             ahead: Ahead::default(),
         }
     }

@@ -20,6 +20,8 @@ const UID: &str = "uid";
 const GID: &str = "gid";
 const RDEV: &str = "rdev";
 const LINK: &str = "--symlink-target";
+/// A target is shorter (PATH_MAX).
+const TARGET_LIMIT: usize = 4096;
 /// The kinds of st_mode.
 const FORMAT: u32 = 0o170_000;
 /// A symbolic link.
@@ -48,7 +50,9 @@ impl Told {
         let number = |name: &str| headers.metadata.get(name)?.parse().ok();
         let mode = headers.metadata.get(MODE).and_then(|text| mode(text));
         let link = headers.metadata.get(LINK).filter(|target| !target.is_empty());
-        let link: Option<Vec<u8>> = link.map(|target| percent_decode_str(target).collect());
+        let link = link.map(|target| percent_decode_str(target).collect::<Vec<u8>>());
+        // Longer than any path, or not a path at all.
+        let link = link.filter(|link| link.len() < TARGET_LIMIT && !link.contains(&0));
         let mode = match (&link, mode) {
             (Some(_), mode) => Some(SYMLINK | mode.map_or(0o777, |mode| mode & 0o7777)),
             (None, mode) => mode,

@@ -8,11 +8,14 @@ use crate::crypto::datasafed::{OVERHEAD, Suspended};
 use crate::store::{ETag, Headers};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 const MIB: usize = 1 << 20;
+/// How long a file waits for memory that others hold.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// What all writers together may take in memory.
 #[derive(Clone)]
@@ -140,12 +143,22 @@ impl Writer {
         Ok(self.share.is_some())
     }
 
-    /// Waits for memory for the next part, for a caller that holds none that others wait for.
+    /// Waits for memory for the next part. Where files that stand still hold all of it, it goes on without
+    /// after a while: more memory is better than a backup that hangs.
     pub async fn wait_for_share(&mut self) -> Result<(), ObjectsError> {
-        if self.share.is_none() {
-            let share = self.budget.semaphore.clone().acquire_many_owned(self.wanted()).await;
-            self.share = Some(share.map_err(|_| ObjectsError::Ended)?);
+        if self.share.is_some() {
+            return Ok(());
         }
+        let budget = self.budget.semaphore.clone();
+        let share = budget.clone().acquire_many_owned(self.wanted());
+        let share = match tokio::time::timeout(STALLED, share).await {
+            Ok(share) => share,
+            Err(_) => {
+                tracing::warn!("files that are open and stand still hold the memory for writing");
+                budget.acquire_many_owned(0).await
+            }
+        };
+        self.share = Some(share.map_err(|_| ObjectsError::Ended)?);
         Ok(())
     }
 

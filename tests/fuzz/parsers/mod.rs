@@ -46,6 +46,7 @@ pub const PARSERS: &[Parser] = &[
     Parser { name: "state_entry", check: memory::state_entry, seeds: memory::entry_seeds },
     Parser { name: "attach_message", check: memory::attach_message, seeds: memory::message_seeds },
     Parser { name: "template", check: templates::template, seeds: templates::seeds },
+    Parser { name: "object_headers", check: texts::object_headers, seeds: texts::header_seeds },
     Parser { name: "passphrase", check: texts::passphrase, seeds: texts::passphrase_seeds },
 ];
 

@@ -4,10 +4,11 @@ use super::sealed::{DIR, keyring};
 use std::path::Path;
 use strongroom::config::{ConfigFile, PassphraseSource, VolumeUrl, parse_duration, parse_size};
 use strongroom::crypto::Suite;
-use strongroom::store::DirStore;
+use strongroom::store::{DirStore, Headers};
 use strongroom::units::{FileId, SegmentId, SessionId};
 use strongroom::volume::native::keys;
 use strongroom::volume::native::manifest::Manifest;
+use strongroom::volume::objects::attributes::Told;
 
 /// Keys as a listing gives them. Every key that is read is the one that would be written.
 pub(super) fn object_keys(input: &[u8]) {
@@ -186,4 +187,32 @@ pub(super) fn passphrase(input: &[u8]) {
 
 pub(super) fn passphrase_seeds() -> Vec<Vec<u8>> {
     [&b"secret\n"[..], b"secret\r\n", b"\xff\0 \n\n", b"\n", b""].map(<[u8]>::to_vec).into()
+}
+
+/// Lines of `name=value`, as an object's headers have them. What they tell is told again by the headers that
+/// it is put into.
+pub(super) fn object_headers(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let lines = text.lines().filter_map(|line| line.split_once('='));
+    let metadata = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let told = Told::by(&Headers { content_type: None, metadata });
+    let mut headers = Headers::default();
+    told.put_into(&mut headers);
+    let again = Told::by(&headers);
+    let is_text = told.link.as_deref().is_none_or(|link| std::str::from_utf8(link).is_ok());
+    // A target that is no text is the object's content, and no header.
+    let link = told.link.clone().filter(|_| is_text);
+    let rdev = told.rdev.filter(|rdev| *rdev != 0);
+    assert_eq!(again, Told { link, rdev, ..told });
+    assert!(headers.metadata.values().all(|value| value.is_ascii()));
+}
+
+pub(super) fn header_seeds() -> Vec<Vec<u8>> {
+    let texts = [
+        "mode=33188\nuid=1000\ngid=100\nmtime=1500000000.25",
+        "--symlink-target=..%2Fa%20b",
+        "mode=0120777\nmtime=-1.5\nrdev=259",
+        "mode=100664\nmtime=1e9",
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).to_vec()
 }
