@@ -37,6 +37,8 @@ pub struct CopySource<'a> {
     pub key: &'a Key,
     /// Its mark; another one is `PreconditionFailed`, none `NotFound`.
     pub etag: &'a ETag,
+    /// Its bytes: the more there are, the longer a store may take.
+    pub size: u64,
 }
 
 /// One version of one object, or the mark that it was deleted.

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// The decorator.
 pub struct RetryFiles {
@@ -31,6 +32,16 @@ impl RetryFiles {
     ) -> Self {
         let attempts = Attempts { policy, entropy: entropy.clone() };
         Self { inner, attempts, patient: Attempts { policy: patient, entropy } }
+    }
+}
+
+impl RetryFiles {
+    /// Patient with a request that moves so many bytes, here or in the store: a second for each so many more.
+    fn patient_with(&self, bytes: u64) -> Attempts {
+        const A_SECOND: u64 = 2 << 20;
+        let Attempts { policy, entropy } = &self.patient;
+        let deadline = policy.deadline + Duration::from_secs(bytes / A_SECOND);
+        Attempts { policy: RetryPolicy { deadline, ..*policy }, entropy: entropy.clone() }
     }
 }
 
@@ -70,7 +81,7 @@ impl FileStore for RetryFiles {
         body: Bytes,
     ) -> Result<ETag, StoreError> {
         let attempt = || self.inner.upload_part(key, upload, number, body.clone());
-        self.patient.again(repeats("put", key.as_str()), attempt).await
+        self.patient_with(body.len() as u64).again(repeats("put", key.as_str()), attempt).await
     }
 
     async fn complete_upload(
@@ -89,7 +100,10 @@ impl FileStore for RetryFiles {
                 // The upload is no more, and nobody but us ends it: the answer that never came was yes.
                 if error.kind == StoreErrorKind::NotFound && unknown.load(Ordering::Relaxed) {
                     let (meta, _) = self.inner.head_file(key).await?;
-                    return Ok(meta.etag);
+                    // Not the object of before: one of so many parts says so in its mark.
+                    if meta.etag.0.contains(&format!("-{}", parts.len())) {
+                        return Ok(meta.etag);
+                    }
                 }
             }
             result
@@ -120,7 +134,7 @@ impl FileStore for RetryFiles {
             }
             result
         };
-        self.patient.again(repeats("put", to.as_str()), attempt).await
+        self.patient_with(source.size).again(repeats("put", to.as_str()), attempt).await
     }
 
     async fn copy_part(
@@ -131,7 +145,8 @@ impl FileStore for RetryFiles {
         number: u32,
     ) -> Result<ETag, StoreError> {
         let attempt = || self.inner.copy_part(source, range, to, number);
-        self.patient.again(repeats("put", to.0.as_str()), attempt).await
+        let patient = self.patient_with(range.length());
+        patient.again(repeats("put", to.0.as_str()), attempt).await
     }
 
     async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {

@@ -53,17 +53,19 @@ impl FileStore for S3Store {
             .body(ByteStream::from(body));
         let request = request.customize().disable_payload_signing().send();
         let output = self.bounded("put", key.as_str(), length, true, request).await?;
-        output.e_tag.map(ETag).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
+        output.e_tag.map(mark).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
     }
 
     async fn head_file(&self, key: &Key) -> Result<(ObjectMeta, Headers), StoreError> {
         let request = self.client.head_object().bucket(&self.bucket).key(key.as_str()).send();
         let output = self.bounded("head", key.as_str(), 0, false, request).await?;
         let etag = output.e_tag.ok_or_else(|| self.corrupt("head", key.as_str(), "no ETag"))?;
+        let size = output.content_length.and_then(|size| u64::try_from(size).ok());
+        let size = size.ok_or_else(|| self.corrupt("head", key.as_str(), "no Content-Length"))?;
         let meta = ObjectMeta {
             key: key.clone(),
-            size: output.content_length.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-            etag: ETag(etag),
+            size,
+            etag: mark(etag),
             modified: time(output.last_modified.as_ref()),
         };
         let metadata = output.metadata.unwrap_or_default();
@@ -105,7 +107,7 @@ impl FileStore for S3Store {
             .body(ByteStream::from(body));
         let request = request.customize().disable_payload_signing().send();
         let output = self.bounded("put", key.as_str(), length, true, request).await?;
-        output.e_tag.map(ETag).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
+        output.e_tag.map(mark).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
     }
 
     async fn complete_upload(
@@ -131,7 +133,7 @@ impl FileStore for S3Store {
             .send();
         // Servers put the parts together while the answer is awaited.
         let output = self.bounded("put", key.as_str(), SLOW, true, request).await?;
-        output.e_tag.map(ETag).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
+        output.e_tag.map(mark).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
     }
 
     async fn copy_file(
@@ -155,7 +157,7 @@ impl FileStore for S3Store {
         }
         let output = self.bounded("put", to.as_str(), SLOW, true, request.send()).await?;
         let etag = output.copy_object_result.and_then(|result| result.e_tag);
-        etag.map(ETag).ok_or_else(|| self.corrupt("put", to.as_str(), "a copy without an ETag"))
+        etag.map(mark).ok_or_else(|| self.corrupt("put", to.as_str(), "a copy without an ETag"))
     }
 
     async fn copy_part(
@@ -179,7 +181,7 @@ impl FileStore for S3Store {
             .send();
         let output = self.bounded("put", to.as_str(), SLOW, true, request).await?;
         let etag = output.copy_part_result.and_then(|result| result.e_tag);
-        etag.map(ETag).ok_or_else(|| self.corrupt("put", to.as_str(), "a part without an ETag"))
+        etag.map(mark).ok_or_else(|| self.corrupt("put", to.as_str(), "a part without an ETag"))
     }
 
     async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {
@@ -242,6 +244,14 @@ impl FileStore for S3Store {
 
     fn part_limit(&self) -> u32 {
         self.part_limit
+    }
+}
+
+/// An ETag as headers have it: some servers leave its quotes away in XML.
+fn mark(etag: String) -> ETag {
+    match etag.starts_with('"') || etag.starts_with("W/") {
+        true => ETag(etag),
+        false => ETag(format!("\"{etag}\"")),
     }
 }
 

@@ -215,6 +215,19 @@ impl Target<'_> {
         let Some(ObjectsChoice { suite, scratch }) = objects else {
             return Err(Failure::new("nothing says how the files are to be mounted"));
         };
+        // Absolute: a server in the background has another working directory.
+        let unusable = |error: std::io::Error| {
+            Failure::new(format!("--scratch-dir {}: {error}", scratch.display()))
+        };
+        let scratch = scratch.canonicalize().map_err(unusable)?;
+        if let Ok(mountpoint) = self.mountpoint.canonicalize()
+            && scratch.starts_with(&mountpoint)
+        {
+            return Err(Failure::new(format!(
+                "--scratch-dir {}: it must not lie in the mount itself",
+                scratch.display()
+            )));
+        }
         let runtime = connect::runtime()?;
         let (fs, mounted, signals) = runtime.block_on(async {
             let tree = Arc::new(common.files(self.url, suite).await?);

@@ -4,6 +4,7 @@
 mod support;
 
 mod beside;
+mod care;
 mod changes;
 mod interchange;
 mod trouble;

@@ -1,13 +1,13 @@
 //! What is told of a node: to the kernel, and in an object's headers.
 
 use super::ObjectFs;
-use super::table::{Node, State};
+use super::table::{Busy, Node, State};
 use crate::fs::errno::FsError;
 use crate::fs::types::{Attr, Ino, Kind, SetAttr, TimeSet};
 use crate::store::Headers;
-use crate::volume::objects::BucketTree;
 use crate::volume::objects::attributes::{SYMLINK, Told};
 use crate::volume::objects::tree::Found;
+use crate::volume::objects::{BucketTree, ObjectsError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,7 +134,8 @@ impl ObjectFs {
         let node = self.node(ino)?;
         let (kind, is_known, has_name) = {
             let state = node.state.lock();
-            (state.kind, state.dirty || self.is_fresh(state.checked), state.place.is_some())
+            let is_known = state.dirty || state.busy > 0 || self.is_fresh(state.checked);
+            (state.kind, is_known, state.place.is_some())
         };
         if kind != Kind::Directory && !is_known && has_name {
             self.refresh(&node).await?;
@@ -151,8 +152,12 @@ impl ObjectFs {
     ) -> Result<(crate::fs::types::Attr, Duration), FsError> {
         let node = self.node(ino)?;
         let _paths = self.paths.read().await;
-        let mut content = node.content.lock().await;
+        let mut content = self.content_of(&node).await;
+        if let Some(handle) = set.handle {
+            self.handle(handle)?.check()?;
+        }
         self.know(&node).await?;
+        let _busy = Busy::new(&node);
         if let Some(size) = set.size {
             self.truncate(&node, &mut content, size).await?;
         }
@@ -211,7 +216,8 @@ impl ObjectFs {
             return Ok(());
         }
         let Some(found) = found else { return Ok(()) };
-        let etag = self.tree.copy(&path, &found, &path, Some(&headers)).await?;
+        let etag = self.tree.copy(&path, &found, &path, Some(&headers)).await;
+        let etag = etag.map_err(|error| changed_meanwhile(node, error))?;
         // The bytes are the same: what was read of them stays true.
         let content_id = node.state.lock().content_id;
         self.stored(node, Found { etag, headers, stored: self.world.clock.now(), ..found });
@@ -223,7 +229,7 @@ impl ObjectFs {
     pub(super) fn stored(&self, node: &Node, found: Found) {
         let mut state = node.state.lock();
         state.version += 1;
-        state.was_moved = false;
+        (state.was_moved, state.maybe_stored) = (false, None);
         state.checked = Some(self.now());
         state.content_id = self.next_number();
         state.time_was_set = false;
@@ -248,7 +254,7 @@ impl ObjectFs {
         let before = node.state.lock().version;
         let found = self.tree.file(&path).await?;
         let mut state = node.state.lock();
-        if state.version != before || state.dirty {
+        if state.version != before || state.dirty || state.busy > 0 {
             return Ok(());
         }
         match found {
@@ -287,6 +293,14 @@ impl ObjectFs {
         node.state.lock().link = Some(link.clone());
         Ok(link)
     }
+}
+
+/// That another one has put another object there: it is asked for again.
+pub(super) fn changed_meanwhile(node: &Node, error: ObjectsError) -> FsError {
+    if let ObjectsError::Changed(_) = error {
+        node.state.lock().checked = None;
+    }
+    error.into()
 }
 
 /// What an object's size says of its being a symbolic link: none has a longer target.

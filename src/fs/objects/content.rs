@@ -7,13 +7,11 @@
 //! Crash story: until a file is stored whatever stood under its name stands there, whole. What a killed server
 //! has written of it is gone with it: close(2) and fsync(2) had not returned.
 
-use super::Handle;
 use super::ObjectFs;
-use super::callers::Users;
 use super::overlay::{Overlay, Source};
 use super::table::{Node, State};
 use crate::fs::errno::FsError;
-use crate::fs::types::{Caller, FallocateMode, HandleId, Ino, Kind, OpenMode, Opened, SeekWhence};
+use crate::fs::types::{Caller, FallocateMode, HandleId, Kind, SeekWhence};
 use crate::units::ByteRange;
 use crate::volume::objects::Writer;
 use crate::volume::objects::writer::Taken;
@@ -23,6 +21,10 @@ use std::sync::Arc;
 
 /// The largest file: what a store's uploads in parts can hold.
 const LARGEST: u64 = 5 << 40;
+/// Zeros that are sent for a gap, so that a file that is written from front to back with holes need not be
+/// kept elsewhere.
+const GAP: u64 = 256 << 20;
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// What of a file is not in the store.
 #[derive(Default)]
@@ -39,84 +41,27 @@ pub(super) enum Content {
 }
 
 impl ObjectFs {
-    fn open_handle(&self, caller: &Caller, node: &Arc<Node>, mode: OpenMode) -> HandleId {
-        let id = HandleId(self.next_number());
-        let replaced = {
-            let mut state = node.state.lock();
-            state.handles += 1;
-            state.replaced
-        };
-        let mut users = Users::default();
-        users.note(caller.pid);
-        let users = Arc::new(parking_lot::Mutex::new(users));
-        self.handles.lock().insert(id, Handle { node: node.clone(), mode, replaced, users });
-        id
-    }
-
-    pub(super) async fn open(
-        self: &Arc<Self>,
-        caller: &Caller,
-        ino: Ino,
-        mode: OpenMode,
-    ) -> Result<Opened, FsError> {
-        let node = self.node(ino)?;
-        let (kind, is_known, has_name) = {
+    /// Takes a node's content to change it. What was begun and not taken, since it failed, is forgotten.
+    pub(super) async fn content_of<'n>(
+        &self,
+        node: &'n Node,
+    ) -> tokio::sync::MutexGuard<'n, Content> {
+        let mut content = node.content.lock().await;
+        let is_stored = {
             let state = node.state.lock();
-            (state.kind, state.dirty || self.is_fresh(state.checked), state.place.is_some())
+            !state.dirty && state.place.is_some()
         };
-        match kind {
-            Kind::File => {}
-            Kind::Directory => return Err(FsError::IsDirectory),
-            Kind::Symlink => return Err(FsError::Loop),
-            // The kernel opens these itself.
-            _ => return Err(FsError::NotSupported),
+        if is_stored && !matches!(&*content, Content::Clean) {
+            *content = Content::Clean;
         }
-        if !is_known && has_name {
-            self.refresh(&node).await?;
-        }
-        let is_cut = {
-            let state = node.state.lock();
-            !state.dirty && state.found.as_ref().is_some_and(|found| found.is_cut)
-        };
-        if is_cut && !(mode.truncate && mode.write) {
-            return Err(FsError::io(format!(
-                "{}: shorter than the 16 bytes that every file of --encryption begins with: it was cut off, or \
-                 written by something else",
-                self.shown(&node)
-            )));
-        }
-        let handle = self.open_handle(caller, &node, mode);
-        if mode.truncate && mode.write {
-            let _paths = self.paths.read().await;
-            let mut content = node.content.lock().await;
-            if let Err(error) = self.truncate(&node, &mut content, 0).await {
-                drop(content);
-                self.close_handle(handle);
-                return Err(error);
-            }
-        }
-        let mut state = node.state.lock();
-        let etag = state.found.as_ref().map(|found| found.etag.clone());
-        let keep_cache = !state.dirty && etag.is_some() && state.opened == etag;
-        state.opened = etag;
-        Ok(Opened { handle, direct_io: mode.direct, keep_cache })
+        content
     }
 
-    /// The handle of a file that was just made, and is to be stored even if nothing is written.
-    pub(super) fn open_new(&self, caller: &Caller, node: &Arc<Node>, mode: OpenMode) -> Opened {
-        Opened {
-            handle: self.open_handle(caller, node, mode),
-            direct_io: mode.direct,
-            keep_cache: false,
-        }
-    }
-
-    fn close_handle(&self, handle: HandleId) -> Option<Arc<Node>> {
-        let Handle { node, .. } = self.handles.lock().remove(&handle)?;
-        let mut state = node.state.lock();
-        state.handles = state.handles.saturating_sub(1);
-        drop(state);
-        Some(node)
+    /// A file that is not in the store and has these bytes.
+    pub(super) fn overlay_of(&self, whole: &[u8]) -> Result<Overlay, FsError> {
+        let mut overlay = self.overlay(0)?;
+        overlay.write(0, whole.to_vec()).map_err(|error| self.scratch_failed(&error))?;
+        Ok(overlay)
     }
 
     /// A file of which nothing is written yet.
@@ -148,12 +93,7 @@ impl ObjectFs {
     ) -> Result<&'c mut Overlay, FsError> {
         if let Content::Stream(writer) = &*content {
             match writer.whole() {
-                Some(whole) => {
-                    let whole = whole.to_vec();
-                    let mut overlay = self.overlay(0)?;
-                    overlay.write(0, whole).map_err(|error| self.scratch_failed(&error))?;
-                    *content = Content::Overlay(overlay);
-                }
+                Some(whole) => *content = Content::Overlay(self.overlay_of(whole)?),
                 // Only the store has what has left.
                 None => self.publish_content(node, content).await?,
             }
@@ -194,32 +134,38 @@ impl ObjectFs {
         data: Vec<u8>,
     ) -> Result<u32, FsError> {
         let handle = self.handle(handle)?;
-        handle.check()?;
         handle.users.lock().note(caller.pid);
-        let Handle { node, mode, .. } = handle;
+        let (node, mode) = (&handle.node, handle.mode);
         if !mode.write {
             return Err(FsError::BadHandle);
         }
         let count = data.len() as u32;
         let _paths = self.paths.read().await;
-        let mut content = node.content.lock().await;
-        let offset = if mode.append { node.state.lock().size } else { offset };
+        // Where O_APPEND writes, the kernel says: its pages come back where they belong.
+        let mut content = self.content_of(node).await;
+        handle.check()?;
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= LARGEST);
         let end = end.ok_or(FsError::TooBig)?;
         let is_empty = node.state.lock().size == 0;
         if matches!(&*content, Content::Clean)
             && offset == 0
             && is_empty
-            && let Ok(path) = self.path(&node)
+            && let Ok(path) = self.path(node)
         {
             *content = self.new_stream(path);
         }
         let mut data = Some(data);
         if let Content::Stream(writer) = &mut *content
+            && writer.length() < offset
+            && offset - writer.length() <= GAP
+        {
+            self.fill_with_zeros(node, writer, offset).await?;
+        }
+        if let Content::Stream(writer) = &mut *content
             && writer.length() == offset
             && let Some(bytes) = &data
         {
-            let path = self.path(&node).unwrap_or_default();
+            let path = self.path(node).unwrap_or_default();
             let headers = {
                 let state = node.state.lock();
                 self.headers(&state, &path, state.time_was_set)
@@ -235,11 +181,11 @@ impl ObjectFs {
             }
         }
         if let Some(data) = data {
-            let overlay = self.make_overlay(&node, &mut content).await?;
-            let written = overlay
-                .write(offset, data)
-                .and_then(|()| overlay.compact(&self.config.scratch, &*self.world.entropy));
-            written.map_err(|error| self.scratch_failed(&error))?;
+            let overlay = self.make_overlay(node, &mut content).await?;
+            overlay.write(offset, data).map_err(|error| self.scratch_failed(&error))?;
+            if let Err(error) = overlay.compact(&self.config.scratch, &*self.world.entropy) {
+                tracing::warn!("scratch file not written anew: {error}");
+            }
         }
         {
             let mut state = node.state.lock();
@@ -247,9 +193,30 @@ impl ObjectFs {
             self.changed(&mut state, size);
         }
         if mode.sync {
-            self.publish_content(&node, &mut content).await?;
+            self.publish_content(node, &mut content).await?;
         }
         Ok(count)
+    }
+
+    /// Goes on with zeros: a gap at the end of what is written from front to back.
+    async fn fill_with_zeros(
+        &self,
+        node: &Node,
+        writer: &mut Writer,
+        until: u64,
+    ) -> Result<(), FsError> {
+        let path = self.path(node)?;
+        let headers = {
+            let state = node.state.lock();
+            self.headers(&state, &path, state.time_was_set)
+        };
+        while writer.length() < until {
+            let length = (until - writer.length()).min(ZEROS.len() as u64);
+            if writer.write(&ZEROS[..length as usize], &headers).await? == Taken::NoRoom {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Sets a file's size. For a caller that holds its content and the paths.
@@ -271,10 +238,21 @@ impl ObjectFs {
         {
             // Whatever could not be stored is not wanted any more.
             *content = self.new_stream(path);
-        } else if !matches!(&*content, Content::Stream(writer) if writer.length() == size) {
-            self.make_overlay(node, content).await?.set_size(size);
+        } else {
+            if let Content::Stream(writer) = &mut *content
+                && writer.length() < size
+                && size - writer.length() <= GAP
+                && writer.whole().is_none()
+            {
+                self.fill_with_zeros(node, writer, size).await?;
+            }
+            if !matches!(&*content, Content::Stream(writer) if writer.length() == size) {
+                self.make_overlay(node, content).await?.set_size(size);
+            }
         }
-        self.changed(&mut node.state.lock(), size);
+        let mut state = node.state.lock();
+        self.changed(&mut state, size);
+        state.opened = None;
         Ok(())
     }
 
@@ -285,14 +263,16 @@ impl ObjectFs {
         length: u64,
         mode: FallocateMode,
     ) -> Result<(), FsError> {
-        let Handle { node, mode: opened, .. } = self.handle(handle)?;
-        if !opened.write {
+        let handle = self.handle(handle)?;
+        let node = &handle.node;
+        if !handle.mode.write {
             return Err(FsError::BadHandle);
         }
         let end =
             offset.checked_add(length).filter(|end| *end <= LARGEST).ok_or(FsError::TooBig)?;
         let _paths = self.paths.read().await;
-        let mut content = node.content.lock().await;
+        let mut content = self.content_of(node).await;
+        handle.check()?;
         let size = node.state.lock().size;
         let grown = match mode {
             FallocateMode::Allocate | FallocateMode::ZeroRange => size.max(end),
@@ -305,7 +285,7 @@ impl ObjectFs {
         if grown == size && !zeroes {
             return Ok(());
         }
-        let overlay = self.make_overlay(&node, &mut content).await?;
+        let overlay = self.make_overlay(node, &mut content).await?;
         overlay.set_size(grown);
         if zeroes {
             overlay.zero(ByteRange::new(offset, length));
@@ -340,17 +320,18 @@ impl ObjectFs {
         let node = &handle.node;
         let wanted = ByteRange::new(offset, size.into());
         {
-            let mut content = node.content.lock().await;
+            let mut content = self.content_of(node).await;
             // What has left can be read only when it has arrived.
             if matches!(&*content, Content::Stream(writer) if writer.whole().is_none()) {
                 drop(content);
                 self.publish(node).await?;
-                content = node.content.lock().await;
+                content = self.content_of(node).await;
             }
             match &*content {
                 Content::Clean => {}
                 Content::Stream(writer) => {
-                    let whole = writer.whole().unwrap_or_default();
+                    let left = || FsError::io("it is being written again: try again");
+                    let whole = writer.whole().ok_or_else(left)?;
                     let range = wanted.intersection(ByteRange::new(0, whole.len() as u64));
                     let (start, end) = (range.offset() as usize, range.end() as usize);
                     return Ok(Bytes::copy_from_slice(whole.get(start..end).unwrap_or_default()));
@@ -408,46 +389,5 @@ impl ObjectFs {
                 Ok(parts)
             }
         }
-    }
-
-    pub(super) async fn flush(
-        self: &Arc<Self>,
-        caller: &Caller,
-        handle: HandleId,
-    ) -> Result<(), FsError> {
-        let Handle { node, users, .. } = self.handle(handle)?;
-        if !node.state.lock().dirty || users.lock().is_bystander(caller.pid) {
-            return Ok(());
-        }
-        self.publish(&node).await
-    }
-
-    pub(super) async fn release(self: &Arc<Self>, handle: HandleId) -> Result<(), FsError> {
-        let Some(node) = self.close_handle(handle) else { return Ok(()) };
-        // Pages that were written by mmap after the last close, or what a close could not store.
-        let is_dirty = node.state.lock().dirty;
-        if is_dirty && let Err(error) = self.publish(&node).await {
-            tracing::error!("{}: not stored: {error}", self.shown(&node));
-        }
-        let mut content = node.content.lock().await;
-        let (is_last, has_name) = {
-            let state = node.state.lock();
-            (state.handles == 0, state.place.is_some())
-        };
-        if is_last && (!has_name || matches!(&*content, Content::Lost(_))) {
-            // Nobody can ask for it any more, or its writer was told that it is lost.
-            *content = Content::Clean;
-            let mut state = node.state.lock();
-            (state.dirty, state.checked) = (false, None);
-            let is_nowhere = state.found.is_none();
-            state.size = state.found.as_ref().map_or(0, |found| found.size);
-            drop(state);
-            if is_nowhere {
-                self.table.lock().detach(&node);
-            }
-        }
-        drop(content);
-        self.table.lock().drop_if_unused(node.ino);
-        Ok(())
     }
 }

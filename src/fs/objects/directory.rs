@@ -5,7 +5,9 @@ use super::attributes::may_be_link;
 use super::table::Node;
 use crate::fs::errno::FsError;
 use crate::fs::types::{DirEntry, HandleId, Ino, Kind};
-use crate::volume::objects::tree::Looked;
+use crate::store::{StoreError, StoreErrorKind};
+use crate::volume::objects::ObjectsError;
+use crate::volume::objects::tree::{Found, Looked, RowFile};
 use futures::StreamExt;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,8 +29,9 @@ pub(super) struct DirectoryHandle {
 #[derive(Clone)]
 struct Row {
     name: String,
-    /// A file's size, as the listing told it.
-    listed: Option<u64>,
+    /// What the listing told of a file.
+    listed: Option<RowFile>,
+    is_gone: bool,
     is_directory: bool,
     /// Once it was asked for.
     node: Option<Arc<Node>>,
@@ -51,11 +54,15 @@ impl ObjectFs {
             state.handles = state.handles.saturating_sub(1);
         }
         let rows = std::mem::take(&mut *handle.rows.lock().await);
+        self.let_go(rows);
+        self.table.lock().drop_if_unused(handle.node.ino);
+    }
+
+    fn let_go(&self, rows: Vec<Row>) {
         let mut table = self.table.lock();
         for node in rows.into_iter().filter_map(|row| row.node) {
             table.drop_if_unused(node.ino);
         }
-        table.drop_if_unused(handle.node.ino);
     }
 
     pub(super) async fn readdir(
@@ -69,7 +76,9 @@ impl ObjectFs {
         let ino = handle.node.ino;
         let mut told = Vec::new();
         if offset == 0 {
-            *rows = self.list(&handle.node).await?;
+            let listed = self.list(&handle.node).await?;
+            let former = std::mem::replace(&mut *rows, listed);
+            self.let_go(former);
         }
         let above = handle.node.state.lock().place.as_ref().map_or(Ino::ROOT, |(above, _)| *above);
         for (index, (name, ino)) in
@@ -80,24 +89,38 @@ impl ObjectFs {
                 told.push(DirEntry { ino, kind: Kind::Directory, name, next_offset, entry: None });
             }
         }
-        let begin = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX).min(rows.len());
-        let end = (begin + ROWS).min(rows.len());
-        self.ask(ino, &mut rows[begin..end], attributes).await?;
-        for (index, row) in rows.iter().enumerate().take(end).skip(begin) {
-            let (kind, number, entry) = match &row.node {
-                Some(node) => {
-                    let entry = attributes.then(|| self.entry_uncounted(node));
-                    (node.state.lock().kind, node.ino, entry)
-                }
-                // Removed since, or only its kind was wanted.
-                None if attributes => continue,
-                None => {
-                    let kind = if row.is_directory { Kind::Directory } else { Kind::File };
-                    (kind, UNKNOWN, None)
-                }
-            };
-            let name = row.name.clone().into_bytes();
-            told.push(DirEntry { ino: number, kind, name, next_offset: index as u64 + 3, entry });
+        let mut begin =
+            usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX).min(rows.len());
+        // Nothing told means that there is no more: rows that are gone by now must not look like that.
+        while begin < rows.len() {
+            let end = (begin + ROWS).min(rows.len());
+            self.ask(ino, &mut rows[begin..end], attributes).await?;
+            for (index, row) in rows.iter().enumerate().take(end).skip(begin) {
+                let (kind, number, entry) = match &row.node {
+                    Some(node) => {
+                        let entry = attributes.then(|| self.entry_uncounted(node));
+                        (node.state.lock().kind, node.ino, entry)
+                    }
+                    // Removed since, or only its kind was wanted.
+                    None if attributes || row.is_gone => continue,
+                    None => {
+                        let kind = if row.is_directory { Kind::Directory } else { Kind::File };
+                        (kind, UNKNOWN, None)
+                    }
+                };
+                let name = row.name.clone().into_bytes();
+                told.push(DirEntry {
+                    ino: number,
+                    kind,
+                    name,
+                    next_offset: index as u64 + 3,
+                    entry,
+                });
+            }
+            if told.iter().any(|row| row.next_offset > 2) {
+                break;
+            }
+            begin = end;
         }
         Ok(told)
     }
@@ -111,7 +134,8 @@ impl ObjectFs {
             .into_iter()
             .map(|row| Row {
                 is_directory: row.file.is_none(),
-                listed: row.file.map(|file| file.size),
+                listed: row.file,
+                is_gone: false,
                 name: row.name,
                 node: None,
             })
@@ -121,7 +145,8 @@ impl ObjectFs {
         let mut all = names;
         for (name, node) in children {
             if node.state.lock().dirty && all.insert(name.clone()) {
-                rows.push(Row { name, listed: None, is_directory: false, node: Some(node) });
+                let (listed, is_gone) = (None, false);
+                rows.push(Row { name, listed, is_gone, is_directory: false, node: Some(node) });
             }
         }
         rows.sort_by(|a, b| a.name.cmp(&b.name));
@@ -137,11 +162,11 @@ impl ObjectFs {
             .map(|row| {
                 let row = row.clone();
                 async move {
-                    let may_be_link = row.listed.is_none_or(may_be_link);
+                    let may_be_link = row.listed.as_ref().is_none_or(|file| may_be_link(file.size));
                     let is_wanted = attributes || !row.is_directory && may_be_link;
                     match is_wanted && row.node.is_none() {
-                        true => self.ask_one(parent, &row).await,
-                        false => Ok(row.node),
+                        true => self.ask_one(parent, &row).await.map(|node| (node, true)),
+                        false => Ok((row.node, false)),
                     }
                 }
             })
@@ -152,7 +177,8 @@ impl ObjectFs {
             nodes.push(node?);
         }
         drop(answers);
-        for (row, node) in rows.iter_mut().zip(nodes) {
+        for (row, (node, was_asked)) in rows.iter_mut().zip(nodes) {
+            row.is_gone = was_asked && node.is_none();
             row.node = node;
         }
         Ok(())
@@ -180,7 +206,17 @@ impl ObjectFs {
         };
         let looked = match row.is_directory {
             true => Looked::Directory(self.tree.mark(&path).await?),
-            false => self.tree.file(&path).await?.map_or(Looked::Nothing, Looked::File),
+            false => match (self.tree.file(&path).await, &row.listed) {
+                (Ok(found), _) => found.map_or(Looked::Nothing, Looked::File),
+                // One that may not be looked at keeps the others from being told neither.
+                (Err(ObjectsError::Store(error)), Some(file)) if is_about_one(&error) => {
+                    tracing::warn!("{path}: only what the listing tells is known: {error}");
+                    let (size, etag) = (file.size, file.etag.clone());
+                    let (stored, headers) = Default::default();
+                    Looked::File(Found { size, is_cut: false, etag, stored, headers })
+                }
+                (Err(error), _) => return Err(error.into()),
+            },
         };
         match self.adopt(parent, &row.name, looked, before) {
             Ok(node) => Ok(Some(node)),
@@ -188,4 +224,9 @@ impl ObjectFs {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether a store that refuses this may answer for others.
+fn is_about_one(error: &StoreError) -> bool {
+    matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::Invalid | StoreErrorKind::Other)
 }

@@ -14,7 +14,7 @@
 //! | [`names`], [`moves`] | look-ups; making, removing and moving names |
 //! | [`directory`] | listings |
 //! | [`attributes`] | what is told of a node, to the kernel and in headers |
-//! | [`content`] | open files: reading, writing, truncation |
+//! | [`opening`], [`content`] | open files: reading, writing, truncation |
 //! | [`storing`] | how a file gets into the store |
 //! | [`callers`] | who closes a file, and who only happens to have it |
 //! | [`overlay`], [`scratch`] | a file changed in its middle |
@@ -27,6 +27,7 @@ mod directory;
 mod front;
 mod moves;
 mod names;
+mod opening;
 mod overlay;
 mod reading;
 mod scratch;

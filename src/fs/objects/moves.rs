@@ -4,14 +4,19 @@
 //! the two leaves both. What stood under the new name stands until then. Of a directory: object by object, all
 //! copied before the first is deleted; a crash leaves some of them under both names, none under neither.
 
+use super::attributes::changed_meanwhile;
 use super::content::Content;
-use super::table::Node;
+use super::table::{Busy, Node};
 use super::{ObjectFs, name_of};
 use crate::fs::errno::FsError;
 use crate::fs::types::{Ino, Kind, RenameMode};
 use crate::volume::objects::tree::Found;
 use std::sync::Arc;
-use tokio::sync::MutexGuard;
+use std::time::Duration;
+use tokio::sync::{MutexGuard, RwLockWriteGuard};
+
+/// How long a directory's move waits for files that are being stored.
+const BUSY: Duration = Duration::from_secs(120);
 
 impl ObjectFs {
     pub(super) async fn rename(
@@ -28,13 +33,33 @@ impl ObjectFs {
         let node = self.find(parent, name).await?;
         let is_directory = node.state.lock().kind == Kind::Directory;
         if is_directory {
-            let _paths = self.paths.write().await;
+            // Most of what is to be stored below it is stored before the others are kept waiting.
+            let below = self.table.lock().below(node.ino);
+            for inner in below {
+                let is_dirty = inner.state.lock().dirty;
+                if is_dirty {
+                    self.publish(&inner).await?;
+                }
+            }
+            let _paths = self.all_paths().await?;
             return self
                 .rename_directory(&node, (parent, name), (new_parent, new_name), mode)
                 .await;
         }
         let _paths = self.paths.read().await;
         self.rename_file(&node, (parent, name), (new_parent, new_name), mode).await
+    }
+
+    /// All paths, when nobody uses one for a moment. Not waited for in a row: the others would wait behind it.
+    async fn all_paths(&self) -> Result<RwLockWriteGuard<'_, ()>, FsError> {
+        let since = self.now();
+        loop {
+            match self.paths.try_write() {
+                Ok(paths) => return Ok(paths),
+                Err(_) if self.now().saturating_sub(since) > BUSY => return Err(FsError::Busy),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
     }
 
     /// What stands where something is to be moved to.
@@ -68,21 +93,31 @@ impl ObjectFs {
         if target.as_ref().is_some_and(|target| target.state.lock().kind == Kind::Directory) {
             return Err(FsError::IsDirectory);
         }
-        let (mut content, mut replaced) = lock_both(node, target.as_ref()).await;
+        let (mut content, mut replaced) = self.lock_both(node, target.as_ref()).await;
         self.know(node).await?;
         self.publish_content(node, &mut content).await?;
+        let _busy = (Busy::new(node), target.as_ref().map(Busy::new));
         let (old, new) = (self.path(node)?, self.path_in(to.0, to.1)?);
+        self.keep_directory(from.0).await?;
         if let (Some(target), Some(content)) = (&target, &mut replaced) {
             self.keep_open(target, content).await?;
         }
         let found = node.state.lock().found.clone().ok_or(FsError::NotFound)?;
         let headers = self.headers(&node.state.lock(), &new, true);
-        let etag = self.tree.copy(&old, &found, &new, Some(&headers)).await?;
+        let etag = match self.tree.copy(&old, &found, &new, Some(&headers)).await {
+            Ok(etag) => etag,
+            Err(error) => {
+                if let (Some(target), Some(content)) = (&target, &mut replaced) {
+                    self.unkeep(target, content);
+                }
+                return Err(changed_meanwhile(node, error));
+            }
+        };
         if let (Some(target), Some(content)) = (&target, &mut replaced) {
             self.name_gone(target, content);
         }
-        self.keep_directory(from.0).await?;
-        self.tree.remove(&old).await?;
+        // What another one has put under the old name meanwhile is its own.
+        self.tree.remove_if(&old, &found.etag).await?;
         let content_id = node.state.lock().content_id;
         self.table.lock().rename(node, to.0, to.1);
         self.stored(node, Found { etag, headers, stored: self.world.clock.now(), ..found });
@@ -115,23 +150,26 @@ impl ObjectFs {
             self.check_empty(target).await?;
         }
         let below = self.table.lock().below(node.ino);
+        // Until all is moved what the store says of the old names means nothing.
+        let busy: Vec<Busy> = below.iter().chain([node]).map(Busy::new).collect();
         for inner in &below {
-            let mut content = inner.content.lock().await;
+            let mut content = self.content_of(inner).await;
             self.publish_content(inner, &mut content).await?;
         }
         let (old, new) = (self.path(node)?, self.path_in(to.0, to.1)?);
         // A directory that nothing marks is moved with what is in it; should that be nothing by now, it stays
         // a directory by its mark.
         self.keep_directory(node.ino).await?;
-        self.tree.move_directory(&old, &new).await?;
         self.keep_directory(from.0).await?;
+        self.tree.move_directory(&old, &new).await?;
         if let Some(target) = &target {
-            let mut content = target.content.lock().await;
+            let mut content = self.content_of(target).await;
             self.name_gone(target, &mut content);
         }
         self.table.lock().rename(node, to.0, to.1);
-        // The copies may have other marks.
-        for inner in below {
+        drop(busy);
+        // The copies may have other marks. Also of what was looked up meanwhile.
+        for inner in self.table.lock().below(node.ino) {
             let mut state = inner.state.lock();
             state.version += 1;
             state.checked = None;
@@ -150,22 +188,24 @@ impl ObjectFs {
         self.note_name(to.0, to.1, true);
         Ok(())
     }
-}
 
-/// Takes the contents of two nodes, always in the same order, so that two renames do not wait for each other.
-async fn lock_both<'n>(
-    node: &'n Node,
-    other: Option<&'n Arc<Node>>,
-) -> (MutexGuard<'n, Content>, Option<MutexGuard<'n, Content>>) {
-    match other {
-        None => (node.content.lock().await, None),
-        Some(other) if other.ino < node.ino => {
-            let second = other.content.lock().await;
-            (node.content.lock().await, Some(second))
-        }
-        Some(other) => {
-            let first = node.content.lock().await;
-            (first, Some(other.content.lock().await))
+    /// Takes the contents of two nodes, always in the same order, so that two renames do not wait for each
+    /// other.
+    async fn lock_both<'n>(
+        &self,
+        node: &'n Node,
+        other: Option<&'n Arc<Node>>,
+    ) -> (MutexGuard<'n, Content>, Option<MutexGuard<'n, Content>>) {
+        match other {
+            None => (self.content_of(node).await, None),
+            Some(other) if other.ino < node.ino => {
+                let second = self.content_of(other).await;
+                (self.content_of(node).await, Some(second))
+            }
+            Some(other) => {
+                let first = self.content_of(node).await;
+                (first, Some(self.content_of(other).await))
+            }
         }
     }
 }

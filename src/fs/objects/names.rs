@@ -2,7 +2,7 @@
 
 use super::attributes::kind_of;
 use super::content::Content;
-use super::table::{Node, State};
+use super::table::{Busy, Node, State};
 use super::{ObjectFs, name_of};
 use crate::fs::errno::FsError;
 use crate::fs::types::{Caller, EntryReply, Ino, Kind, OpenMode, Opened};
@@ -31,7 +31,7 @@ impl ObjectFs {
         let known = self.table.lock().child(parent, name);
         if let Some(node) = &known {
             let state = node.state.lock();
-            if state.dirty || self.is_fresh(state.checked) {
+            if state.dirty || state.busy > 0 || self.is_fresh(state.checked) {
                 drop(state);
                 return Ok(node.clone());
             }
@@ -83,14 +83,23 @@ impl ObjectFs {
         if let Some(node) = &known {
             let state = node.state.lock();
             // This mount has changed it since the store was asked.
-            if state.dirty || before != Some(state.version) {
+            if state.dirty || state.busy > 0 || before != Some(state.version) {
                 drop(state);
                 return Ok(node.clone());
             }
+        } else if before.is_some() {
+            // This mount has removed or moved it since.
+            return Err(FsError::NotFound);
         }
         let (kind, found) = match looked {
             Looked::Nothing => {
                 if let Some(node) = known {
+                    // What is on its way into a directory makes it one.
+                    let below = table.below(node.ino);
+                    if below.iter().any(|inner| inner.state.lock().dirty) {
+                        return Ok(node);
+                    }
+                    node.state.lock().replaced += 1;
                     table.detach(&node);
                 }
                 return Err(FsError::NotFound);
@@ -100,11 +109,15 @@ impl ObjectFs {
         };
         if let Some(node) = known {
             let mut state = node.state.lock();
-            if state.kind == kind {
+            let etags = [&state.found, &found].map(|found| found.as_ref().map(|found| &found.etag));
+            // The kernel keeps a link's target as long as it keeps the node.
+            let is_same_link = kind != Kind::Symlink || etags[0] == etags[1];
+            if state.kind == kind && is_same_link {
                 self.fill(&mut state, found);
                 drop(state);
                 return Ok(node);
             }
+            state.replaced += 1;
             drop(state);
             table.detach(&node);
         }
@@ -309,12 +322,19 @@ impl ObjectFs {
         if node.state.lock().kind == Kind::Directory {
             return Err(FsError::IsDirectory);
         }
-        let mut content = node.content.lock().await;
-        self.keep_open(&node, &mut content).await?;
-        let is_stored = node.state.lock().found.is_some();
+        let mut content = self.content_of(&node).await;
+        let _busy = Busy::new(&node);
+        let is_stored = {
+            let state = node.state.lock();
+            state.found.is_some() || state.maybe_stored.is_some()
+        };
         if is_stored {
             self.keep_directory(parent).await?;
-            self.tree.remove(&self.path(&node)?).await?;
+            self.keep_open(&node, &mut content).await?;
+            if let Err(error) = self.tree.remove(&self.path(&node)?).await {
+                self.unkeep(&node, &mut content);
+                return Err(error.into());
+            }
         }
         self.name_gone(&node, &mut content);
         self.note_name(parent, name, false);
@@ -323,15 +343,26 @@ impl ObjectFs {
 
     /// A node whose object is gone, or another's.
     pub(super) fn name_gone(&self, node: &Arc<Node>, content: &mut Content) {
-        {
+        let is_open = {
             let mut state = node.state.lock();
             state.version += 1;
             state.checked = None;
+            state.removed_here = true;
             state.found = state.found.take().filter(|_| state.handles > 0);
-            if state.handles == 0 {
-                *content = Content::Clean;
-                state.dirty = false;
+            state.dirty &= state.handles > 0;
+            state.handles > 0
+        };
+        match content {
+            _ if !is_open => *content = Content::Clean,
+            // Without a name nothing goes to the store.
+            Content::Stream(writer) => {
+                let kept = match writer.whole() {
+                    Some(whole) => self.overlay_of(whole),
+                    None => Err(FsError::stale("removed or replaced while it was being written")),
+                };
+                *content = kept.map_or_else(Content::Lost, Content::Overlay);
             }
+            _ => {}
         }
         self.table.lock().detach(node);
     }
@@ -345,8 +376,9 @@ impl ObjectFs {
         }
         self.check_empty(&node).await?;
         self.keep_directory(parent).await?;
+        let _busy = Busy::new(&node);
         self.tree.remove_mark(&self.path(&node)?).await?;
-        let mut content = node.content.lock().await;
+        let mut content = self.content_of(&node).await;
         self.name_gone(&node, &mut content);
         self.note_name(parent, name, false);
         Ok(())

@@ -67,14 +67,20 @@ enum Failed {
 
 /// Blocks, the last ones used.
 pub(super) struct Blocks {
-    blocks: Mutex<LruCache<(Ino, u64, u64), Block>>,
+    blocks: Arc<Mutex<LruCache<BlockKey, Block>>>,
     capacity: u64,
 }
+
+/// A file, which of its contents, which block.
+type BlockKey = (Ino, u64, u64);
 
 impl Blocks {
     /// So many bytes of them.
     pub(super) fn new(bytes: u64) -> Self {
-        Self { blocks: Mutex::new(LruCache::unbounded()), capacity: (bytes / BLOCK).max(2) }
+        Self {
+            blocks: Arc::new(Mutex::new(LruCache::unbounded())),
+            capacity: (bytes / BLOCK).max(2),
+        }
     }
 
     /// A block; fetched once for all who ask.
@@ -94,13 +100,14 @@ impl Blocks {
             blocks.pop_lru();
         }
         drop(blocks);
-        // It goes on also if nobody waits.
-        tokio::spawn(block.clone().map(drop));
+        // It goes on also if nobody waits. What failed is not kept: the next one asks anew.
+        let (fetched, all) = (block.clone(), self.blocks.clone());
+        tokio::spawn(async move {
+            if fetched.await.is_err() {
+                all.lock().pop(&(ino, content, index));
+            }
+        });
         block
-    }
-
-    fn remove(&self, (ino, content): (Ino, u64), index: u64) {
-        self.blocks.lock().pop(&(ino, content, index));
     }
 
     /// How many blocks a reader may have asked for ahead: all readers share the room.
@@ -145,6 +152,8 @@ impl ObjectFs {
                 Err(Failed::Other(error)) => return Err(error),
                 Ok(bytes) => return Ok(bytes),
             }
+            // This mount may be moving it: what it is doing is awaited.
+            drop((self.paths.read().await, node.content.lock().await));
             let mut state = node.state.lock();
             if state.version == version {
                 // Another one did it; the next open sees what it did.
@@ -193,18 +202,12 @@ impl ObjectFs {
                 fetch(self.tree.clone(), path.clone(), found.etag.clone(), range).boxed()
             });
             if index <= last {
-                needed.push((range, index, block));
+                needed.push((range, block));
             }
         }
         let mut whole: Option<BytesMut> = None;
-        for (range, index, block) in needed {
-            let parts = match block.await {
-                Ok(parts) => parts,
-                Err(failed) => {
-                    self.blocks.remove(file, index);
-                    return Err(failed);
-                }
-            };
+        for (range, block) in needed {
+            let parts = block.await?;
             let piece = wanted.intersection(range);
             let bytes = join(&parts, piece.offset() - range.offset(), piece.length())?;
             match &mut whole {

@@ -1,9 +1,10 @@
 //! How a file gets into the store: what a close, an fsync(2) and the end of the mount do.
 
 use super::ObjectFs;
+use super::attributes::changed_meanwhile;
 use super::content::Content;
 use super::overlay::{Overlay, Source};
-use super::table::Node;
+use super::table::{Attempt, Node};
 use crate::fs::errno::FsError;
 use crate::fs::types::{Ino, Kind};
 use crate::store::Headers;
@@ -25,7 +26,7 @@ impl ObjectFs {
     /// Stores what is not stored.
     pub(super) async fn publish(self: &Arc<Self>, node: &Arc<Node>) -> Result<(), FsError> {
         let _paths = self.paths.read().await;
-        let mut content = node.content.lock().await;
+        let mut content = self.content_of(node).await;
         self.publish_content(node, &mut content).await
     }
 
@@ -35,12 +36,18 @@ impl ObjectFs {
         node: &Node,
         content: &mut Content,
     ) -> Result<(), FsError> {
-        let is_named = node.state.lock().place.is_some();
+        let (is_named, removed_here) = {
+            let state = node.state.lock();
+            (state.place.is_some(), state.removed_here)
+        };
         match content {
             Content::Clean => return Ok(()),
             Content::Lost(error) => return Err(error.clone()),
             // Its name was removed: nobody can ask for it once it is closed.
-            Content::Stream(_) | Content::Overlay(_) if !is_named => return Ok(()),
+            Content::Stream(_) | Content::Overlay(_) if !is_named && removed_here => return Ok(()),
+            Content::Stream(_) | Content::Overlay(_) if !is_named => {
+                return Err(FsError::stale("the file was removed by somebody else"));
+            }
             Content::Stream(_) | Content::Overlay(_) => {}
         }
         let path = self.path(node)?;
@@ -48,6 +55,27 @@ impl ObjectFs {
             let state = node.state.lock();
             (self.headers(&state, &path, true), self.headers(&state, &path, state.time_was_set))
         };
+        let attempt = Attempt {
+            size: match content {
+                Content::Stream(writer) => writer.length(),
+                Content::Overlay(overlay) => overlay.size(),
+                Content::Clean | Content::Lost(_) => 0,
+            },
+            headers: [wanted.clone(), begun.clone()],
+        };
+        let former = node.state.lock().maybe_stored.replace(attempt.clone());
+        if let Some(former) = former
+            && self.was_stored(node, &path, &former).await?
+            && former == attempt
+        {
+            let found = node.state.lock().found.clone();
+            node.state.lock().dirty = false;
+            *content = Content::Clean;
+            if let Some(found) = found {
+                self.stored(node, found);
+            }
+            return Ok(());
+        }
         let (written, size) = match content {
             Content::Stream(writer) => {
                 let is_short = writer.whole().is_some();
@@ -91,18 +119,53 @@ impl ObjectFs {
         };
         if only_time {
             // What was sent in parts has the time at which the store had it whole.
-            if let Some(found) = self.tree.file(&path).await? {
-                let mut state = node.state.lock();
-                if state.found.as_ref().is_some_and(|known| known.etag == found.etag) {
-                    state.mtime = found.stored;
-                    state.found = Some(found);
+            match self.tree.file(&path).await {
+                Ok(Some(found)) => {
+                    let mut state = node.state.lock();
+                    if state.found.as_ref().is_some_and(|known| known.etag == found.etag) {
+                        state.mtime = found.stored;
+                        state.found = Some(found);
+                    }
                 }
+                // It is stored, whatever its time is.
+                Ok(None) => {}
+                Err(error) => tracing::debug!("{path}: its time is not known: {error}"),
             }
             return Ok(());
         }
-        let etag = self.tree.copy(&path, &found, &path, Some(&wanted)).await?;
+        let etag = self.tree.copy(&path, &found, &path, Some(&wanted)).await;
+        let etag = etag.map_err(|error| changed_meanwhile(node, error))?;
         self.stored(node, Found { etag, headers: wanted, ..found });
         Ok(())
+    }
+
+    /// Before a file is stored once more that could not be stored: whether it was, after all, and is there. What
+    /// another one has put there since is not replaced.
+    async fn was_stored(
+        &self,
+        node: &Node,
+        path: &str,
+        Attempt { size, headers }: &Attempt,
+    ) -> Result<bool, FsError> {
+        let there = self.tree.file(path).await?;
+        let known = node.state.lock().found.clone();
+        let etags = [&there, &known].map(|found| found.as_ref().map(|found| &found.etag));
+        if etags[0] == etags[1] {
+            return Ok(false);
+        }
+        let is_ours = |found: &Found| {
+            let sent = |ours: &Headers| ours.metadata == found.headers.metadata;
+            found.size == *size && headers.iter().any(sent)
+        };
+        match there {
+            Some(found) if is_ours(&found) => {
+                node.state.lock().found = Some(found);
+                Ok(true)
+            }
+            _ => Err(FsError::stale(
+                "another file was put in its place after it could not be stored",
+            )),
+        }
     }
 
     /// Stores a changed file anew, as a whole.
@@ -137,7 +200,10 @@ impl ObjectFs {
         let fetches = pieces.map(|(piece, source)| async move {
             match (source, etag) {
                 (Source::Base, Some(etag)) => {
-                    let parts = self.tree.read(path, etag, piece).await?;
+                    // It goes on while what was fetched before is on its way.
+                    let (tree, of, etag) = (self.tree.clone(), path.to_owned(), etag.clone());
+                    let fetch = tokio::spawn(async move { tree.read(&of, &etag, piece).await });
+                    let parts = fetch.await.map_err(FsError::io)??;
                     let length: usize = parts.iter().map(Bytes::len).sum();
                     if length as u64 != piece.length() {
                         return Err(FsError::io(format!(
@@ -207,37 +273,51 @@ impl ObjectFs {
         if found.size > KEPT {
             tracing::warn!(
                 "{}: removed or replaced while it is open: whoever still reads it gets ESTALE",
-                self.path(node)?
+                self.shown(node)
             );
             return Ok(());
         }
-        let mut overlay = self.overlay(0)?;
-        let range = ByteRange::new(0, found.size);
-        match &*content {
-            Content::Overlay(changed) => {
-                let whole =
-                    self.read_overlay(node, changed, ByteRange::new(0, changed.size())).await?;
-                overlay.write(0, whole.to_vec()).map_err(|error| self.scratch_failed(&error))?;
+        let path = self.path(node)?;
+        let mut kept = match &*content {
+            Content::Overlay(_) => None,
+            _ => Some(self.overlay(found.size)?),
+        };
+        let overlay = match (&mut *content, &mut kept) {
+            (Content::Overlay(overlay), _) => overlay,
+            (_, Some(kept)) => kept,
+            _ => return Ok(()),
+        };
+        // What is only in the store, piece by piece.
+        let pieces: Vec<_> = overlay.pieces(ByteRange::new(0, found.size)).collect();
+        for (piece, _) in pieces.into_iter().filter(|(_, from)| *from == Source::Base) {
+            let parts = match self.tree.read(&path, &found.etag, piece).await {
+                Ok(parts) => parts,
+                // It was replaced already: there is nothing to keep.
+                Err(ObjectsError::Changed(_)) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let mut at = piece.offset();
+            for part in parts {
+                let length = part.len() as u64;
+                let written = overlay.write(at, part.to_vec());
+                written.map_err(|error| self.scratch_failed(&error))?;
+                at += length;
             }
-            _ => {
-                let parts = self.tree.read(&self.path(node)?, &found.etag, range).await;
-                let parts = match parts {
-                    Ok(parts) => parts,
-                    // It was replaced already: there is nothing to keep.
-                    Err(ObjectsError::Changed(_)) => return Ok(()),
-                    Err(error) => return Err(error.into()),
-                };
-                let mut at = 0;
-                for part in parts {
-                    let length = part.len() as u64;
-                    let written = overlay.write(at, part.to_vec());
-                    written.map_err(|error| self.scratch_failed(&error))?;
-                    at += length;
-                }
+            if at != piece.end() {
+                return Err(FsError::io(format!("{path}: fewer bytes than the store told")));
             }
         }
-        *content = Content::Overlay(overlay);
+        if let Some(kept) = kept {
+            *content = Content::Overlay(kept);
+        }
         Ok(())
+    }
+
+    /// Takes back what [`Self::keep_open`] did, since the object stays.
+    pub(super) fn unkeep(&self, node: &Node, content: &mut Content) {
+        if !node.state.lock().dirty {
+            *content = Content::Clean;
+        }
     }
 
     /// Names are stored when they are made, but for those of files that are not closed yet. One that is on
@@ -250,10 +330,12 @@ impl ObjectFs {
                 continue;
             }
             let _paths = self.paths.read().await;
-            let mut content = child.content.lock().await;
+            let mut content = self.content_of(&child).await;
             let is_leaving =
                 matches!(&*content, Content::Stream(writer) if writer.whole().is_none());
-            if !is_leaving {
+            // What stands there under its name has one that is durable.
+            let is_new = child.state.lock().found.is_none();
+            if is_new && !is_leaving {
                 self.publish_content(&child, &mut content).await?;
             }
         }
@@ -270,13 +352,19 @@ impl ObjectFs {
         let nodes = self.table.lock().all();
         let dirty: Vec<_> = nodes.into_iter().filter(|node| node.state.lock().dirty).collect();
         let stores = dirty.into_iter().map(|node| async move {
-            let stored = self.publish(&node).await;
+            let is_written = node.state.lock().writers > 0;
+            let stored = match is_written {
+                // Half a file is no file, and does not take the place of a whole one.
+                true => Err(FsError::io("it was not closed by whoever writes it")),
+                false => self.publish(&node).await,
+            };
             let name = self.shown(&node);
             self.table.lock().drop_if_unused(node.ino);
             stored.err().map(|error| (name, error))
         });
         let stores: Vec<_> = stores.collect();
         let results = futures::stream::iter(stores).buffer_unordered(16).collect::<Vec<_>>().await;
+        self.tree.settle().await;
         results.into_iter().flatten().collect()
     }
 }

@@ -4,11 +4,11 @@ use super::content::Content;
 use super::reading::Ahead;
 use crate::fs::errno::FsError;
 use crate::fs::types::{Ino, Kind};
-use crate::store::ETag;
+use crate::store::{ETag, Headers};
 use crate::volume::objects::tree::Found;
 use crate::world::Timestamp;
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(super) struct State {
     pub(super) place: Option<(Ino, String)>,
     pub(super) lookups: u64,
     pub(super) handles: u32,
+    /// Of these, those that may write.
+    pub(super) writers: u32,
     /// Nodes in the table whose parent it is.
     pub(super) children: u32,
     pub(super) kind: Kind,
@@ -47,6 +49,13 @@ pub(super) struct State {
     pub(super) was_moved: bool,
     /// How often somebody else has replaced the object.
     pub(super) replaced: u64,
+    /// This mount is changing what the store has of it, or moving it: what the store says meanwhile is
+    /// neither the old nor the new.
+    pub(super) busy: u32,
+    /// This mount has removed its name, or given it to something else.
+    pub(super) removed_here: bool,
+    /// It was tried to be stored, and nobody knows whether it was.
+    pub(super) maybe_stored: Option<Attempt>,
     /// Counts this mount's own changes: what was asked of the store before one is not true after it.
     pub(super) version: u64,
     /// When the store was asked last (boot time); none: it has to be asked again.
@@ -71,6 +80,7 @@ impl State {
             place: None,
             lookups: 0,
             handles: 0,
+            writers: 0,
             children: 0,
             kind,
             mode: 0,
@@ -85,6 +95,9 @@ impl State {
             found: None,
             content_id,
             was_moved: false,
+            busy: 0,
+            removed_here: false,
+            maybe_stored: None,
             replaced: 0,
             version: 0,
             checked: None,
@@ -102,11 +115,41 @@ impl State {
     }
 }
 
+/// What was sent to be stored.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Attempt {
+    pub(super) size: u64,
+    /// With one of these.
+    pub(super) headers: [Headers; 2],
+}
+
+/// See [`State::busy`].
+pub(super) struct Busy(Arc<Node>);
+
+impl Busy {
+    pub(super) fn new(node: &Arc<Node>) -> Self {
+        let mut state = node.state.lock();
+        state.busy += 1;
+        state.version += 1;
+        drop(state);
+        Self(node.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.busy = state.busy.saturating_sub(1);
+        state.version += 1;
+    }
+}
+
 /// All nodes.
 #[derive(Default)]
 pub(super) struct Table {
     nodes: HashMap<Ino, Arc<Node>>,
-    places: HashMap<(Ino, String), Ino>,
+    /// In the order of directories.
+    places: BTreeMap<(Ino, String), Ino>,
 }
 
 impl Table {
@@ -154,7 +197,8 @@ impl Table {
 
     /// The nodes in a directory, by name.
     pub(super) fn children(&self, parent: Ino) -> Vec<(String, Arc<Node>)> {
-        let of_parent = self.places.iter().filter(|((dir, _), _)| *dir == parent);
+        let from = (parent, String::new());
+        let of_parent = self.places.range(from..).take_while(|((dir, _), _)| *dir == parent);
         of_parent.filter_map(|((_, name), ino)| Some((name.clone(), self.get(*ino)?))).collect()
     }
 

@@ -125,7 +125,7 @@ mod tests {
             ("rw-r--r--", None),
             ("-1", None),
             ("99999999999", None),
-            ("65535", None),
+            ("0177777", None),
         ] {
             assert_eq!(Told::by(&headers(&[("mode", text)])).mode, expected, "{text}");
         }

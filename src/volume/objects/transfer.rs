@@ -135,9 +135,28 @@ impl Transfer {
         let Some(second) = next(&mut pieces).await? else {
             return Ok(self.requests.files.put_file(&self.key, first, &headers).await?);
         };
+        self.in_parts(headers, vec![(first, share), second], pieces).await
+    }
+
+    /// Stores what comes in parts, of which there are two at least: none is held back until the next comes.
+    pub(super) async fn write_parts(
+        &self,
+        headers: Headers,
+        mut pieces: Receiver<Piece>,
+    ) -> Result<ETag, ObjectsError> {
+        let first = next(&mut pieces).await?.ok_or(ObjectsError::Ended)?;
+        self.in_parts(headers, vec![first], pieces).await
+    }
+
+    async fn in_parts(
+        &self,
+        headers: Headers,
+        begun: Vec<(Bytes, OwnedSemaphorePermit)>,
+        pieces: Receiver<Piece>,
+    ) -> Result<ETag, ObjectsError> {
         let upload = self.requests.files.begin_upload(&self.key, &headers).await?;
         let mut guard = Guard { transfer: self, upload: Some(upload.clone()) };
-        let parts = self.send_parts(&upload, [(first, share), second], pieces).await;
+        let parts = self.send_parts(&upload, begun, pieces).await;
         let done = match parts {
             Ok(parts) => {
                 let completed = self.requests.files.complete_upload(&self.key, &upload, &parts);
@@ -161,7 +180,7 @@ impl Transfer {
     async fn send_parts(
         &self,
         upload: &UploadId,
-        begun: [(Bytes, OwnedSemaphorePermit); 2],
+        begun: Vec<(Bytes, OwnedSemaphorePermit)>,
         mut pieces: Receiver<Piece>,
     ) -> Result<Vec<ETag>, ObjectsError> {
         let send = async |number: u32, body: Bytes, share| {

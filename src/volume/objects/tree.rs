@@ -14,20 +14,27 @@ use super::layout::SUFFIX;
 use super::transfer::{self, Transfer};
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
-    COPY_LIMIT, CopySource, ETag, Headers, Key, ListRequest, StoreError, StoreErrorKind,
+    COPY_LIMIT, CopySource, ETag, Headers, Key, ListRequest, ObjectMeta, StoreError,
+    StoreErrorKind, list_all,
 };
 use crate::units::ByteRange;
 use crate::world::{Entropy, Timestamp};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+/// How long what is left to be done is waited for at the end.
+const AFTERWARDS: Duration = Duration::from_secs(10);
 /// The media type of a directory's mark, as s3fs and geesefs give it.
 const DIRECTORY: &str = "application/x-directory";
 /// What one part of a copy in parts has.
 const COPY_PART: u64 = 1 << 30;
 /// Parts copied at once, and objects moved at once.
 const COPIES: usize = 16;
+/// Objects moved before the next ones are begun.
+const CHUNK: usize = 1000;
 /// Objects deleted in one request.
 const DELETES: usize = 1000;
 
@@ -118,6 +125,12 @@ impl BucketTree {
     pub fn describe(&self) -> String {
         let store = self.requests.store.describe();
         if self.prefix.is_empty() { store } else { format!("{store}, {}", self.prefix) }
+    }
+
+    /// Waits a little for uploads that were given up, so that their parts do not stay behind.
+    pub async fn settle(&self) {
+        self.requests.afterwards.close();
+        let _ = tokio::time::timeout(AFTERWARDS, self.requests.afterwards.wait()).await;
     }
 
     pub(super) fn stream_key(&self) -> Option<&Arc<StreamKey>> {
@@ -312,7 +325,7 @@ impl BucketTree {
         to: &Key,
         headers: &Headers,
     ) -> Result<ETag, ObjectsError> {
-        let source = CopySource { key: from, etag };
+        let source = CopySource { key: from, etag, size };
         let files = &self.requests.files;
         let replaced = |error: StoreError| match error.kind {
             StoreErrorKind::NotFound | StoreErrorKind::PreconditionFailed => {
@@ -353,6 +366,15 @@ impl BucketTree {
         Ok(self.requests.store.delete(&self.file_key(path)?, None).await?)
     }
 
+    /// Removes a file that is still this one; another one, or none, stays as it is. Asked first where the store
+    /// cannot be told: between the question and the removal another one may come.
+    pub async fn remove_if(&self, path: &str, etag: &ETag) -> Result<(), ObjectsError> {
+        match self.file(path).await? {
+            Some(found) if found.etag == *etag => self.remove(path).await,
+            _ => Ok(()),
+        }
+    }
+
     /// Marks a directory, or replaces its mark; returns what marks it.
     pub async fn put_mark(&self, path: &str, headers: &Headers) -> Result<ETag, ObjectsError> {
         let mut headers = headers.clone();
@@ -369,22 +391,26 @@ impl BucketTree {
     /// Moves everything below a directory, its mark too, also what is not seen: copies all, then deletes all.
     pub async fn move_directory(&self, from: &str, to: &str) -> Result<(), ObjectsError> {
         let (from, to) = (self.below(from), self.below(to));
-        let mut request = ListRequest { prefix: from.clone(), ..ListRequest::default() };
-        let mut keys = Vec::new();
-        loop {
-            let page = self.requests.store.list(&request).await?;
-            keys.extend(page.objects.into_iter().map(|object| object.key));
-            match page.next {
-                Some(next) => request.start_after = Some(next),
-                None => break,
+        let objects = self.all_below(&from).await?;
+        // Before the first is copied.
+        for object in &objects {
+            self.moved_key(&object.key, &from, &to)?;
+        }
+        // So many at a time: what waits for its turn takes memory too.
+        for objects in objects.chunks(CHUNK) {
+            let copies: Vec<_> =
+                objects.iter().map(|object| self.move_one(&object.key, &from, &to)).collect();
+            let mut copies = futures::stream::iter(copies).buffer_unordered(COPIES);
+            while let Some(copied) = copies.next().await {
+                copied?;
             }
         }
-        let copies: Vec<_> = keys.iter().map(|key| self.move_one(key, &from, &to)).collect();
-        let mut copies = futures::stream::iter(copies).buffer_unordered(COPIES);
-        while let Some(copied) = copies.next().await {
-            copied?;
-        }
-        drop(copies);
+        // What another one has put there meanwhile stays there.
+        let copied: HashMap<Key, ETag> =
+            objects.into_iter().map(|object| (object.key, object.etag)).collect();
+        let mut there = self.all_below(&from).await?;
+        there.retain(|object| copied.get(&object.key) == Some(&object.etag));
+        let keys: Vec<Key> = there.into_iter().map(|object| object.key).collect();
         for keys in keys.chunks(DELETES) {
             let failed = self.requests.store.delete_many(keys).await?;
             if let Some((_, error)) = failed.into_iter().next() {
@@ -394,9 +420,18 @@ impl BucketTree {
         Ok(())
     }
 
-    async fn move_one(&self, key: &Key, from: &str, to: &str) -> Result<(), ObjectsError> {
+    async fn all_below(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ObjectsError> {
+        let request = ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() };
+        Ok(list_all(&*self.requests.store, request).await?.0)
+    }
+
+    fn moved_key(&self, key: &Key, from: &str, to: &str) -> Result<Key, ObjectsError> {
         let rest = key.as_str().strip_prefix(from).unwrap_or_default();
-        let target = self.any_key(format!("{to}{rest}"))?;
+        self.any_key(format!("{to}{rest}"))
+    }
+
+    async fn move_one(&self, key: &Key, from: &str, to: &str) -> Result<(), ObjectsError> {
+        let target = self.moved_key(key, from, to)?;
         // Removed since it was listed: nothing to move.
         let Some(found) = self.head(key, 0).await? else { return Ok(()) };
         self.copy_object(key, (&found.etag, found.size), &target, &found.headers).await.map(drop)

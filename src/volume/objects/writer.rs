@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 const MIB: usize = 1 << 20;
 /// How long a file waits for memory that others hold.
 const STALLED: Duration = Duration::from_secs(10);
+/// How long before it is kept elsewhere, if nothing of it has left.
+const SOON: Duration = Duration::from_millis(200);
 
 /// What all writers together may take in memory.
 #[derive(Clone)]
@@ -46,6 +48,8 @@ pub struct Writer {
     /// Once the first part has left.
     leaving: Option<Leaving>,
     failed: bool,
+    /// It has waited in vain for memory once.
+    has_stalled: bool,
 }
 
 struct Leaving {
@@ -81,7 +85,18 @@ impl Writer {
         let overhead = if tree.is_encrypted() { OVERHEAD } else { 0 };
         let plan = Plan::parts(tree.part_limit(), size.map(|size| size.saturating_add(overhead)));
         let (buffer, share, leaving) = (Vec::new(), None, None);
-        Self { tree, path, plan, budget, buffer, share, length: 0, leaving, failed: false }
+        Self {
+            tree,
+            path,
+            plan,
+            budget,
+            buffer,
+            share,
+            length: 0,
+            leaving,
+            failed: false,
+            has_stalled: false,
+        }
     }
 
     /// Bytes so far.
@@ -133,14 +148,31 @@ impl Writer {
             return Ok(true);
         }
         match self.leaving {
-            None => {
-                let share = self.budget.semaphore.clone().try_acquire_many_owned(self.wanted());
-                self.share = share.ok();
-            }
+            None => self.share = self.first_share().await,
             // The parts of its own that are on their way will give theirs back.
             Some(_) => self.wait_for_share().await?,
         }
         Ok(self.share.is_some())
+    }
+
+    /// Memory for the first part, if there is some soon. What is held for files that leave already stays theirs:
+    /// open files that stand still are not to take all.
+    async fn first_share(&self) -> Option<OwnedSemaphorePermit> {
+        let wanted = self.wanted();
+        let reserve = (self.budget.mebibytes / 4).max(wanted as usize);
+        let deadline = tokio::time::Instant::now() + SOON;
+        loop {
+            let budget = &self.budget.semaphore;
+            if budget.available_permits() >= wanted as usize + reserve
+                && let Ok(share) = budget.clone().try_acquire_many_owned(wanted)
+            {
+                return Some(share);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return None;
+            }
+            tokio::time::sleep(SOON / 10).await;
+        }
     }
 
     /// Waits for memory for the next part. Where files that stand still hold all of it, it goes on without
@@ -150,11 +182,16 @@ impl Writer {
             return Ok(());
         }
         let budget = self.budget.semaphore.clone();
+        let patience = if self.has_stalled { Duration::ZERO } else { STALLED };
         let share = budget.clone().acquire_many_owned(self.wanted());
-        let share = match tokio::time::timeout(STALLED, share).await {
+        let share = match tokio::time::timeout(patience, share).await {
             Ok(share) => share,
             Err(_) => {
-                tracing::warn!("files that are open and stand still hold the memory for writing");
+                if !std::mem::replace(&mut self.has_stalled, true) {
+                    tracing::warn!(
+                        "files that are open and stand still hold the memory for writing"
+                    );
+                }
                 budget.acquire_many_owned(0).await
             }
         };
@@ -174,6 +211,8 @@ impl Writer {
         if self.failed {
             return Err(ObjectsError::Ended);
         }
+        // Until all of it is handed over: what goes wrong on the way is lost.
+        self.failed = true;
         let mut part = std::mem::take(&mut self.buffer);
         let mut leaving = match self.leaving.take() {
             Some(leaving) => leaving,
@@ -210,10 +249,10 @@ impl Writer {
         let sent = leaving.pieces.send(Piece::Part(Bytes::from(part), share)).await;
         if sent.is_err() {
             // The task has its reason.
-            self.failed = true;
             return Err(ended(leaving.task).await);
         }
         self.leaving = Some(leaving);
+        self.failed = false;
         Ok(())
     }
 
@@ -221,7 +260,7 @@ impl Writer {
         let (pieces, incoming) = channel(1);
         let transfer = self.tree.transfer(&self.path)?;
         let given = headers.clone();
-        let task = tokio::spawn(async move { transfer.write(given, incoming).await });
+        let task = tokio::spawn(async move { transfer.write_parts(given, incoming).await });
         Ok(Leaving { pieces, task, number: 0, cipher: None, headers: headers.clone() })
     }
 
