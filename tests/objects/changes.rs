@@ -161,6 +161,9 @@ fn what_is_written_is_read_back_at_once(form: Form) {
     assert!(!files.keys().iter().any(|key| key.starts_with("begun")), "half a file is no file");
     drop(file);
     assert!(fs::read(mount.join("begun")).expect("read") == bytes);
+    // Made by who only reads it, as flock(1) does.
+    run("flock", [mount.join("lock").as_os_str(), "true".as_ref()]);
+    assert!(files.keys().iter().any(|key| key.starts_with("lock")), "{:?}", files.keys());
     // Appended to by others, as by a shell's children, each of which closes the file.
     run(
         "sh",

@@ -103,9 +103,13 @@ impl ObjectFs {
         handle: HandleId,
     ) -> Result<(), FsError> {
         let Handle { node, users, mode, .. } = self.handle(handle)?;
-        // Who only reads does not end what others write.
-        let is_writer = mode.write && !users.lock().is_bystander(caller.pid);
-        if !is_writer || !node.state.lock().dirty {
+        let (is_dirty, is_written) = {
+            let state = node.state.lock();
+            (state.dirty, state.writers > 0)
+        };
+        // Who only reads does not end what others write; what it has made is stored all the same.
+        let ends_it = !is_written || mode.write && !users.lock().is_bystander(caller.pid);
+        if !is_dirty || !ends_it {
             return Ok(());
         }
         self.publish(&node).await
@@ -114,7 +118,10 @@ impl ObjectFs {
     pub(super) async fn release(self: &Arc<Self>, handle: HandleId) -> Result<(), FsError> {
         let Some((node, mode)) = self.close_handle(handle) else { return Ok(()) };
         // Pages that were written by mmap after the last close, or what a close could not store.
-        let is_dirty = mode.write && node.state.lock().dirty;
+        let is_dirty = {
+            let state = node.state.lock();
+            state.dirty && (mode.write || state.writers == 0)
+        };
         let mut is_stale = false;
         if is_dirty && let Err(error) = self.publish(&node).await {
             tracing::error!("{}: not stored: {error}", self.shown(&node));
