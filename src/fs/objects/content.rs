@@ -124,6 +124,7 @@ impl ObjectFs {
         let now = self.world.clock.now();
         (state.size, state.mtime, state.ctime) = (size, now, now);
         (state.dirty, state.time_was_set) = (true, false);
+        state.changes += 1;
     }
 
     pub(super) async fn write(

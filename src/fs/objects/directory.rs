@@ -2,6 +2,7 @@
 
 use super::ObjectFs;
 use super::attributes::may_be_link;
+use super::names::Before;
 use super::table::Node;
 use crate::fs::errno::FsError;
 use crate::fs::types::{DirEntry, HandleId, Ino, Kind};
@@ -72,6 +73,7 @@ impl ObjectFs {
         attributes: bool,
     ) -> Result<Vec<DirEntry>, FsError> {
         let handle = self.directories.lock().get(&handle).cloned().ok_or(FsError::BadHandle)?;
+        let _paths = self.paths.read().await;
         let mut rows = handle.rows.lock().await;
         let ino = handle.node.ino;
         let mut told = Vec::new();
@@ -129,6 +131,12 @@ impl ObjectFs {
     async fn list(&self, directory: &Node) -> Result<Vec<Row>, FsError> {
         let path = self.path(directory)?;
         let asked = self.now();
+        let on_their_way = || {
+            let children = self.table.lock().children(directory.ino);
+            children.into_iter().filter(|(_, node)| node.state.lock().dirty).collect::<Vec<_>>()
+        };
+        // What is stored while the listing is on its way may be in neither.
+        let before = on_their_way();
         let listed = self.tree.list(&path).await?;
         let mut rows: Vec<Row> = listed
             .into_iter()
@@ -141,10 +149,10 @@ impl ObjectFs {
             })
             .collect();
         let names: HashSet<String> = rows.iter().map(|row| row.name.clone()).collect();
-        let children = self.table.lock().children(directory.ino);
         let mut all = names;
-        for (name, node) in children {
-            if node.state.lock().dirty && all.insert(name.clone()) {
+        for (name, node) in before.into_iter().chain(on_their_way()) {
+            let place = node.state.lock().place.clone();
+            if place == Some((directory.ino, name.clone())) && all.insert(name.clone()) {
                 let (listed, is_gone) = (None, false);
                 rows.push(Row { name, listed, is_gone, is_directory: false, node: Some(node) });
             }
@@ -199,7 +207,7 @@ impl ObjectFs {
                 return Ok(known);
             }
         }
-        let before = known.as_ref().map(|node| node.state.lock().version);
+        let before = Before::of(known);
         let path = match self.path_in(parent, &row.name) {
             Err(FsError::NameTooLong) => return Ok(None),
             other => other?,

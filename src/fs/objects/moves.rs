@@ -17,6 +17,7 @@ use tokio::sync::{MutexGuard, RwLockWriteGuard};
 
 /// How long a directory's move waits for files that are being stored.
 const BUSY: Duration = Duration::from_secs(120);
+const TURN: Duration = Duration::from_millis(500);
 
 impl ObjectFs {
     pub(super) async fn rename(
@@ -50,14 +51,14 @@ impl ObjectFs {
         self.rename_file(&node, (parent, name), (new_parent, new_name), mode).await
     }
 
-    /// All paths, when nobody uses one for a moment. Not waited for in a row: the others would wait behind it.
+    /// All paths, when nobody uses one for a moment. Waited for in short turns: the others wait behind it.
     async fn all_paths(&self) -> Result<RwLockWriteGuard<'_, ()>, FsError> {
         let since = self.now();
         loop {
-            match self.paths.try_write() {
+            match tokio::time::timeout(TURN, self.paths.write()).await {
                 Ok(paths) => return Ok(paths),
                 Err(_) if self.now().saturating_sub(since) > BUSY => return Err(FsError::Busy),
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(_) => tokio::time::sleep(TURN / 4).await,
             }
         }
     }
@@ -96,11 +97,11 @@ impl ObjectFs {
         let (mut content, mut replaced) = self.lock_both(node, target.as_ref()).await;
         self.know(node).await?;
         self.publish_content(node, &mut content).await?;
-        let _busy = (Busy::new(node), target.as_ref().map(Busy::new));
+        let _busy = (Busy::new(node), target.as_ref().map(|target| Busy::new(target)));
         let (old, new) = (self.path(node)?, self.path_in(to.0, to.1)?);
         self.keep_directory(from.0).await?;
         if let (Some(target), Some(content)) = (&target, &mut replaced) {
-            self.keep_open(target, content).await?;
+            self.keep_what_is_open(target, content).await;
         }
         let found = node.state.lock().found.clone().ok_or(FsError::NotFound)?;
         let headers = self.headers(&node.state.lock(), &new, true);
@@ -151,7 +152,7 @@ impl ObjectFs {
         }
         let below = self.table.lock().below(node.ino);
         // Until all is moved what the store says of the old names means nothing.
-        let busy: Vec<Busy> = below.iter().chain([node]).map(Busy::new).collect();
+        let busy: Vec<Busy> = below.iter().chain([node]).map(|node| Busy::new(node)).collect();
         for inner in &below {
             let mut content = self.content_of(inner).await;
             self.publish_content(inner, &mut content).await?;

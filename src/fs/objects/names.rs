@@ -11,11 +11,27 @@ use crate::volume::objects::tree::{Found, Looked};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The node that was known under a name when the store was asked for it.
+pub(super) struct Before {
+    node: Arc<Node>,
+    version: u64,
+}
+
+impl Before {
+    pub(super) fn of(node: Option<Arc<Node>>) -> Option<Self> {
+        node.map(|node| {
+            let version = node.state.lock().version;
+            Self { node, version }
+        })
+    }
+}
+
 /// Names that are remembered of one directory as not there.
 const ABSENT: usize = 1000;
 
 impl ObjectFs {
     pub(super) async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<EntryReply, FsError> {
+        let _paths = self.paths.read().await;
         // What is no text is no object's name.
         let name = name_of(name).map_err(|error| match error {
             FsError::Invalid => FsError::NotFound,
@@ -38,7 +54,7 @@ impl ObjectFs {
         } else if self.is_absent(&directory, name) {
             return Err(FsError::NotFound);
         }
-        let before = known.as_ref().map(|node| node.state.lock().version);
+        let before = Before::of(known);
         let path = match self.path_in(parent, name) {
             // Too long for a key: it cannot be there.
             Err(FsError::NameTooLong) => return Err(FsError::NotFound),
@@ -70,25 +86,30 @@ impl ObjectFs {
         state.absent.insert(name.to_owned(), asked);
     }
 
-    /// Takes what the store says of a name for true. `before` is the version of the node that was known.
+    /// Takes what the store says of a name for true. `before` is what was known when it was asked.
     pub(super) fn adopt(
         &self,
         parent: Ino,
         name: &str,
         looked: Looked,
-        before: Option<u64>,
+        before: Option<Before>,
     ) -> Result<Arc<Node>, FsError> {
         let mut table = self.table.lock();
         let known = table.child(parent, name);
         if let Some(node) = &known {
             let state = node.state.lock();
-            // This mount has changed it since the store was asked.
-            if state.dirty || state.busy > 0 || before != Some(state.version) {
+            let is_same = before.is_some_and(|before| {
+                Arc::ptr_eq(&before.node, node) && before.version == state.version
+            });
+            // This mount has changed it since the store was asked, or somebody was faster.
+            if state.dirty || state.busy > 0 || !is_same {
                 drop(state);
                 return Ok(node.clone());
             }
-        } else if before.is_some() {
-            // This mount has removed or moved it since.
+        } else if let Some(before) = before
+            && before.node.state.lock().place.as_ref() != Some(&(parent, name.to_owned()))
+        {
+            // This mount has removed or moved it since. One that the kernel only forgot keeps its place.
             return Err(FsError::NotFound);
         }
         let (kind, found) = match looked {
@@ -330,7 +351,7 @@ impl ObjectFs {
         };
         if is_stored {
             self.keep_directory(parent).await?;
-            self.keep_open(&node, &mut content).await?;
+            self.keep_what_is_open(&node, &mut content).await;
             if let Err(error) = self.tree.remove(&self.path(&node)?).await {
                 self.unkeep(&node, &mut content);
                 return Err(error.into());

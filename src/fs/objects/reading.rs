@@ -110,6 +110,14 @@ impl Blocks {
         block
     }
 
+    fn forget_failed(&self, (ino, content): (Ino, u64), index: u64) {
+        let mut blocks = self.blocks.lock();
+        let has_failed = |block: &Block| block.peek().is_some_and(|fetched| fetched.is_err());
+        if blocks.peek(&(ino, content, index)).is_some_and(has_failed) {
+            blocks.pop(&(ino, content, index));
+        }
+    }
+
     /// How many blocks a reader may have asked for ahead: all readers share the room.
     fn ahead(&self) -> u64 {
         let blocks = self.blocks.lock();
@@ -202,12 +210,19 @@ impl ObjectFs {
                 fetch(self.tree.clone(), path.clone(), found.etag.clone(), range).boxed()
             });
             if index <= last {
-                needed.push((range, block));
+                needed.push((range, index, block));
             }
         }
         let mut whole: Option<BytesMut> = None;
-        for (range, block) in needed {
-            let parts = block.await?;
+        for (range, index, block) in needed {
+            let parts = match block.await {
+                Ok(parts) => parts,
+                Err(failed) => {
+                    // Who tries again is not to find it once more.
+                    self.blocks.forget_failed(file, index);
+                    return Err(failed);
+                }
+            };
             let piece = wanted.intersection(range);
             let bytes = join(&parts, piece.offset() - range.offset(), piece.length())?;
             match &mut whole {

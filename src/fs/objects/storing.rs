@@ -4,7 +4,7 @@ use super::ObjectFs;
 use super::attributes::changed_meanwhile;
 use super::content::Content;
 use super::overlay::{Overlay, Source};
-use super::table::{Attempt, Node};
+use super::table::{Attempt, Busy, Node};
 use crate::fs::errno::FsError;
 use crate::fs::types::{Ino, Kind};
 use crate::store::Headers;
@@ -55,7 +55,9 @@ impl ObjectFs {
             let state = node.state.lock();
             (self.headers(&state, &path, true), self.headers(&state, &path, state.time_was_set))
         };
+        let _busy = Busy::new(node);
         let attempt = Attempt {
+            changes: node.state.lock().changes,
             size: match content {
                 Content::Stream(writer) => writer.length(),
                 Content::Overlay(overlay) => overlay.size(),
@@ -145,7 +147,7 @@ impl ObjectFs {
         &self,
         node: &Node,
         path: &str,
-        Attempt { size, headers }: &Attempt,
+        Attempt { size, headers, .. }: &Attempt,
     ) -> Result<bool, FsError> {
         let there = self.tree.file(path).await?;
         let known = node.state.lock().found.clone();
@@ -162,9 +164,11 @@ impl ObjectFs {
                 node.state.lock().found = Some(found);
                 Ok(true)
             }
-            _ => Err(FsError::stale(
-                "another file was put in its place after it could not be stored",
-            )),
+            None => Ok(false),
+            Some(_) => {
+                let why = "another file was put in its place after it could not be stored";
+                Err(FsError::stale(why))
+            }
         }
     }
 
@@ -313,6 +317,13 @@ impl ObjectFs {
         Ok(())
     }
 
+    /// The same as far as it can be done: what goes is gone all the same.
+    pub(super) async fn keep_what_is_open(&self, node: &Arc<Node>, content: &mut Content) {
+        if let Err(error) = self.keep_open(node, content).await {
+            tracing::warn!("{}: whoever has it open gets ESTALE: {error}", self.shown(node));
+        }
+    }
+
     /// Takes back what [`Self::keep_open`] did, since the object stays.
     pub(super) fn unkeep(&self, node: &Node, content: &mut Content) {
         if !node.state.lock().dirty {
@@ -352,8 +363,16 @@ impl ObjectFs {
         let nodes = self.table.lock().all();
         let dirty: Vec<_> = nodes.into_iter().filter(|node| node.state.lock().dirty).collect();
         let stores = dirty.into_iter().map(|node| async move {
-            let is_written = node.state.lock().writers > 0;
-            let stored = match is_written {
+            let is_written = || {
+                let state = node.state.lock();
+                let is_wanted = state.place.is_some() || !state.removed_here;
+                state.writers > 0 && state.dirty && is_wanted
+            };
+            if is_written() {
+                // A close that is storing it ends it.
+                drop(node.content.lock().await);
+            }
+            let stored = match is_written() {
                 // Half a file is no file, and does not take the place of a whole one.
                 true => Err(FsError::io("it was not closed by whoever writes it")),
                 false => self.publish(&node).await,

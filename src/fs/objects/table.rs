@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) busy: u32,
     /// This mount has removed its name, or given it to something else.
     pub(super) removed_here: bool,
+    /// Counts writes.
+    pub(super) changes: u64,
     /// It was tried to be stored, and nobody knows whether it was.
     pub(super) maybe_stored: Option<Attempt>,
     /// Counts this mount's own changes: what was asked of the store before one is not true after it.
@@ -97,6 +99,7 @@ impl State {
             was_moved: false,
             busy: 0,
             removed_here: false,
+            changes: 0,
             maybe_stored: None,
             replaced: 0,
             version: 0,
@@ -119,24 +122,26 @@ impl State {
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Attempt {
     pub(super) size: u64,
+    /// [`State::changes`] then.
+    pub(super) changes: u64,
     /// With one of these.
     pub(super) headers: [Headers; 2],
 }
 
 /// See [`State::busy`].
-pub(super) struct Busy(Arc<Node>);
+pub(super) struct Busy<'n>(&'n Node);
 
-impl Busy {
-    pub(super) fn new(node: &Arc<Node>) -> Self {
+impl<'n> Busy<'n> {
+    pub(super) fn new(node: &'n Node) -> Self {
         let mut state = node.state.lock();
         state.busy += 1;
         state.version += 1;
         drop(state);
-        Self(node.clone())
+        Self(node)
     }
 }
 
-impl Drop for Busy {
+impl Drop for Busy<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.busy = state.busy.saturating_sub(1);

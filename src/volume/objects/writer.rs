@@ -8,6 +8,7 @@ use crate::crypto::datasafed::{OVERHEAD, Suspended};
 use crate::store::{ETag, Headers};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +25,8 @@ const SOON: Duration = Duration::from_millis(200);
 pub struct Budget {
     semaphore: Arc<Semaphore>,
     mebibytes: usize,
+    /// Counts what was had of it.
+    granted: Arc<AtomicU64>,
 }
 
 impl Budget {
@@ -31,7 +34,8 @@ impl Budget {
     pub fn new(bytes: u64) -> Self {
         let mebibytes = usize::try_from(bytes).unwrap_or(usize::MAX) / MIB;
         let mebibytes = mebibytes.clamp(1, u32::MAX as usize >> 3);
-        Self { semaphore: Arc::new(Semaphore::new(mebibytes)), mebibytes }
+        let semaphore = Arc::new(Semaphore::new(mebibytes));
+        Self { semaphore, mebibytes, granted: Arc::default() }
     }
 }
 
@@ -181,20 +185,29 @@ impl Writer {
         if self.share.is_some() {
             return Ok(());
         }
-        let budget = self.budget.semaphore.clone();
-        let patience = if self.has_stalled { Duration::ZERO } else { STALLED };
-        let share = budget.clone().acquire_many_owned(self.wanted());
-        let share = match tokio::time::timeout(patience, share).await {
-            Ok(share) => share,
-            Err(_) => {
-                if !std::mem::replace(&mut self.has_stalled, true) {
-                    tracing::warn!(
-                        "files that are open and stand still hold the memory for writing"
-                    );
+        let Budget { semaphore, granted, .. } = &self.budget;
+        let share = loop {
+            let patience = if self.has_stalled { Duration::ZERO } else { STALLED };
+            let before = granted.load(Ordering::Relaxed);
+            let share = semaphore.clone().acquire_many_owned(self.wanted());
+            match tokio::time::timeout(patience, share).await {
+                Ok(share) => {
+                    self.has_stalled = false;
+                    break share;
                 }
-                budget.acquire_many_owned(0).await
+                // It is only slow: others get on.
+                Err(_) if granted.load(Ordering::Relaxed) != before => {}
+                Err(_) => {
+                    if !std::mem::replace(&mut self.has_stalled, true) {
+                        tracing::warn!(
+                            "files that are open and stand still hold the memory for writing"
+                        );
+                    }
+                    break semaphore.clone().acquire_many_owned(0).await;
+                }
             }
         };
+        granted.fetch_add(1, Ordering::Relaxed);
         self.share = Some(share.map_err(|_| ObjectsError::Ended)?);
         Ok(())
     }
