@@ -118,9 +118,9 @@ impl Target<'_> {
 
     fn serve(&self, common: &Common, mut ready: impl FnMut(bool)) -> Result<ExitCode, Failure> {
         self.check_places()?;
-        let choices = self.flags.flags.resolve(&common.file()?)?;
-        if choices.objects.is_some() {
-            return self.serve_files(common, choices, ready);
+        let mut choices = self.flags.flags.resolve(&common.file()?)?;
+        if let Some(objects) = choices.objects.take() {
+            return self.serve_files(common, objects, choices, ready);
         }
         let MountChoices {
             objects: _,
@@ -203,18 +203,14 @@ impl Target<'_> {
     fn serve_files(
         &self,
         common: &Common,
+        ObjectsChoice { suite, scratch }: ObjectsChoice,
         choices: MountChoices,
         mut ready: impl FnMut(bool),
     ) -> Result<ExitCode, Failure> {
         if self.flags.steal {
             return Err(Failure::new("--layout objects has no --steal: nobody has a bucket alone"));
         }
-        let MountChoices {
-            objects, read_only, allow_other, memory, attribute_ttl, ownership, ..
-        } = choices;
-        let Some(ObjectsChoice { suite, scratch }) = objects else {
-            return Err(Failure::new("nothing says how the files are to be mounted"));
-        };
+        let MountChoices { read_only, allow_other, memory, attribute_ttl, ownership, .. } = choices;
         // Absolute: a server in the background has another working directory.
         let unusable = |error: std::io::Error| {
             Failure::new(format!("--scratch-dir {}: {error}", scratch.display()))

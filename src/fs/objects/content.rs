@@ -12,6 +12,7 @@ use super::overlay::{Overlay, Source};
 use super::table::{Node, State};
 use crate::fs::errno::FsError;
 use crate::fs::types::{Caller, FallocateMode, HandleId, Kind, SeekWhence};
+use crate::store::{ETag, Headers};
 use crate::units::ByteRange;
 use crate::volume::objects::Writer;
 use crate::volume::objects::writer::Taken;
@@ -166,11 +167,7 @@ impl ObjectFs {
             && writer.length() == offset
             && let Some(bytes) = &data
         {
-            let path = self.path(node).unwrap_or_default();
-            let headers = {
-                let state = node.state.lock();
-                self.headers(&state, &path, state.time_was_set)
-            };
+            let headers = self.headers_begun(node);
             match writer.write(bytes, &headers).await {
                 Ok(Taken::All) => data = None,
                 Ok(Taken::NoRoom) => {}
@@ -199,6 +196,13 @@ impl ObjectFs {
         Ok(count)
     }
 
+    /// The headers of a file that is on its way: without a time that nobody set, since it is not known yet.
+    fn headers_begun(&self, node: &Node) -> Headers {
+        let path = self.path(node).unwrap_or_default();
+        let state = node.state.lock();
+        self.headers(&state, &path, state.time_was_set)
+    }
+
     /// Goes on with zeros: a gap at the end of what is written from front to back.
     async fn fill_with_zeros(
         &self,
@@ -206,11 +210,7 @@ impl ObjectFs {
         writer: &mut Writer,
         until: u64,
     ) -> Result<(), FsError> {
-        let path = self.path(node)?;
-        let headers = {
-            let state = node.state.lock();
-            self.headers(&state, &path, state.time_was_set)
-        };
+        let headers = self.headers_begun(node);
         while writer.length() < until {
             let length = (until - writer.length()).min(ZEROS.len() as u64);
             if writer.write(&ZEROS[..length as usize], &headers).await? == Taken::NoRoom {
@@ -356,19 +356,29 @@ impl ObjectFs {
     ) -> Result<Bytes, FsError> {
         let mut whole = BytesMut::with_capacity(range.length() as usize);
         let pieces: Vec<_> = overlay.pieces(range).collect();
+        let base = match pieces.iter().any(|(_, source)| *source == Source::Base) {
+            true => Some(self.base(node)?),
+            false => None,
+        };
         for (piece, source) in pieces {
-            self.piece(node, overlay, piece, source).await?.iter().for_each(|part| {
-                whole.extend_from_slice(part);
-            });
+            let parts = self.piece(overlay, base.as_ref(), piece, source).await?;
+            parts.iter().for_each(|part| whole.extend_from_slice(part));
         }
         Ok(whole.freeze())
     }
 
-    /// The bytes of a piece of a changed file.
-    async fn piece(
+    /// The object below a changed file: its path and its mark.
+    pub(super) fn base(&self, node: &Node) -> Result<(String, ETag), FsError> {
+        let found = node.state.lock().found.clone();
+        let found = found.ok_or_else(|| FsError::stale("the file was removed meanwhile"))?;
+        Ok((self.path(node)?, found.etag))
+    }
+
+    /// The bytes of a piece of a changed file. Fetching them goes on also while nobody waits for it.
+    pub(super) async fn piece(
         &self,
-        node: &Arc<Node>,
         overlay: &Overlay,
+        base: Option<&(String, ETag)>,
         piece: ByteRange,
         source: Source,
     ) -> Result<Vec<Bytes>, FsError> {
@@ -379,10 +389,12 @@ impl ObjectFs {
                 read.map(|bytes| vec![bytes.into()]).map_err(|error| self.scratch_failed(&error))
             }
             Source::Base => {
-                let found = node.state.lock().found.clone();
-                let found =
-                    found.ok_or_else(|| FsError::stale("the file was removed meanwhile"))?;
-                let parts = self.tree.read(&self.path(node)?, &found.etag, piece).await?;
+                let (path, etag) = base
+                    .cloned()
+                    .ok_or_else(|| FsError::stale("the file was removed meanwhile"))?;
+                let tree = self.tree.clone();
+                let fetch = tokio::spawn(async move { tree.read(&path, &etag, piece).await });
+                let parts = fetch.await.map_err(FsError::io)??;
                 let length: usize = parts.iter().map(Bytes::len).sum();
                 if length as u64 != piece.length() {
                     return Err(FsError::io("the store has fewer bytes than it told"));

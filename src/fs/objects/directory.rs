@@ -199,10 +199,8 @@ impl ObjectFs {
             let state = node.state.lock();
             // A copy with other headers may have the same mark, so that the listing's does not say that these
             // are still true.
-            if state.dirty
-                || self.is_fresh(state.checked)
-                    && row.is_directory == (state.kind == Kind::Directory)
-            {
+            let is_same_kind = row.is_directory == (state.kind == Kind::Directory);
+            if state.dirty || self.is_known(&state) && is_same_kind {
                 drop(state);
                 return Ok(known);
             }

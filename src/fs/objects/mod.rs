@@ -170,6 +170,11 @@ impl ObjectFs {
         checked.is_some_and(|at| self.now().saturating_sub(at) < self.config.attribute_ttl)
     }
 
+    /// Whether what is known of a node is taken for true without asking the store.
+    fn is_known(&self, state: &State) -> bool {
+        state.dirty || state.busy > 0 || self.is_fresh(state.checked)
+    }
+
     /// The path of a node that has a name.
     fn path(&self, node: &Node) -> Result<String, FsError> {
         self.table.lock().path(node.ino).ok_or(FsError::Moved)

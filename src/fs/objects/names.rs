@@ -47,7 +47,7 @@ impl ObjectFs {
         let known = self.table.lock().child(parent, name);
         if let Some(node) = &known {
             let state = node.state.lock();
-            if state.dirty || state.busy > 0 || self.is_fresh(state.checked) {
+            if self.is_known(&state) {
                 drop(state);
                 return Ok(node.clone());
             }

@@ -33,8 +33,7 @@ impl ObjectFs {
         let node = self.node(ino)?;
         let (kind, is_known, has_name) = {
             let state = node.state.lock();
-            let is_known = state.dirty || state.busy > 0 || self.is_fresh(state.checked);
-            (state.kind, is_known, state.place.is_some())
+            (state.kind, self.is_known(&state), state.place.is_some())
         };
         match kind {
             Kind::File => {}

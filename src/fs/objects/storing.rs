@@ -12,7 +12,6 @@ use crate::units::ByteRange;
 use crate::volume::objects::tree::Found;
 use crate::volume::objects::writer::{Taken, Written};
 use crate::volume::objects::{ObjectsError, Writer};
-use bytes::Bytes;
 use futures::StreamExt;
 use std::sync::Arc;
 
@@ -183,11 +182,7 @@ impl ObjectFs {
         let size = overlay.size();
         let mut writer =
             Writer::new(self.tree.clone(), path.to_owned(), Some(size), self.budget.clone());
-        let found = node.state.lock().found.clone();
-        if overlay.needs_base() && found.is_none() {
-            return Err(FsError::stale("the file was removed meanwhile"));
-        }
-        let etag = found.map(|found| found.etag);
+        let base = if overlay.needs_base() { Some(self.base(node)?) } else { None };
         let cut = |(piece, source): (ByteRange, Source)| {
             let starts = (piece.offset()..piece.end()).step_by(FETCH as usize);
             starts.map(move |start| {
@@ -200,32 +195,8 @@ impl ObjectFs {
             })
         };
         let pieces = overlay.pieces(ByteRange::new(0, size)).flat_map(cut);
-        let etag = &etag;
-        let fetches = pieces.map(|(piece, source)| async move {
-            match (source, etag) {
-                (Source::Base, Some(etag)) => {
-                    // It goes on while what was fetched before is on its way.
-                    let (tree, of, etag) = (self.tree.clone(), path.to_owned(), etag.clone());
-                    let fetch = tokio::spawn(async move { tree.read(&of, &etag, piece).await });
-                    let parts = fetch.await.map_err(FsError::io)??;
-                    let length: usize = parts.iter().map(Bytes::len).sum();
-                    if length as u64 != piece.length() {
-                        return Err(FsError::io(format!(
-                            "{path}: fewer bytes than the store told"
-                        )));
-                    }
-                    Ok(parts)
-                }
-                (Source::Scratch(at), _) => {
-                    let read = overlay.read(at, piece.length());
-                    read.map(|bytes| vec![Bytes::from(bytes)])
-                        .map_err(|error| self.scratch_failed(&error))
-                }
-                (Source::Zeros | Source::Base, _) => {
-                    Ok(vec![Bytes::from(vec![0; piece.length() as usize])])
-                }
-            }
-        });
+        let fetches =
+            pieces.map(|(piece, source)| self.piece(overlay, base.as_ref(), piece, source));
         let mut fetches = futures::stream::iter(fetches).buffered(FETCHES);
         while let Some(parts) = fetches.next().await {
             for part in parts? {
