@@ -9,9 +9,9 @@ use std::time::Duration;
 use strongroom::store::conformance::{Options, run};
 use strongroom::store::{
     BoundedFiles, Capabilities, CopySource, ETag, FileStore, Headers, Key, Limit, ListRequest,
-    ListVersion, Listing, Meter, MeterFiles, ObjectMeta, Prefixed, PutWhen, Rate, Retry,
-    RetryFiles, RetryPolicy, S3Config, S3Store, Store, StoreError, StoreErrorKind, UploadId,
-    Version, conformance_files,
+    ListVersion, Listing, Meter, MeterFiles, ObjectMeta, Part, PartCheck, PartsFrom, Prefixed,
+    PutWhen, Rate, Retry, RetryFiles, RetryPolicy, S3Config, S3Store, Store, StoreError,
+    StoreErrorKind, Upload, Version, conformance_files,
 };
 use strongroom::units::ByteRange;
 use strongroom::world::Entropy;
@@ -124,6 +124,16 @@ fn files_keep_their_contract_bare_retried_and_with_versions() {
             ..S3Config::default()
         };
         let store = Arc::new(S3Store::connect(config).await.expect("connected"));
+        let unasked = S3Config {
+            bucket: bucket.clone(),
+            endpoint: Some(server.endpoint.clone()),
+            crc32c: false,
+            ..S3Config::default()
+        };
+        let unasked = S3Store::connect(unasked).await.expect("connected");
+        conformance_files::run(&unasked, &unasked).await.expect("checked by MD5");
+        parts_are_checked_by(&store, PartCheck::Crc32c).await;
+        parts_are_checked_by(&unasked, PartCheck::Md5).await;
         for with_versions in [false, true] {
             if with_versions {
                 keep_versions(&server, &bucket).await;
@@ -142,6 +152,22 @@ fn files_keep_their_contract_bare_retried_and_with_versions() {
             assert!(put.answered > 20 && put.bytes > 20 << 20, "{put:?}");
         }
     });
+}
+
+/// The check is what was agreed on, and the server does check.
+async fn parts_are_checked_by(store: &S3Store, check: PartCheck) {
+    let key = Key::new("checked").expect("a key");
+    let begun = store.begin_upload(&key, &Headers::default(), PartsFrom::Here).await;
+    let upload = begun.expect("begun");
+    assert_eq!(upload.check, check);
+    let body = Bytes::from_static(b"123456789");
+    let part = store.upload_part(&key, &upload, 1, body).await.expect("sent");
+    // CRC-32C of these digits is 0xe3069283 (RFC 3720's parameters; the CRC catalogue's check value).
+    let sum = (check == PartCheck::Crc32c).then_some("4waSgw==".to_owned());
+    assert_eq!(part.crc32c, sum);
+    let other = Part { crc32c: sum.map(|_| "AAAAAA==".to_owned()), etag: ETag("\"0\"".to_owned()) };
+    store.complete_upload(&key, &upload, &[other]).await.expect_err("another part than was sent");
+    store.complete_upload(&key, &upload, &[part]).await.expect("completed");
 }
 
 async fn keep_versions(server: &Minio, bucket: &str) {
@@ -168,7 +194,7 @@ fn an_upload_whose_completion_lost_its_answer_is_found_completed() {
     let retried = RetryFiles::new(lost.clone(), policy, policy, Arc::new(Fixed));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let key = Key::new("key").expect("a key");
-    let upload = UploadId("upload".to_owned());
+    let upload = Upload { id: "upload".to_owned(), check: PartCheck::Md5 };
     let etag = runtime.block_on(retried.complete_upload(&key, &upload, &[]));
     assert_eq!(etag.expect("it was completed"), ETag("\"done-0\"".to_owned()));
     // Without a doubt before, an upload that is no more is an error.
@@ -193,26 +219,15 @@ impl FileStore for Lost {
         Ok((meta, Headers::default()))
     }
 
-    async fn begin_upload(&self, _: &Key, _: &Headers) -> Result<UploadId, StoreError> {
+    async fn begin_upload(&self, _: &Key, _: &Headers, _: PartsFrom) -> Result<Upload, StoreError> {
         unreachable!("not asked here")
     }
 
-    async fn upload_part(
-        &self,
-        _: &Key,
-        _: &UploadId,
-        _: u32,
-        _: Bytes,
-    ) -> Result<ETag, StoreError> {
+    async fn upload_part(&self, _: &Key, _: &Upload, _: u32, _: Bytes) -> Result<Part, StoreError> {
         unreachable!("not asked here")
     }
 
-    async fn complete_upload(
-        &self,
-        key: &Key,
-        _: &UploadId,
-        _: &[ETag],
-    ) -> Result<ETag, StoreError> {
+    async fn complete_upload(&self, key: &Key, _: &Upload, _: &[Part]) -> Result<ETag, StoreError> {
         match self.completed.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
             0 => {
                 Err(StoreError::new(StoreErrorKind::Unavailable, "put", key).with_effect_unknown())
@@ -234,13 +249,13 @@ impl FileStore for Lost {
         &self,
         _: CopySource<'_>,
         _: ByteRange,
-        _: (&Key, &UploadId),
+        _: (&Key, &Upload),
         _: u32,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Part, StoreError> {
         unreachable!("not asked here")
     }
 
-    async fn abort_upload(&self, _: &Key, _: &UploadId) -> Result<(), StoreError> {
+    async fn abort_upload(&self, _: &Key, _: &Upload) -> Result<(), StoreError> {
         unreachable!("not asked here")
     }
 

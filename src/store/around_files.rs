@@ -3,7 +3,8 @@
 
 use super::files::CopySource;
 use super::{
-    ETag, FileStore, Headers, Key, Limit, Meter, ObjectMeta, Rate, StoreError, UploadId, Version,
+    ETag, FileStore, Headers, Key, Limit, Meter, ObjectMeta, Part, PartsFrom, Rate, StoreError,
+    Upload, Version,
 };
 use crate::units::ByteRange;
 use async_trait::async_trait;
@@ -60,17 +61,22 @@ impl FileStore for MeterFiles {
         self.meter.count(2, |_| 0, self.inner.head_file(key)).await
     }
 
-    async fn begin_upload(&self, key: &Key, headers: &Headers) -> Result<UploadId, StoreError> {
-        self.meter.count(0, |_| 0, self.inner.begin_upload(key, headers)).await
+    async fn begin_upload(
+        &self,
+        key: &Key,
+        headers: &Headers,
+        from: PartsFrom,
+    ) -> Result<Upload, StoreError> {
+        self.meter.count(0, |_| 0, self.inner.begin_upload(key, headers, from)).await
     }
 
     async fn upload_part(
         &self,
         key: &Key,
-        upload: &UploadId,
+        upload: &Upload,
         number: u32,
         body: Bytes,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Part, StoreError> {
         let length = body.len() as u64;
         let request = self.inner.upload_part(key, upload, number, body);
         self.meter.count(0, |_| length, request).await
@@ -79,8 +85,8 @@ impl FileStore for MeterFiles {
     async fn complete_upload(
         &self,
         key: &Key,
-        upload: &UploadId,
-        parts: &[ETag],
+        upload: &Upload,
+        parts: &[Part],
     ) -> Result<ETag, StoreError> {
         self.meter.count(0, |_| 0, self.inner.complete_upload(key, upload, parts)).await
     }
@@ -98,13 +104,13 @@ impl FileStore for MeterFiles {
         &self,
         source: CopySource<'_>,
         range: ByteRange,
-        to: (&Key, &UploadId),
+        to: (&Key, &Upload),
         number: u32,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Part, StoreError> {
         self.meter.count(0, |_| 0, self.inner.copy_part(source, range, to, number)).await
     }
 
-    async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {
+    async fn abort_upload(&self, key: &Key, upload: &Upload) -> Result<(), StoreError> {
         self.meter.count(3, |()| 0, self.inner.abort_upload(key, upload)).await
     }
 
@@ -147,18 +153,23 @@ impl FileStore for BoundedFiles {
         self.inner.head_file(key).await
     }
 
-    async fn begin_upload(&self, key: &Key, headers: &Headers) -> Result<UploadId, StoreError> {
+    async fn begin_upload(
+        &self,
+        key: &Key,
+        headers: &Headers,
+        from: PartsFrom,
+    ) -> Result<Upload, StoreError> {
         let _permit = self.limit.permit().await;
-        self.inner.begin_upload(key, headers).await
+        self.inner.begin_upload(key, headers, from).await
     }
 
     async fn upload_part(
         &self,
         key: &Key,
-        upload: &UploadId,
+        upload: &Upload,
         number: u32,
         body: Bytes,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Part, StoreError> {
         self.pay(&body).await;
         let _permit = self.limit.permit().await;
         self.inner.upload_part(key, upload, number, body).await
@@ -167,8 +178,8 @@ impl FileStore for BoundedFiles {
     async fn complete_upload(
         &self,
         key: &Key,
-        upload: &UploadId,
-        parts: &[ETag],
+        upload: &Upload,
+        parts: &[Part],
     ) -> Result<ETag, StoreError> {
         let _permit = self.limit.permit().await;
         self.inner.complete_upload(key, upload, parts).await
@@ -188,14 +199,14 @@ impl FileStore for BoundedFiles {
         &self,
         source: CopySource<'_>,
         range: ByteRange,
-        to: (&Key, &UploadId),
+        to: (&Key, &Upload),
         number: u32,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Part, StoreError> {
         let _permit = self.limit.permit().await;
         self.inner.copy_part(source, range, to, number).await
     }
 
-    async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {
+    async fn abort_upload(&self, key: &Key, upload: &Upload) -> Result<(), StoreError> {
         let _permit = self.limit.permit().await;
         self.inner.abort_upload(key, upload).await
     }

@@ -3,8 +3,8 @@
 
 use super::files::CopySource;
 use super::{
-    ETag, Fetched, FileStore, Headers, Key, ListRequest, Store, StoreError, StoreErrorKind,
-    UploadId, Version, list_all,
+    Fetched, FileStore, Headers, Key, ListRequest, Part, PartCheck, PartsFrom, Store, StoreError,
+    StoreErrorKind, Upload, Version, list_all,
 };
 use crate::units::ByteRange;
 use bytes::Bytes;
@@ -54,7 +54,7 @@ async fn parts(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
         content_type: Some("application/gzip".to_owned()),
         metadata: [("mtime".to_owned(), "1.5".to_owned())].into(),
     };
-    let upload = ok(files.begin_upload(&key, &given).await)?;
+    let upload = ok(files.begin_upload(&key, &given, PartsFrom::Here).await)?;
     let body = |number: u8, size| Bytes::from(vec![number; size]);
     ok(files.upload_part(&key, &upload, 2, body(9, PART)).await)?;
     let sizes = [(3, 17), (1, PART), (2, PART)];
@@ -62,7 +62,7 @@ async fn parts(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
         let body = body(u8::try_from(number).unwrap_or_default(), size);
         files.upload_part(&key, &upload, number, body)
     });
-    let sent: Vec<ETag> = ok(join_all(sent).await.into_iter().collect())?;
+    let sent: Vec<Part> = ok(join_all(sent).await.into_iter().collect())?;
     ensure(content(store, &key).await? == b"the former one"[..], || {
         "an upload is seen before it is completed".to_owned()
     })?;
@@ -80,12 +80,12 @@ async fn parts(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
 /// An upload that was given up is no more, and changed nothing; giving it up twice is no error.
 async fn given_up(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
     let key = key("given up")?;
-    let upload = ok(files.begin_upload(&key, &Headers::default()).await)?;
-    let etag = ok(files.upload_part(&key, &upload, 1, Bytes::from_static(b"x")).await)?;
+    let upload = ok(files.begin_upload(&key, &Headers::default(), PartsFrom::Here).await)?;
+    let part = ok(files.upload_part(&key, &upload, 1, Bytes::from_static(b"x")).await)?;
     ok(files.abort_upload(&key, &upload).await)?;
     ok(files.abort_upload(&key, &upload).await)?;
-    for gone in [upload, UploadId("never-begun".to_owned())] {
-        let completed = files.complete_upload(&key, &gone, std::slice::from_ref(&etag)).await;
+    for gone in [upload, Upload { id: "never-begun".to_owned(), check: PartCheck::Md5 }] {
+        let completed = files.complete_upload(&key, &gone, std::slice::from_ref(&part)).await;
         ensure(is_missing(&completed), || format!("an upload that is no more: {completed:?}"))?;
     }
     let found = store.head(&key).await;
@@ -114,12 +114,12 @@ async fn copies(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> 
     let changed = ok(files.copy_file(itself, &to, Some(&headers("3"))).await)?;
     let (meta, found) = ok(files.head_file(&to).await)?;
     ensure(found == headers("3") && meta.etag == changed, || format!("of itself: {found:?}"))?;
-    let upload = ok(files.begin_upload(&to, &headers("4")).await)?;
+    let upload = ok(files.begin_upload(&to, &headers("4"), PartsFrom::Store).await)?;
     let split = PART as u64;
     let ranges = [ByteRange::new(0, split), ByteRange::new(split, 1000)];
     let parts = [(1, ranges[0]), (2, ranges[1])]
         .map(|(number, range)| files.copy_part(source, range, (&to, &upload), number));
-    let parts: Vec<ETag> = ok(join_all(parts).await.into_iter().collect())?;
+    let parts: Vec<Part> = ok(join_all(parts).await.into_iter().collect())?;
     ok(files.complete_upload(&to, &upload, &parts).await)?;
     ensure(content(store, &to).await? == body, || "of ranges: another content".to_owned())?;
     ok(files.put_file(&from, Bytes::from_static(b"another"), &Headers::default()).await)?;

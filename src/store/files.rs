@@ -25,7 +25,39 @@ pub struct Headers {
 
 /// An upload in parts that has begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UploadId(pub String);
+pub struct Upload {
+    /// As the store names it.
+    pub id: String,
+    /// What its parts are checked by.
+    pub check: PartCheck,
+}
+
+/// Where the parts of an upload come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartsFrom {
+    /// They are sent.
+    Here,
+    /// The store copies them from its objects.
+    Store,
+}
+
+/// What the store checks the parts of an upload by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartCheck {
+    /// MD5 (RFC 1864), which every server knows.
+    Md5,
+    /// CRC-32C, some thirty times faster on both sides.
+    Crc32c,
+}
+
+/// A part that the store has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its mark.
+    pub etag: ETag,
+    /// Its checksum as the store spells it, where parts are checked by CRC-32C.
+    pub crc32c: Option<String>,
+}
 
 /// The most that one copy, or one part that is copied, may have.
 pub const COPY_LIMIT: u64 = 5 << 30;
@@ -60,25 +92,30 @@ pub trait FileStore: Send + Sync + 'static {
     /// Meta data and headers of an object.
     async fn head_file(&self, key: &Key) -> Result<(ObjectMeta, Headers), StoreError>;
 
-    /// Begins an upload in parts.
-    async fn begin_upload(&self, key: &Key, headers: &Headers) -> Result<UploadId, StoreError>;
+    /// Begins an upload in parts, all of which come from there.
+    async fn begin_upload(
+        &self,
+        key: &Key,
+        headers: &Headers,
+        from: PartsFrom,
+    ) -> Result<Upload, StoreError>;
 
     /// Sends part `number` (from 1). Every part but the last has at least 5 MiB.
     async fn upload_part(
         &self,
         key: &Key,
-        upload: &UploadId,
+        upload: &Upload,
         number: u32,
         body: Bytes,
-    ) -> Result<ETag, StoreError>;
+    ) -> Result<Part, StoreError>;
 
     /// Makes the object of its parts, in order. If this is asked again after the effect was unknown,
     /// `NotFound` says that the upload is no more: it was completed, or aborted.
     async fn complete_upload(
         &self,
         key: &Key,
-        upload: &UploadId,
-        parts: &[ETag],
+        upload: &Upload,
+        parts: &[Part],
     ) -> Result<ETag, StoreError>;
 
     /// Makes an object of another one's bytes, at most [`COPY_LIMIT`] of them; without headers with the other
@@ -95,12 +132,12 @@ pub trait FileStore: Send + Sync + 'static {
         &self,
         source: CopySource<'_>,
         range: ByteRange,
-        to: (&Key, &UploadId),
+        to: (&Key, &Upload),
         number: u32,
-    ) -> Result<ETag, StoreError>;
+    ) -> Result<Part, StoreError>;
 
     /// Gives an upload up and frees its room; one that is no more is no error.
-    async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError>;
+    async fn abort_upload(&self, key: &Key, upload: &Upload) -> Result<(), StoreError>;
 
     /// Whether the store keeps versions of what is deleted or overwritten. One that does not say keeps none.
     async fn keeps_versions(&self) -> Result<bool, StoreError>;

@@ -42,7 +42,9 @@ pub use dir::DirStore;
 pub use disk_cache::DiskCache;
 pub use error::{StoreError, StoreErrorKind};
 pub use fault::Fault;
-pub use files::{COPY_LIMIT, CopySource, FileStore, Headers, UploadId, Version};
+pub use files::{
+    COPY_LIMIT, CopySource, FileStore, Headers, Part, PartCheck, PartsFrom, Upload, Version,
+};
 pub use limit::Limit;
 pub use memory::MemoryStore;
 pub use meter::{Count, Hits, Meter, VERBS};

@@ -29,6 +29,8 @@ pub struct Provider {
     /// Whether it takes many deletions in one request as the SDK sends it: with a CRC-32, which servers
     /// that ask for an MD5 refuse.
     pub batch_deletes: bool,
+    /// Whether it may know CRC-32C: it is asked, and MD5 taken if it does not.
+    pub crc32c: bool,
 }
 
 /// The provider that stands for any other server of the family.
@@ -41,7 +43,7 @@ const V2_BARE: Listing = Listing { version: ListVersion::V2, encoded: false };
 
 /// The table.
 pub static PROVIDERS: &[Provider] = &[
-    Provider { batch_deletes: true, ..row("AWS", PathStyle::Host, V2) },
+    Provider { batch_deletes: true, crc32c: true, ..row("AWS", PathStyle::Host, V2) },
     row("Alibaba", PathStyle::Host, V2),
     row("ArvanCloud", PathStyle::Settings, V1_BARE),
     row("Ceph", PathStyle::Settings, V1_BARE),
@@ -57,7 +59,7 @@ pub static PROVIDERS: &[Provider] = &[
     row("IONOS", PathStyle::Settings, V2_BARE),
     row("Liara", PathStyle::Settings, V2_BARE),
     row("LyveCloud", PathStyle::Host, V2),
-    Provider { batch_deletes: true, ..row("Minio", PathStyle::Settings, V2) },
+    Provider { batch_deletes: true, crc32c: true, ..row("Minio", PathStyle::Settings, V2) },
     row("Netease", PathStyle::Host, V1_BARE),
     row("Petabox", PathStyle::Host, V2),
     row("Qiniu", PathStyle::Settings, V2_BARE),
@@ -68,11 +70,18 @@ pub static PROVIDERS: &[Provider] = &[
     row("Storj", PathStyle::Host, V2),
     row("TencentCOS", PathStyle::Host, V1),
     row("Wasabi", PathStyle::Host, V2),
-    row(OTHER, PathStyle::Settings, V1_BARE),
+    Provider { crc32c: true, ..row(OTHER, PathStyle::Settings, V1_BARE) },
 ];
 
 const fn row(name: &'static str, path_style: PathStyle, listing: Listing) -> Provider {
-    Provider { name, path_style, listing, part_limit: PART_LIMIT, batch_deletes: false }
+    Provider {
+        name,
+        path_style,
+        listing,
+        part_limit: PART_LIMIT,
+        batch_deletes: false,
+        crc32c: false,
+    }
 }
 
 impl Provider {

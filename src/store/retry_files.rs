@@ -3,8 +3,8 @@
 use super::files::CopySource;
 use super::retry::{Attempts, Effect, Request, reads};
 use super::{
-    ETag, FileStore, Headers, Key, ObjectMeta, RetryPolicy, StoreError, StoreErrorKind, UploadId,
-    Version,
+    ETag, FileStore, Headers, Key, ObjectMeta, Part, PartsFrom, RetryPolicy, StoreError,
+    StoreErrorKind, Upload, Version,
 };
 use crate::units::ByteRange;
 use crate::world::Entropy;
@@ -67,19 +67,24 @@ impl FileStore for RetryFiles {
         self.attempts.again(reads("head", key.as_str()), attempt).await
     }
 
-    async fn begin_upload(&self, key: &Key, headers: &Headers) -> Result<UploadId, StoreError> {
+    async fn begin_upload(
+        &self,
+        key: &Key,
+        headers: &Headers,
+        from: PartsFrom,
+    ) -> Result<Upload, StoreError> {
         // One that began unnoticed stays behind empty.
-        let attempt = || self.inner.begin_upload(key, headers);
+        let attempt = || self.inner.begin_upload(key, headers, from);
         self.attempts.again(repeats("put", key.as_str()), attempt).await
     }
 
     async fn upload_part(
         &self,
         key: &Key,
-        upload: &UploadId,
+        upload: &Upload,
         number: u32,
         body: Bytes,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Part, StoreError> {
         let attempt = || self.inner.upload_part(key, upload, number, body.clone());
         self.patient_with(body.len() as u64).again(repeats("put", key.as_str()), attempt).await
     }
@@ -87,8 +92,8 @@ impl FileStore for RetryFiles {
     async fn complete_upload(
         &self,
         key: &Key,
-        upload: &UploadId,
-        parts: &[ETag],
+        upload: &Upload,
+        parts: &[Part],
     ) -> Result<ETag, StoreError> {
         let unknown = AtomicBool::new(false);
         let attempt = async || {
@@ -141,15 +146,15 @@ impl FileStore for RetryFiles {
         &self,
         source: CopySource<'_>,
         range: ByteRange,
-        to: (&Key, &UploadId),
+        to: (&Key, &Upload),
         number: u32,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Part, StoreError> {
         let attempt = || self.inner.copy_part(source, range, to, number);
         let patient = self.patient_with(range.length());
         patient.again(repeats("put", to.0.as_str()), attempt).await
     }
 
-    async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {
+    async fn abort_upload(&self, key: &Key, upload: &Upload) -> Result<(), StoreError> {
         let attempt = || self.inner.abort_upload(key, upload);
         self.attempts.again(repeats("delete", key.as_str()), attempt).await
     }

@@ -21,6 +21,7 @@ use aws_sdk_s3::types::{CommonPrefix, Delete, EncodingType, ObjectIdentifier};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use futures::StreamExt;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Time for a request and its answer, apart from what its bytes take.
@@ -39,6 +40,8 @@ pub struct S3Store {
     listing: Listing,
     pub(super) part_limit: u32,
     batch_deletes: bool,
+    /// Until the server refuses an upload whose parts are checked so.
+    pub(super) crc32c: AtomicBool,
 }
 
 impl S3Store {
@@ -46,9 +49,10 @@ impl S3Store {
     /// a client. Sends no request.
     pub async fn connect(config: S3Config) -> Result<Self, StoreError> {
         let bucket = config.bucket.clone();
-        let S3Config { listing, part_limit, batch_deletes, .. } = config;
+        let S3Config { listing, part_limit, batch_deletes, crc32c, .. } = config;
         let (client, place) = s3_connect::client(config).await?;
-        Ok(Self { client, bucket, place, listing, part_limit, batch_deletes })
+        let crc32c = AtomicBool::new(crc32c);
+        Ok(Self { client, bucket, place, listing, part_limit, batch_deletes, crc32c })
     }
 
     /// Runs a request with a deadline that leaves time for its bytes.

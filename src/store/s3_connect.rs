@@ -46,6 +46,8 @@ pub struct S3Config {
     pub part_limit: u32,
     /// Whether many deletions go into one request.
     pub batch_deletes: bool,
+    /// Whether to ask for parts that are checked by CRC-32C; a server that does not know it checks MD5.
+    pub crc32c: bool,
 }
 
 /// A profile of the AWS files.
@@ -71,6 +73,7 @@ impl Default for S3Config {
             listing: Listing { version: ListVersion::V2, encoded: true },
             part_limit: PART_LIMIT,
             batch_deletes: true,
+            crc32c: true,
         }
     }
 }

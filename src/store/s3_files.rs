@@ -3,19 +3,22 @@
 use super::files::CopySource;
 use super::s3::{S3Store, time};
 use super::{
-    ETag, FileStore, Headers, Key, ObjectMeta, StoreError, StoreErrorKind, UploadId, Version,
+    ETag, FileStore, Headers, Key, ObjectMeta, Part, PartCheck, PartsFrom, StoreError,
+    StoreErrorKind, Upload, Version,
 };
 use crate::units::ByteRange;
 use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
-    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, MetadataDirective,
+    BucketVersioningStatus, ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart,
+    MetadataDirective,
 };
 use bytes::Bytes;
 use data_encoding::BASE64;
 use futures::StreamExt;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::sync::atomic::Ordering;
 
 /// Deletions at once where each is a request of its own.
 pub(super) const DELETES: usize = 16;
@@ -30,6 +33,33 @@ impl S3Store {
     /// A key as the header that names a copy's source has it.
     fn source(&self, key: &Key) -> String {
         format!("{}/{}", self.bucket, utf8_percent_encode(key.as_str(), COPIED))
+    }
+
+    /// Begins an upload whose parts are to be checked so, or by MD5 if the server does not say that it will.
+    async fn begin(
+        &self,
+        key: &Key,
+        headers: &Headers,
+        wanted: PartCheck,
+    ) -> Result<Upload, StoreError> {
+        let wanted = (wanted == PartCheck::Crc32c).then_some(ChecksumAlgorithm::Crc32C);
+        let request = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .set_checksum_algorithm(wanted.clone())
+            .set_content_type(headers.content_type.clone())
+            .set_metadata(Some(headers.metadata.clone().into_iter().collect()))
+            .send();
+        let output = self.bounded("put", key.as_str(), 0, true, request).await?;
+        let check = match wanted.is_some() && output.checksum_algorithm == wanted {
+            true => PartCheck::Crc32c,
+            false => PartCheck::Md5,
+        };
+        let id = output.upload_id;
+        let id = id.ok_or_else(|| self.corrupt("put", key.as_str(), "an upload without a name"))?;
+        Ok(Upload { id, check })
     }
 }
 
@@ -74,52 +104,74 @@ impl FileStore for S3Store {
         Ok((meta, Headers { content_type: output.content_type, metadata }))
     }
 
-    async fn begin_upload(&self, key: &Key, headers: &Headers) -> Result<UploadId, StoreError> {
-        let request = self
-            .client
-            .create_multipart_upload()
-            .bucket(&self.bucket)
-            .key(key.as_str())
-            .set_content_type(headers.content_type.clone())
-            .set_metadata(Some(headers.metadata.clone().into_iter().collect()))
-            .send();
-        let output = self.bounded("put", key.as_str(), 0, true, request).await?;
-        let id = output.upload_id.map(UploadId);
-        id.ok_or_else(|| self.corrupt("put", key.as_str(), "an upload without a name"))
+    async fn begin_upload(
+        &self,
+        key: &Key,
+        headers: &Headers,
+        from: PartsFrom,
+    ) -> Result<Upload, StoreError> {
+        // Copied parts have no checksum on every server (MinIO), and then cannot be completed.
+        if from == PartsFrom::Here && self.crc32c.load(Ordering::Relaxed) {
+            match self.begin(key, headers, PartCheck::Crc32c).await {
+                // Some refuse what they do not know.
+                Err(error) if error.kind == StoreErrorKind::Invalid => {
+                    let upload = self.begin(key, headers, PartCheck::Md5).await?;
+                    self.crc32c.store(false, Ordering::Relaxed);
+                    return Ok(upload);
+                }
+                begun => return begun,
+            }
+        }
+        self.begin(key, headers, PartCheck::Md5).await
     }
 
     async fn upload_part(
         &self,
         key: &Key,
-        upload: &UploadId,
+        upload: &Upload,
         number: u32,
         body: Bytes,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Part, StoreError> {
         let length = body.len() as u64;
-        let request = self
+        let mut request = self
             .client
             .upload_part()
             .bucket(&self.bucket)
             .key(key.as_str())
-            .upload_id(&upload.0)
-            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
-            .content_md5(digest(&body))
-            .body(ByteStream::from(body));
+            .upload_id(&upload.id)
+            .part_number(i32::try_from(number).unwrap_or(i32::MAX));
+        let mut sum = None;
+        request = match upload.check {
+            PartCheck::Md5 => request.content_md5(digest(&body)),
+            PartCheck::Crc32c => request.checksum_crc32_c(sum.insert(crc32c(&body)).clone()),
+        };
+        let request = request.body(ByteStream::from(body));
         let request = request.customize().disable_payload_signing().send();
         let output = self.bounded("put", key.as_str(), length, true, request).await?;
-        output.e_tag.map(mark).ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))
+        // A server that does not repeat it has not looked at it.
+        if sum != output.checksum_crc32_c {
+            return Err(self.corrupt(
+                "put",
+                key.as_str(),
+                "a part whose checksum was not confirmed",
+            ));
+        }
+        let etag = output.e_tag.map(mark);
+        let etag = etag.ok_or_else(|| self.corrupt("put", key.as_str(), "no ETag"))?;
+        Ok(Part { etag, crc32c: sum })
     }
 
     async fn complete_upload(
         &self,
         key: &Key,
-        upload: &UploadId,
-        parts: &[ETag],
+        upload: &Upload,
+        parts: &[Part],
     ) -> Result<ETag, StoreError> {
         let parts = (1..)
             .zip(parts)
-            .map(|(number, ETag(etag))| {
-                CompletedPart::builder().part_number(number).e_tag(etag).build()
+            .map(|(number, Part { etag: ETag(etag), crc32c })| {
+                let part = CompletedPart::builder().part_number(number).e_tag(etag);
+                part.set_checksum_crc32_c(crc32c.clone()).build()
             })
             .collect();
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
@@ -128,7 +180,7 @@ impl FileStore for S3Store {
             .complete_multipart_upload()
             .bucket(&self.bucket)
             .key(key.as_str())
-            .upload_id(&upload.0)
+            .upload_id(&upload.id)
             .multipart_upload(parts)
             .send();
         // Servers put the parts together while the answer is awaited.
@@ -164,9 +216,9 @@ impl FileStore for S3Store {
         &self,
         source: CopySource<'_>,
         range: ByteRange,
-        (to, upload): (&Key, &UploadId),
+        (to, upload): (&Key, &Upload),
         number: u32,
-    ) -> Result<ETag, StoreError> {
+    ) -> Result<Part, StoreError> {
         let last = range.end().saturating_sub(1);
         let request = self
             .client
@@ -176,21 +228,25 @@ impl FileStore for S3Store {
             .copy_source_range(format!("bytes={}-{last}", range.offset()))
             .bucket(&self.bucket)
             .key(to.as_str())
-            .upload_id(&upload.0)
+            .upload_id(&upload.id)
             .part_number(i32::try_from(number).unwrap_or(i32::MAX))
             .send();
         let output = self.bounded("put", to.as_str(), SLOW, true, request).await?;
-        let etag = output.copy_part_result.and_then(|result| result.e_tag);
-        etag.map(mark).ok_or_else(|| self.corrupt("put", to.as_str(), "a part without an ETag"))
+        let copied = output.copy_part_result.map(|part| (part.e_tag, part.checksum_crc32_c));
+        let (etag, crc32c) = copied.unwrap_or_default();
+        let etag = etag.map(mark);
+        let etag =
+            etag.ok_or_else(|| self.corrupt("put", to.as_str(), "a part without an ETag"))?;
+        Ok(Part { etag, crc32c })
     }
 
-    async fn abort_upload(&self, key: &Key, upload: &UploadId) -> Result<(), StoreError> {
+    async fn abort_upload(&self, key: &Key, upload: &Upload) -> Result<(), StoreError> {
         let request = self
             .client
             .abort_multipart_upload()
             .bucket(&self.bucket)
             .key(key.as_str())
-            .upload_id(&upload.0)
+            .upload_id(&upload.id)
             .send();
         match self.bounded("delete", key.as_str(), 0, true, request).await {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
@@ -258,4 +314,10 @@ fn mark(etag: String) -> ETag {
 /// The digest that every server of the family checks a body by (RFC 1864).
 fn digest(body: &[u8]) -> String {
     BASE64.encode(&Md5::digest(body))
+}
+
+/// The checksum of a body as the family spells it (CRC-32C: RFC 3720, appendix B.4; big-endian).
+fn crc32c(body: &[u8]) -> String {
+    let sum = crc_fast::crc32_iscsi(body);
+    BASE64.encode(&sum.to_be_bytes())
 }

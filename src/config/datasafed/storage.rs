@@ -150,6 +150,7 @@ fn bucket(options: &Options<'_>) -> Result<Place, DatasafedError> {
             .unwrap_or(provider.part_limit)
             .clamp(1, provider.part_limit),
         batch_deletes: provider.batch_deletes,
+        crc32c: provider.crc32c,
     };
     // Names of files have no `.` and `..` in them either.
     let prefix = prefix.split('/').filter(|part| !part.is_empty() && *part != ".");

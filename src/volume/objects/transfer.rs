@@ -5,7 +5,7 @@ use super::bucket::Requests;
 use super::parts::Piece;
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
-    ETag, Fetched, Headers, Key, Object, Store, StoreError, StoreErrorKind, UploadId,
+    ETag, Fetched, Headers, Key, Object, Part, PartsFrom, Store, StoreError, StoreErrorKind, Upload,
 };
 use crate::units::ByteRange;
 use bytes::Bytes;
@@ -154,7 +154,7 @@ impl Transfer {
         begun: Vec<(Bytes, OwnedSemaphorePermit)>,
         pieces: Receiver<Piece>,
     ) -> Result<ETag, ObjectsError> {
-        let upload = self.requests.files.begin_upload(&self.key, &headers).await?;
+        let upload = self.requests.files.begin_upload(&self.key, &headers, PartsFrom::Here).await?;
         let mut guard = Guard { transfer: self, upload: Some(upload.clone()) };
         let parts = self.send_parts(&upload, begun, pieces).await;
         let done = match parts {
@@ -179,14 +179,14 @@ impl Transfer {
 
     async fn send_parts(
         &self,
-        upload: &UploadId,
+        upload: &Upload,
         begun: Vec<(Bytes, OwnedSemaphorePermit)>,
         mut pieces: Receiver<Piece>,
-    ) -> Result<Vec<ETag>, ObjectsError> {
+    ) -> Result<Vec<Part>, ObjectsError> {
         let send = async |number: u32, body: Bytes, share| {
-            let etag = self.requests.files.upload_part(&self.key, upload, number, body).await;
+            let part = self.requests.files.upload_part(&self.key, upload, number, body).await;
             drop(share);
-            etag.map(|etag| (number, etag))
+            part.map(|part| (number, part))
         };
         let mut under_way = FuturesUnordered::new();
         let mut done = Vec::new();
@@ -209,10 +209,10 @@ impl Transfer {
             }
         }
         done.sort_unstable_by_key(|(number, _)| *number);
-        Ok(done.into_iter().map(|(_, etag)| etag).collect())
+        Ok(done.into_iter().map(|(_, part)| part).collect())
     }
 
-    pub(super) async fn give_up(&self, upload: &UploadId) {
+    pub(super) async fn give_up(&self, upload: &Upload) {
         let abort = self.requests.files.abort_upload(&self.key, upload);
         match tokio::time::timeout(ABORT, abort).await {
             Ok(Ok(())) => {}
@@ -225,7 +225,7 @@ impl Transfer {
 /// Gives an upload up whose future was dropped, as a signal does it.
 struct Guard<'a> {
     transfer: &'a Transfer,
-    upload: Option<UploadId>,
+    upload: Option<Upload>,
 }
 
 impl Drop for Guard<'_> {

@@ -14,8 +14,8 @@ use super::layout::SUFFIX;
 use super::transfer::{self, Transfer};
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
-    COPY_LIMIT, CopySource, ETag, Headers, Key, ListRequest, ObjectMeta, StoreError,
-    StoreErrorKind, list_all,
+    COPY_LIMIT, CopySource, ETag, Headers, Key, ListRequest, ObjectMeta, Part, PartsFrom,
+    StoreError, StoreErrorKind, list_all,
 };
 use crate::units::ByteRange;
 use crate::world::{Entropy, Timestamp};
@@ -336,7 +336,7 @@ impl BucketTree {
         if size <= self.copy_limit {
             return files.copy_file(source, to, Some(headers)).await.map_err(replaced);
         }
-        let upload = files.begin_upload(to, headers).await?;
+        let upload = files.begin_upload(to, headers, PartsFrom::Store).await?;
         let part = COPY_PART.min(self.copy_limit);
         let part = part.max(size.div_ceil(u64::from(files.part_limit())));
         let starts = (0..size).step_by(part as usize);
@@ -346,7 +346,7 @@ impl BucketTree {
             async move { files.copy_part(source, range, (to_upload, upload_id), number).await }
         });
         let parts: Vec<_> = parts.collect();
-        let parts = futures::stream::iter(parts).buffered(COPIES).try_collect::<Vec<ETag>>().await;
+        let parts = futures::stream::iter(parts).buffered(COPIES).try_collect::<Vec<Part>>().await;
         let done = match parts {
             Ok(parts) => files.complete_upload(to, &upload, &parts).await,
             Err(error) => Err(error),
