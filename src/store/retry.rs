@@ -65,11 +65,20 @@ impl Attempts {
     ) -> Result<T, StoreError> {
         let end = Instant::now() + self.policy.deadline;
         let mut pause = self.policy.first_pause;
+        let mut before: Option<StoreError> = None;
         loop {
             let error = match timeout_at(end, attempt()).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => error,
-                Err(_) => return Err(request.cut_short(self.policy.deadline)),
+                Err(_) => {
+                    let cut_short = request.cut_short(self.policy.deadline);
+                    // What the attempt before failed of says more.
+                    return Err(match before {
+                        Some(error) if cut_short.effect_unknown => error.with_effect_unknown(),
+                        Some(error) => error,
+                        None => cut_short,
+                    });
+                }
             };
             let unsettled = request.effect == Effect::Conditional && error.effect_unknown;
             if !error.is_transient() || unsettled {
@@ -83,6 +92,7 @@ impl Attempts {
             tracing::debug!("{error}: trying again in {} ms", wait.as_millis());
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(self.policy.longest_pause);
+            before = Some(error);
         }
     }
 }
