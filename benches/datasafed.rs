@@ -4,8 +4,12 @@
 //! process took.
 #![allow(missing_docs, dead_code, clippy::print_stdout)]
 
+#[path = "../tests/datasafed/google_parts.rs"]
+mod google_parts;
 #[path = "../tests/datasafed/programs.rs"]
 mod programs;
+#[path = "../tests/datasafed/servers.rs"]
+mod servers;
 #[path = "../tests/support/mod.rs"]
 mod support;
 #[path = "../tests/datasafed/worlds.rs"]

@@ -162,6 +162,7 @@ survive!(
     attach_message,
     template,
     object_headers,
+    ftp_line,
     passphrase,
 );
 

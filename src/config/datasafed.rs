@@ -2,6 +2,7 @@
 //! keys of the file. Parsed into places and keys before anything is done.
 
 mod options;
+mod remote;
 mod storage;
 
 pub use storage::{Place, place};

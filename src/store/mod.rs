@@ -21,20 +21,22 @@ mod disk_cache;
 mod error;
 pub mod fault;
 mod files;
+mod ftp;
 mod limit;
 mod memory;
 mod meter;
 mod prefix;
 mod probe;
 mod providers;
+mod remote;
 mod retry;
 mod retry_files;
 mod s3;
 mod s3_connect;
 mod s3_errors;
 mod s3_files;
-mod s3_http;
 mod throttle;
+mod transport;
 
 pub use around_files::{BoundedFiles, MeterFiles};
 pub use body::Body;
@@ -45,19 +47,26 @@ pub use fault::Fault;
 pub use files::{
     COPY_LIMIT, CopySource, FileStore, Headers, Part, PartCheck, PartsFrom, Upload, Version,
 };
+pub use ftp::{
+    Ftp, FtpConfig, FtpReader, FtpSecurity, FtpWriter, Listed, ListedKind, list_line, machine_line,
+};
 pub use limit::Limit;
 pub use memory::MemoryStore;
 pub use meter::{Count, Hits, Meter, VERBS};
 pub use prefix::Prefixed;
 pub use probe::{Capabilities, probe};
 pub use providers::{PROVIDERS, PathStyle, Provider};
+pub use remote::{
+    AzureConfig, AzureCredentials, GoogleConfig, GoogleCredentials, Patience, Remote, RemoteEntry,
+    RemoteFile, RemoteUpload,
+};
 pub use retry::{Retry, RetryPolicy};
 pub use retry_files::RetryFiles;
 pub use s3::S3Store;
 pub use s3_connect::{ListVersion, Listing, PART_LIMIT, Profile, S3Config, S3Credentials, S3Keys};
 pub use s3_errors::NO_CREDENTIALS;
-pub use s3_http::{ClientIdentity, Tls};
 pub use throttle::{Rate, Throttle};
+pub use transport::{ClientIdentity, Tls};
 
 use crate::units::ByteRange;
 use crate::world::Timestamp;

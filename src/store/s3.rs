@@ -7,6 +7,7 @@
 use super::s3_connect::{self, ListVersion, Listing, S3Config};
 use super::s3_errors::{by_answer, is_of_place, is_tls, remedy, root_cause};
 use super::s3_files::DELETES;
+use super::transport::deadline;
 use super::{
     Body, ETag, Fetched, Key, ListPage, ListRequest, Object, ObjectMeta, PutWhen, Store,
     StoreError, StoreErrorKind,
@@ -22,12 +23,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use futures::StreamExt;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
-/// Time for a request and its answer, apart from what its bytes take.
-const ATTEMPT: Duration = Duration::from_secs(30);
-/// What a connection must manage at least, in bytes a second.
-const SLOWEST: u64 = 256 << 10;
 /// Objects that one DeleteObjects takes.
 const DELETE_BATCH: usize = 1000;
 
@@ -476,8 +472,4 @@ fn decoded(text: &str) -> String {
 pub(super) fn time(at: Option<&DateTime>) -> Timestamp {
     let nanos = at.map_or(0, DateTime::as_nanos);
     Timestamp(i64::try_from(nanos).unwrap_or(i64::MAX))
-}
-
-fn deadline(bytes: u64) -> Duration {
-    ATTEMPT + Duration::from_secs(bytes / SLOWEST)
 }

@@ -1,6 +1,6 @@
 //! How to reach a bucket: endpoint, region, credentials, trust, and the ways of the server's family.
 
-use super::s3_http::{self, Tls};
+use super::transport::{self, Tls};
 use super::{StoreError, StoreErrorKind};
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::identity::IdentityCache;
@@ -173,7 +173,7 @@ pub(super) async fn client(config: S3Config) -> Result<(Client, String), StoreEr
     let plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
     // Whoever finds credentials may have to ask a server for them that is reached otherwise.
     let tls_unused = plain && !matches!(config.credentials, S3Credentials::Found);
-    let http = s3_http::client(tls, tls_unused).map_err(invalid)?;
+    let http = transport::client(tls, tls_unused).map_err(invalid)?;
     let region = config.region.map(Region::new);
     let shared = match config.credentials {
         S3Credentials::Found => found(http, region, endpoint.as_deref(), config.profile).await,

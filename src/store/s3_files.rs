@@ -35,7 +35,7 @@ impl S3Store {
         format!("{}/{}", self.bucket, utf8_percent_encode(key.as_str(), COPIED))
     }
 
-    /// Begins an upload whose parts are to be checked so, or by MD5 if the server does not say that it will.
+    /// Begins an upload whose parts are to be checked so, or as by MD5 if the server does not say that it will.
     async fn begin(
         &self,
         key: &Key,
@@ -53,12 +53,10 @@ impl S3Store {
             .set_metadata(Some(headers.metadata.clone().into_iter().collect()))
             .send();
         let output = self.bounded("put", key.as_str(), 0, true, request).await?;
-        let check = match wanted.is_some() && output.checksum_algorithm == wanted {
-            true => PartCheck::Crc32c,
-            false => PartCheck::Md5,
-        };
         let id = output.upload_id;
         let id = id.ok_or_else(|| self.corrupt("put", key.as_str(), "an upload without a name"))?;
+        let promised = wanted.is_some() && output.checksum_algorithm == wanted;
+        let check = if promised { PartCheck::Crc32c } else { PartCheck::Md5 };
         Ok(Upload { id, check })
     }
 }
@@ -113,14 +111,17 @@ impl FileStore for S3Store {
         // Copied parts have no checksum on every server (MinIO), and then cannot be completed.
         if from == PartsFrom::Here && self.crc32c.load(Ordering::Relaxed) {
             match self.begin(key, headers, PartCheck::Crc32c).await {
-                // Some refuse what they do not know.
-                Err(error) if error.kind == StoreErrorKind::Invalid => {
-                    let upload = self.begin(key, headers, PartCheck::Md5).await?;
-                    self.crc32c.store(false, Ordering::Relaxed);
-                    return Ok(upload);
+                // Some refuse what they do not know ...
+                Err(error) if error.kind == StoreErrorKind::Invalid => {}
+                // ... and some say nothing of it, and may or may not want checksums at the end.
+                Ok(upload) if upload.check == PartCheck::Md5 => {
+                    self.abort_upload(key, &upload).await?;
                 }
                 begun => return begun,
             }
+            let upload = self.begin(key, headers, PartCheck::Md5).await?;
+            self.crc32c.store(false, Ordering::Relaxed);
+            return Ok(upload);
         }
         self.begin(key, headers, PartCheck::Md5).await
     }
@@ -149,7 +150,7 @@ impl FileStore for S3Store {
         let request = request.customize().disable_payload_signing().send();
         let output = self.bounded("put", key.as_str(), length, true, request).await?;
         // A server that does not repeat it has not looked at it.
-        if sum != output.checksum_crc32_c {
+        if sum.is_some() && sum != output.checksum_crc32_c {
             return Err(self.corrupt(
                 "put",
                 key.as_str(),

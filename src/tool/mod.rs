@@ -5,7 +5,7 @@ mod backuprepo;
 mod connect;
 mod connect_files;
 mod copy;
-mod datasafed;
+pub mod datasafed;
 mod doctor;
 mod gc;
 mod init;

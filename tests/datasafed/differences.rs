@@ -72,7 +72,9 @@ fn a_pulled_file_keeps_its_mode_and_pipes_stay_pipes() {
 
 #[test]
 fn a_push_that_is_ended_leaves_nothing() {
-    for world in [World::new(Place::Bucket), World::new(Place::Mounted)] {
+    let places =
+        [Place::Bucket, Place::Mounted, Place::Ftp, Place::OldFtp, Place::Azure, Place::Google];
+    for world in places.map(World::new) {
         let call = world.call(Program::Ours, Program::Ours, ["push", "-", "x"]);
         let mut child = call.command().stdin(Stdio::piped()).spawn().expect("it starts");
         let mut pipe = child.stdin.take().expect("a pipe");

@@ -11,8 +11,12 @@ mod comparison;
 mod compressions;
 mod differences;
 mod generator;
+mod google_parts;
 mod programs;
+mod remotes;
 mod scripts;
+mod servers;
+mod service_account;
 mod stored;
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,7 +8,8 @@ use strongroom::store::{Fetched, FileStore, ListRequest, Store, list_all};
 /// The files of a side: path, and the bytes; for encrypted ones nothing but how many.
 pub(crate) fn files(world: &World, side: Program) -> BTreeMap<String, Vec<u8>> {
     let mut files = match world.place {
-        Place::Directory | Place::Mounted => in_directory(world, side),
+        Place::Directory | Place::Mounted | Place::Ftp | Place::OldFtp => in_directory(world, side),
+        Place::Azure | Place::Google => by_the_original(world, side),
         Place::Bucket | Place::Prefix => in_bucket(world, side),
     };
     if world.encryption.is_some() {
@@ -34,6 +35,14 @@ fn in_directory(world: &World, side: Program) -> BTreeMap<String, Vec<u8>> {
         }
     }
     files
+}
+
+/// Where nothing but the two programs can read: by the original, as the files lie there.
+fn by_the_original(world: &World, side: Program) -> BTreeMap<String, Vec<u8>> {
+    let list = world.bare(Program::Real, side, &["list", "-r", "-f", "/"]).run();
+    let read = |path: &str| world.bare(Program::Real, side, &["pull", path, "-"]).run().good();
+    let list = String::from_utf8(list.good()).expect("names are text");
+    list.lines().map(|path| (path.to_owned(), read(path))).collect()
 }
 
 fn in_bucket(world: &World, side: Program) -> BTreeMap<String, Vec<u8>> {

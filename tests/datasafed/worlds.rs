@@ -1,6 +1,7 @@
 //! Two equal places, one for each program, and what both are told of them.
 
-use crate::programs::{Call, Program};
+use crate::programs::{BOTH, Call, Program};
+use crate::servers::{ACCOUNT, Secured, Server};
 use crate::support::minio::Minio;
 use std::ffi::OsStr;
 use std::fs;
@@ -20,12 +21,25 @@ pub(crate) enum Place {
     Directory,
     /// In a directory, by the environment.
     Mounted,
+    /// On a server of FTP.
+    Ftp,
+    /// On a server of FTP that does not list for machines.
+    OldFtp,
+    /// In a container of Azure's.
+    Azure,
+    /// In a bucket of Google's, by its own protocol.
+    Google,
 }
 
 impl Place {
     /// Whether it is a directory.
     pub(crate) fn is_local(self) -> bool {
-        matches!(self, Self::Directory | Self::Mounted)
+        matches!(self, Self::Directory | Self::Mounted) || self.is_ftp()
+    }
+
+    /// Whether it is on a server of FTP.
+    pub(crate) fn is_ftp(self) -> bool {
+        matches!(self, Self::Ftp | Self::OldFtp)
     }
 }
 
@@ -37,6 +51,7 @@ pub(crate) struct World {
     pub(crate) base: Option<&'static str>,
     pub(crate) temporary: TempDir,
     pub(crate) minio: Option<Arc<Minio>>,
+    pub(crate) server: Option<Server>,
     buckets: [String; 2],
 }
 
@@ -48,14 +63,29 @@ impl World {
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let minio = match place {
             Place::Bucket | Place::Prefix => Some(Minio::shared()),
-            Place::Directory | Place::Mounted => None,
+            _ => None,
         };
-        let bucket = || minio.as_ref().map_or(String::new(), |minio| minio.new_bucket());
-        let buckets = [bucket(), bucket()];
-        let world = Self { place, encryption: None, base: None, temporary, minio, buckets };
-        for side in crate::programs::BOTH {
+        let bucket = |side: Program| match (&minio, place) {
+            (Some(minio), _) => minio.new_bucket(),
+            (None, Place::Directory | Place::Mounted) => String::new(),
+            (None, _) => format!("place-{side:?}").to_lowercase(),
+        };
+        let buckets = BOTH.map(bucket);
+        let server = match place {
+            Place::Ftp => Some(Server::ftp(Secured::No)),
+            Place::OldFtp => Some(Server::old_ftp()),
+            Place::Azure => Some(Server::azure()),
+            Place::Google => Some(Server::google(&buckets)),
+            _ => None,
+        };
+        let world = Self { place, encryption: None, base: None, temporary, minio, server, buckets };
+        for side in BOTH {
             fs::create_dir_all(world.directory(side)).expect("made");
             fs::write(world.conf(side), world.configuration(side)).expect("written");
+            if place == Place::Azure {
+                // The original makes the container.
+                world.call(Program::Real, side, ["mkdir", "x"]).run().good();
+            }
         }
         world
     }
@@ -77,7 +107,10 @@ impl World {
 
     /// The directory of a side's files, if they are in one.
     pub(crate) fn directory(&self, side: Program) -> PathBuf {
-        self.local(&format!("{side:?}"))
+        match &self.server {
+            Some(server) if self.place.is_ftp() => server.files().join(self.bucket(side)),
+            _ => self.local(&format!("{side:?}")),
+        }
     }
 
     /// The bucket of a side's files, if they are in one.
@@ -91,6 +124,9 @@ impl World {
 
     /// What the configuration file of a side says.
     pub(crate) fn configuration(&self, side: Program) -> String {
+        if let Some(server) = &self.server {
+            return self.remote(server, side);
+        }
         let Some(minio) = &self.minio else {
             let root = self.directory(side);
             return format!("[storage]\ntype = local\nroot = {}\n", root.display());
@@ -105,6 +141,37 @@ impl World {
             minio.endpoint,
             self.bucket(side)
         )
+    }
+
+    /// The same on a server that does not speak S3.
+    fn remote(&self, server: &Server, side: Program) -> String {
+        let Server { address, user, password, .. } = server;
+        let endpoint = server.endpoint();
+        let bucket = self.bucket(side);
+        let (account, key) = ACCOUNT;
+        match self.place {
+            Place::Azure => format!(
+                "[storage]\ntype = azureblob\naccount = {account}\nkey = {key}\n\
+                 endpoint = {endpoint}/{account}\nroot = {bucket}\nno_check_container = false\n\
+                 chunk_size = 50Mi\n"
+            ),
+            Place::Google => format!(
+                "[storage]\ntype = google cloud storage\nanonymous = true\nbucket_policy_only = true\n\
+                 endpoint = {endpoint}/storage/v1/\nroot = {bucket}\nno_check_bucket = true\n"
+            ),
+            _ => format!(
+                "[storage]\ntype = ftp\nhost = 127.0.0.1\nport = {}\nuser = {user}\n\
+                 pass.need_obscure = {password}\ntls = false\nroot = {bucket}\n",
+                address.port()
+            ),
+        }
+    }
+
+    /// A command line of a program on the place of a side, without encryption or base.
+    pub(crate) fn bare(&self, program: Program, side: Program, arguments: &[&str]) -> Call {
+        let conf = self.conf(side);
+        let conf = ["-c", conf.to_str().expect("temporary paths are text")];
+        program.call(conf.iter().chain(arguments)).within(self.temporary.path())
     }
 
     /// A command line of a program on the place of a side.
@@ -147,7 +214,7 @@ impl World {
     /// Whether a text names the place of one side: messages hold its path.
     pub(crate) fn anonymous(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        for side in crate::programs::BOTH {
+        for side in BOTH {
             let directory = self.directory(side).display().to_string();
             text = text.replace(&directory, "ROOT");
             if !self.bucket(side).is_empty() {

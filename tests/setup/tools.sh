@@ -22,6 +22,10 @@ need restic restic
 need rsync rsync
 need sqlite3 sqlite3
 need zstd zstd
+# Servers that do not speak S3: one of FTP from Debian, one of Azure's blobs from npm.
+/usr/bin/python3 -c 'import pyftpdlib, OpenSSL' 2> /dev/null || packages+=(python3-pyftpdlib python3-openssl)
+need node nodejs
+need npm npm
 compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null || packages+=(postgresql)
 [ -e /usr/include/sys/acl.h ] || packages+=(libacl1-dev)
 # A Kubernetes of one node: csi/tests/cluster.
@@ -63,9 +67,22 @@ go_tool() { # NAME VERSION PACKAGE
     fi
 }
 go_tool minio v0.0.0-20260212201848-7aac2a2c5b7c github.com/minio/minio
+go_tool fake-gcs-server v1.56.1 github.com/fsouza/fake-gcs-server
 go_tool csi-sanity v5.5.0 github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
 go_tool helm v3.22.0 helm.sh/helm/v3/cmd/helm
 go_tool csi-resizer v2.2.0 github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer
+
+# One program of npm, pinned, with what it needs.
+npm_tool() { # NAME VERSION
+    local place="$cache/$1-$2"
+    if [ ! -d "$place" ]; then
+        echo "installing $1 $2 (once)"
+        local work; work="$(mktemp -d "$cache/npm.XXXXXX")"
+        npm install --silent --no-audit --no-fund --prefix "$work" "$1@$2"
+        mv "$work" "$place"
+    fi
+}
+npm_tool azurite 3.37.0
 
 # One file of a Go module, pinned: interfaces that ours are compared with.
 go_file() { # NAME VERSION MODULE PATH
@@ -97,8 +114,9 @@ unpack() { # NAME PACKAGE...
         mv "$work" "$place"
     fi
 }
-# Installed, it would serve on port 80.
+# Installed, they would serve on ports 80 and 21.
 unpack nginx nginx
+unpack vsftpd vsftpd libwrap0
 if [ "${1:-}" = peers ]; then
     # fuse3 is for rclone's fusermount. Installed, it would bring `mount.fuse`, to which mount(8) hands every
     # remount of a FUSE file system, ours too, and which takes its source for a program.

@@ -8,16 +8,24 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strongroom::config::datasafed::{self, Conf, Place};
+use strongroom::config::system_world;
 use strongroom::store::{
     Fetched, Key, ListRequest, PutWhen, S3Store, Store, StoreError, StoreErrorKind,
 };
+use strongroom::tool::datasafed::files;
+use strongroom::volume::objects::{Files, Layout, ListFiles, ObjectsError};
+use tokio_util::task::TaskTracker;
 
 /// What is written and read.
 const CONTENT: &[u8] = b"pre-check\n";
 /// A store that does not answer is asked again for this long; the Job does it twice more.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// When what was read is something else.
+const OTHER: &str = "what was read is not what was written: the store damages contents, or somebody else writes to \
+                     the same path";
 /// Kubernetes takes 4,096 bytes of last words.
 const LONGEST: usize = 3_000;
 
@@ -66,7 +74,12 @@ impl Trouble {
 }
 
 /// What the store's errors call by the names of other settings is the repository's Secret and configuration here.
-const WORDS: [(&str, &str); 5] = [
+const WORDS: [(&str, &str); 7] = [
+    (
+        "storage.account and storage.key (or storage.sas_url)",
+        "accountName and accountKey in the repository's Secret",
+    ),
+    ("storage.user and storage.pass", "ftpUser and ftpPassword in the repository's Secret"),
     ("AWS_ACCESS_KEY_ID or the profile", "accessKeyId in the repository's Secret"),
     ("AWS_SECRET_ACCESS_KEY or the profile", "secretAccessKey in the repository's Secret"),
     ("give it with --region", "set config.region"),
@@ -135,6 +148,21 @@ async fn tool(file: &Path, path: &str) -> Result<(), Trouble> {
     datasafed::encryption(&conf).map_err(|error| settings(&error))?;
     match datasafed::place(&conf).map_err(|error| settings(&error))? {
         Place::Directory { root, .. } => mounted(&root, path),
+        place @ (Place::Azure { .. } | Place::Google { .. } | Place::Ftp { .. }) => {
+            let root = root(&place);
+            let afterwards = TaskTracker::new();
+            let opened = files(place, &afterwards).await;
+            let opened = opened.map_err(|error| Trouble::of_store(&error))?;
+            match others(opened, path).await {
+                Ok(content) if content == CONTENT => Ok(()),
+                Ok(_) => Err(Trouble::new(What::Store, OTHER)),
+                Err(ObjectsError::Store(error)) => Err(Trouble::of_store(&error)),
+                Err(ObjectsError::NoDirectory) => {
+                    Err(Trouble::new(What::Bucket, format!("{root} is not there: make it")))
+                }
+                Err(error) => Err(Trouble::new(What::Store, error.to_string())),
+            }
+        }
         Place::Bucket { config, prefix } => {
             let store = S3Store::connect(*config).await;
             let store = store.map_err(|error| Trouble::of_store(&error))?;
@@ -146,15 +174,52 @@ async fn tool(file: &Path, path: &str) -> Result<(), Trouble> {
                     }
                     Err(error) => return Err(Trouble::of_store(&error)),
                     Ok(content) if content == CONTENT => return Ok(()),
-                    Ok(_) => {
-                        let message = "what was read is not what was written: the store damages contents, or somebody \
-                                       else writes to the same path";
-                        return Err(Trouble::new(What::Store, message));
-                    }
+                    Ok(_) => return Err(Trouble::new(What::Store, OTHER)),
                 }
             }
         }
     }
+}
+
+/// What a place that is missing is called.
+fn root(place: &Place) -> String {
+    match place {
+        Place::Azure { config, .. } => format!("container {}", config.container),
+        Place::Google { config, .. } => format!("bucket {}", config.bucket),
+        Place::Ftp { root, .. } => format!("directory {root:?}"),
+        Place::Bucket { .. } | Place::Directory { .. } => String::new(),
+    }
+}
+
+/// Lists, writes, reads and removes, by way of datasafed's own code: it tries again by itself.
+async fn others(files: Arc<dyn Files>, path: &str) -> Result<Vec<u8>, ObjectsError> {
+    let is_server = files.has_directories();
+    let layout = Layout::new(files, None, system_world().entropy);
+    let path = path.trim_start_matches('/');
+    // Its errors tell more than those of a write. A directory of a server is made by the first write.
+    let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+    let listing = ListFiles { depth: Some(1), told_times: false };
+    match layout.list(above, listing, &mut |_| Ok(())).await {
+        Err(ObjectsError::NoDirectory) if is_server => {}
+        listed => listed?,
+    }
+    let now = system_world().clock.now();
+    let length = Some(CONTENT.len() as u64);
+    layout.write(path, now, length, |out| out.write_all(CONTENT)).await?;
+    let (out, mut pieces) = tokio::sync::mpsc::channel(1);
+    let read = layout.read(path, out);
+    let collect = async {
+        let mut content = Vec::new();
+        while let Some(pieces) = pieces.recv().await {
+            pieces.iter().for_each(|piece| content.extend_from_slice(piece));
+        }
+        content
+    };
+    let (read, content) = futures::join!(read, collect);
+    let removed = layout.remove(path).await;
+    read?;
+    removed?;
+    Ok(content)
 }
 
 /// Lists, writes, reads and removes.
@@ -235,6 +300,23 @@ mod tests {
         ] {
             assert_eq!(what(kind, text), expected, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn other_stores_are_written_read_and_left_as_they_were() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let entropy = system_world().entropy;
+        let files = |root: PathBuf| {
+            let files =
+                strongroom::volume::objects::DirectoryFiles::new(root, true, entropy.clone());
+            Arc::new(files) as Arc<dyn Files>
+        };
+        let content = others(files(folder.path().to_owned()), "/above/precheck.txt").await;
+        assert_eq!(content.expect("read"), CONTENT);
+        assert_eq!(fs::read_dir(folder.path().join("above")).expect("readable").count(), 0);
+        let file = folder.path().join("file");
+        fs::write(&file, "").expect("written");
+        assert!(others(files(file), "precheck.txt").await.is_err());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Where the storage is, and how to reach it.
 
 use super::options::{COMMON, LOCAL, S3, Use};
+use super::remote;
 use super::{Conf, DatasafedError, STORAGE, absolute, authorities, identity, variable};
 use crate::store::{
-    ListVersion, Listing, PathStyle, Profile, Provider, S3Config, S3Credentials, Tls,
+    AzureConfig, FtpConfig, GoogleConfig, ListVersion, Listing, PathStyle, Profile, Provider,
+    S3Config, S3Credentials, Tls,
 };
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -17,6 +19,27 @@ pub enum Place {
         config: Box<S3Config>,
         /// What all keys begin with, without `/` at either end; may be empty.
         prefix: String,
+    },
+    /// In a container of Azure.
+    Azure {
+        /// How to reach it.
+        config: Box<AzureConfig>,
+        /// As for a bucket.
+        prefix: String,
+    },
+    /// In a bucket of Google, by its own protocol.
+    Google {
+        /// How to reach it.
+        config: Box<GoogleConfig>,
+        /// As for a bucket.
+        prefix: String,
+    },
+    /// On a server of FTP.
+    Ftp {
+        /// How to reach it.
+        config: Box<FtpConfig>,
+        /// The directory; empty is where the server puts who logs in.
+        root: String,
     },
     /// In a local directory.
     Directory {
@@ -34,23 +57,30 @@ pub fn place(conf: &Conf) -> Result<Place, DatasafedError> {
     match kind.as_str() {
         "s3" => bucket(&Options { conf, backend: "S3" }),
         "local" => directory(&Options { conf, backend: "LOCAL" }),
+        "azureblob" => remote::azure(&Options { conf, backend: "AZUREBLOB" }),
+        "google cloud storage" | "googlecloudstorage" | "gcs" => {
+            remote::google(&Options { conf, backend: "GCS" })
+        }
+        "ftp" => remote::ftp(&Options { conf, backend: "FTP" }),
         "" => Err(DatasafedError::new(
-            "the configuration has no type in its section [storage]: write type = s3 or type = local",
+            "the configuration has no type in its section [storage]: write type = s3, azureblob, google cloud \
+             storage, ftp or local",
         )),
         _ => Err(DatasafedError(format!(
-            "storage type {kind:?} is not supported here: the types are s3 (with a provider) and local"
+            "storage type {kind:?} is not supported here: the types are s3 (with a provider), azureblob, google \
+             cloud storage, ftp and local"
         ))),
     }
 }
 
 /// Settings by name: the environment goes before the file, as with rclone.
-struct Options<'a> {
+pub(super) struct Options<'a> {
     conf: &'a Conf,
     backend: &'static str,
 }
 
 impl Options<'_> {
-    fn get(&self, name: &str) -> Option<String> {
+    pub(super) fn get(&self, name: &str) -> Option<String> {
         // The original takes this one from the file alone.
         if name == "root" {
             return self.conf.get(STORAGE, name).map(str::to_owned);
@@ -72,12 +102,18 @@ impl Options<'_> {
         self.conf.get(STORAGE, name).map(str::to_owned)
     }
 
+    /// A value that the file asks to obscure, as it was written; not one that the environment has in its place.
+    pub(super) fn plain(&self, name: &str) -> Option<&str> {
+        let (_, plain) = self.conf.plain.iter().rev().find(|(key, _)| key == name)?;
+        (self.get(name).as_ref() == Some(plain)).then_some(plain)
+    }
+
     /// The same; nothing is what is empty.
-    fn text(&self, name: &str) -> Option<String> {
+    pub(super) fn text(&self, name: &str) -> Option<String> {
         self.get(name).filter(|value| !value.is_empty())
     }
 
-    fn flag(&self, name: &str) -> Result<Option<bool>, DatasafedError> {
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, DatasafedError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         match text.as_str() {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
@@ -87,7 +123,7 @@ impl Options<'_> {
     }
 
     /// Refuses keys that nobody knows, and those whose wish would be lost.
-    fn check(&self, rows: &[(&str, Use)]) -> Result<(), DatasafedError> {
+    pub(super) fn check(&self, rows: &[(&str, Use)]) -> Result<(), DatasafedError> {
         let known = || COMMON.iter().chain(rows);
         for (name, fate) in known() {
             let Use::Refused(nothing) = fate else { continue };
@@ -121,14 +157,9 @@ fn bucket(options: &Options<'_>) -> Result<Place, DatasafedError> {
             names.join(", ")
         ))
     })?;
-    let root = options.get("root").unwrap_or_default();
-    let root = root.trim_matches('/');
-    let (bucket, prefix) = root.split_once('/').unwrap_or((root, ""));
-    if bucket.is_empty() {
-        return Err(DatasafedError::new("storage.root is empty: it names the bucket"));
-    }
+    let (bucket, prefix) = split_root(options, "the bucket")?;
     let config = S3Config {
-        bucket: bucket.to_owned(),
+        bucket,
         region: options.text("region"),
         endpoint: options.text("endpoint").map(|endpoint| with_scheme(&endpoint)).transpose()?,
         path_style: match provider.path_style {
@@ -138,11 +169,7 @@ fn bucket(options: &Options<'_>) -> Result<Place, DatasafedError> {
                 options.flag("force_path_style")?.unwrap_or(true).then_some(true)
             }
         },
-        tls: Tls {
-            authorities: authorities(),
-            identity: identity()?,
-            unverified: options.flag("no_check_certificate")?.unwrap_or(false),
-        },
+        tls: tls(options)?,
         profile: options.text("profile").map(|name| Profile { name, over_environment: true }),
         credentials: credentials(options)?,
         listing: listing(options, provider)?,
@@ -152,10 +179,32 @@ fn bucket(options: &Options<'_>) -> Result<Place, DatasafedError> {
         batch_deletes: provider.batch_deletes,
         crc32c: provider.crc32c,
     };
+    Ok(Place::Bucket { config: Box::new(config), prefix })
+}
+
+/// The bucket that the root names, and what all keys begin with.
+pub(super) fn split_root(
+    options: &Options<'_>,
+    what: &str,
+) -> Result<(String, String), DatasafedError> {
+    let root = options.get("root").unwrap_or_default();
+    let root = root.trim_matches('/');
+    let (bucket, prefix) = root.split_once('/').unwrap_or((root, ""));
+    if bucket.is_empty() {
+        return Err(DatasafedError(format!("storage.root is empty: it names {what}")));
+    }
     // Names of files have no `.` and `..` in them either.
     let prefix = prefix.split('/').filter(|part| !part.is_empty() && *part != ".");
-    let prefix = prefix.collect::<Vec<_>>().join("/");
-    Ok(Place::Bucket { config: Box::new(config), prefix })
+    Ok((bucket.to_owned(), prefix.collect::<Vec<_>>().join("/")))
+}
+
+/// Whom to trust, and who we are.
+pub(super) fn tls(options: &Options<'_>) -> Result<Tls, DatasafedError> {
+    Ok(Tls {
+        authorities: authorities(),
+        identity: identity()?,
+        unverified: options.flag("no_check_certificate")?.unwrap_or(false),
+    })
 }
 
 fn credentials(options: &Options<'_>) -> Result<S3Credentials, DatasafedError> {
@@ -207,14 +256,14 @@ fn directory(options: &Options<'_>) -> Result<Place, DatasafedError> {
     Ok(Place::Directory { root, follow_links: options.flag("copy_links")?.unwrap_or(false) })
 }
 
-fn number(options: &Options<'_>, name: &str) -> Result<Option<u32>, DatasafedError> {
+pub(super) fn number(options: &Options<'_>, name: &str) -> Result<Option<u32>, DatasafedError> {
     let Some(text) = options.text(name) else { return Ok(None) };
     let number = text.parse();
     number.map(Some).map_err(|_| DatasafedError(format!("storage.{name} = {text}: write a number")))
 }
 
 /// Endpoints without a scheme are https, as rclone takes them.
-fn with_scheme(endpoint: &str) -> Result<String, DatasafedError> {
+pub(super) fn with_scheme(endpoint: &str) -> Result<String, DatasafedError> {
     let whole = match endpoint.contains("://") {
         true => endpoint.to_owned(),
         false => format!("https://{endpoint}"),

@@ -9,7 +9,7 @@ use crate::world::Timestamp;
 use std::io::{self, Write};
 
 /// The time of directories that have none: 2000-01-01.
-const NO_TIME: Timestamp = Timestamp(946_684_800_000_000_000);
+pub(super) const NO_TIME: Timestamp = Timestamp(946_684_800_000_000_000);
 /// What is collected before it is written.
 const BUFFER: usize = 64 << 10;
 

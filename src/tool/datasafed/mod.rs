@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use storage::Storage;
+pub use storage::files;
 
 /// What may be spent on giving up a transfer that a signal ended.
 const AFTERWARDS: Duration = Duration::from_secs(5);

@@ -3,10 +3,13 @@
 use super::paths;
 use crate::config::datasafed::{Conf, Place};
 use crate::config::{self, datasafed as settings};
-use crate::store::{Retry, RetryFiles, RetryPolicy, S3Store, StoreErrorKind};
+use crate::store::{
+    Ftp, Remote, Retry, RetryFiles, RetryPolicy, S3Store, StoreError, StoreErrorKind,
+};
 use crate::tool::output::Failure;
 use crate::volume::objects::{
-    BucketFiles, DirectoryFiles, Entry, Files, Layout, ListFiles, ObjectsError, Requests,
+    BucketFiles, DirectoryFiles, Entry, Files, FtpFiles, Layout, ListFiles, Modified, ObjectsError,
+    RemoteFiles, Requests,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -49,25 +52,8 @@ impl Storage {
         settings::refuse_kopia()?;
         let afterwards = TaskTracker::new();
         let world = config::system_world();
-        let files: Arc<dyn Files> = match settings::place(&conf)? {
-            Place::Directory { root, follow_links } => {
-                Arc::new(DirectoryFiles::new(root, follow_links, world.entropy.clone()))
-            }
-            Place::Bucket { config, prefix } => {
-                let s3 = S3Store::connect(*config).await;
-                let s3 = Arc::new(s3.map_err(|error| failure(error.into()))?);
-                let soon = RetryPolicy::within(SOON);
-                let patient = RetryPolicy::within(PATIENT);
-                let entropy = &world.entropy;
-                let requests = Requests {
-                    store: Arc::new(Retry::new(s3.clone(), soon, entropy.clone())),
-                    patient: Arc::new(Retry::new(s3.clone(), patient, entropy.clone())),
-                    files: Arc::new(RetryFiles::new(s3, soon, patient, entropy.clone())),
-                    afterwards: afterwards.clone(),
-                };
-                Arc::new(BucketFiles::new(requests, &prefix))
-            }
-        };
+        let files = files(settings::place(&conf)?, &afterwards).await;
+        let files = files.map_err(|error| failure(error.into()))?;
         let base = paths::base(&settings::base_path())?;
         let key = settings::encryption(&conf)?.map(Arc::new);
         Ok(Self { conf, layout: Layout::new(files, key, world.entropy), afterwards, base })
@@ -128,6 +114,44 @@ impl Storage {
         };
         self.layout.list(&target.path, request, &mut emit).await
     }
+}
+
+/// The files of a place. Sends no request. What is still to be done after a transfer was broken off is tracked by
+/// `afterwards`.
+pub async fn files(place: Place, afterwards: &TaskTracker) -> Result<Arc<dyn Files>, StoreError> {
+    let world = config::system_world();
+    let (entropy, afterwards) = (&world.entropy, afterwards.clone());
+    Ok(match place {
+        Place::Directory { root, follow_links } => {
+            Arc::new(DirectoryFiles::new(root, follow_links, entropy.clone()))
+        }
+        Place::Azure { config, prefix } => {
+            let remote = Remote::azure(*config, entropy.clone())?;
+            let files = RemoteFiles::new(remote, &prefix, afterwards);
+            // As the original tells them: of no size, and as old as those of which it knows no time.
+            Arc::new(files.with_directories_of(Modified::Stored(super::list::NO_TIME)))
+        }
+        Place::Google { config, prefix } => {
+            let remote = Remote::google(*config, entropy.clone())?;
+            Arc::new(RemoteFiles::new(remote, &prefix, afterwards))
+        }
+        Place::Ftp { config, root } => {
+            let server = Ftp::new(*config, entropy.clone())?;
+            Arc::new(FtpFiles::new(server, &root, entropy.clone(), afterwards))
+        }
+        Place::Bucket { config, prefix } => {
+            let s3 = Arc::new(S3Store::connect(*config).await?);
+            let soon = RetryPolicy::within(SOON);
+            let patient = RetryPolicy::within(PATIENT);
+            let requests = Requests {
+                store: Arc::new(Retry::new(s3.clone(), soon, entropy.clone())),
+                patient: Arc::new(Retry::new(s3.clone(), patient, entropy.clone())),
+                files: Arc::new(RetryFiles::new(s3, soon, patient, entropy.clone())),
+                afterwards,
+            };
+            Arc::new(BucketFiles::new(requests, &prefix))
+        }
+    })
 }
 
 /// Whether another request would fail of the same.

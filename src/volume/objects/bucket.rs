@@ -21,8 +21,6 @@ use tokio_util::task::TaskTracker;
 pub(super) const MTIME: &str = "mtime";
 /// Requests at once for the times of listed files.
 const HEADS: usize = 32;
-/// Directories listed at once.
-const LISTINGS: usize = 8;
 /// Objects deleted in one go.
 const DELETE_BATCH: usize = 1000;
 
@@ -163,34 +161,6 @@ impl BucketFiles {
         if told_times { self.with_told_times(entries).await } else { Ok(entries) }
     }
 
-    /// Directory by directory, down to a depth.
-    async fn list_levels(
-        &self,
-        directory: &str,
-        depth: u32,
-        told_times: bool,
-        emit: Emit<'_>,
-    ) -> Result<(), ObjectsError> {
-        let mut level = vec![directory.to_owned()];
-        for left in (0..depth).rev() {
-            let listings: Vec<_> =
-                level.iter().map(|directory| self.list_one(directory, told_times)).collect();
-            let mut listings = futures::stream::iter(listings).buffered(LISTINGS);
-            let mut next = Vec::new();
-            while let Some(entries) = listings.next().await {
-                for entry in entries? {
-                    if entry.kind == Kind::Directory && left > 0 {
-                        next.push(entry.path.clone());
-                    }
-                    emit(entry)?;
-                }
-            }
-            drop(listings);
-            level = next;
-        }
-        Ok(())
-    }
-
     async fn remove_versions(&self, prefix: &str) -> Result<(), ObjectsError> {
         loop {
             let versions = self.requests.files.versions(prefix).await.map_err(of_directory)?;
@@ -228,7 +198,11 @@ impl Files for BucketFiles {
     ) -> Result<(), ObjectsError> {
         match depth {
             None => self.list_flat(directory, told_times, emit).await,
-            Some(depth) => self.list_levels(directory, depth, told_times, emit).await,
+            Some(depth) => {
+                let list_one =
+                    |directory: String| async move { self.list_one(&directory, told_times).await };
+                listing::by_levels(directory, depth, list_one, emit).await
+            }
         }
     }
 
@@ -292,6 +266,10 @@ impl Files for BucketFiles {
         Ok(())
     }
 
+    fn has_directories(&self) -> bool {
+        false
+    }
+
     fn plan(&self, size: Option<u64>) -> Plan {
         Plan::parts(self.requests.files.part_limit(), size)
     }
@@ -315,6 +293,10 @@ fn of_directory(error: StoreError) -> ObjectsError {
 /// The time that a file's writer told.
 pub(super) fn told_time(headers: &Headers) -> Option<Timestamp> {
     let text = headers.metadata.get(MTIME)?;
+    // As rclone writes it to Azure and Google (RFC 3339); a number is no such text.
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return i64::try_from(time.as_nanosecond()).ok().map(Timestamp);
+    }
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let (negative, digits) = match seconds.strip_prefix('-') {
         Some(digits) => (true, digits),

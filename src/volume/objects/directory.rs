@@ -145,11 +145,8 @@ impl DirectoryFiles {
             Some(key) => {
                 let mut iv = Vec::new();
                 (&mut file).take(16).read_to_end(&mut iv).map_err(failed)?;
-                let why = if iv.is_empty() { "EOF" } else { "unexpected EOF" };
-                let iv = <[u8; 16]>::try_from(iv).map_err(|_| {
-                    let why = format!("unable to read iv from cipherText, error: {why}");
-                    ObjectsError::Damaged(why)
-                })?;
+                let iv = <[u8; 16]>::try_from(iv)
+                    .map_err(|iv| ObjectsError::without_iv(iv.len() as u64))?;
                 Some(key.decryptor(iv))
             }
         };
@@ -282,6 +279,10 @@ impl Files for DirectoryFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(|error| ObjectsError::local("remove", &place, error)),
         }
+    }
+
+    fn has_directories(&self) -> bool {
+        true
     }
 
     fn plan(&self, _: Option<u64>) -> Plan {

@@ -44,6 +44,12 @@ impl ObjectsError {
     pub fn local(operation: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Local { operation, path: path.to_owned(), source }
     }
+
+    /// A file in datasafed's form that is shorter than its IV.
+    pub(super) fn without_iv(size: u64) -> Self {
+        let why = if size == 0 { "EOF" } else { "unexpected EOF" };
+        Self::Damaged(format!("unable to read iv from cipherText, error: {why}"))
+    }
 }
 
 impl fmt::Display for ObjectsError {

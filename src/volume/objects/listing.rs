@@ -1,7 +1,11 @@
 //! Listings of names alone: directories that only the names below them tell of.
 
-use super::{Entry, Kind, Modified};
+use super::{Emit, Entry, Kind, Modified, ObjectsError};
+use futures::StreamExt;
 use std::collections::BTreeMap;
+
+/// Directories listed at once.
+const LISTINGS: usize = 8;
 
 /// Keeps the directories that files in a flat listing tell of.
 pub(super) struct Flat {
@@ -48,6 +52,36 @@ impl Flat {
         let implied = self.directories.into_iter().filter(|(_, held)| !held);
         implied.map(|(path, _)| Entry { path, kind: Kind::Implied, modified: Modified::Unknown })
     }
+}
+
+/// Directory by directory, down to a depth (1: that directory alone), each as `list_one` lists it. A directory that
+/// is gone when its turn comes is told by whoever lists it.
+pub(super) async fn by_levels<F: Future<Output = Result<Vec<Entry>, ObjectsError>>>(
+    directory: &str,
+    depth: u32,
+    list_one: impl Fn(String) -> F,
+    emit: Emit<'_>,
+) -> Result<(), ObjectsError> {
+    let mut level = vec![directory.to_owned()];
+    for left in (0..depth).rev() {
+        if level.is_empty() {
+            break;
+        }
+        let listings: Vec<_> = level.into_iter().map(&list_one).collect();
+        let mut listings = futures::stream::iter(listings).buffered(LISTINGS);
+        let mut next = Vec::new();
+        while let Some(entries) = listings.next().await {
+            for entry in entries? {
+                if entry.kind == Kind::Directory && left > 0 {
+                    next.push(entry.path.clone());
+                }
+                emit(entry)?;
+            }
+        }
+        drop(listings);
+        level = next;
+    }
+    Ok(())
 }
 
 /// Leaves of one directory's listing what has a name in it, in the order of the names.

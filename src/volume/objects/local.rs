@@ -93,12 +93,22 @@ impl Drop for Replacement {
 }
 
 fn beside(target: &Path, entropy: &dyn Entropy) -> PathBuf {
+    let name = unfinished_name(target.file_name().unwrap_or_default().as_bytes(), entropy);
+    target.with_file_name(OsString::from_vec(name))
+}
+
+/// The name of a file that is being written and will have this one.
+pub(super) fn unfinished_name(finished: &[u8], entropy: &dyn Entropy) -> Vec<u8> {
     let mut name = b".".to_vec();
-    name.extend_from_slice(target.file_name().unwrap_or_default().as_bytes());
+    name.extend_from_slice(finished);
     let ending = format!(".{}{UNFINISHED}", HEXLOWER.encode(&entropy.bytes::<4>()));
     name.truncate(NAME_LIMIT - ending.len());
+    // What was text stays text.
+    while std::str::from_utf8(finished).is_ok() && std::str::from_utf8(&name).is_err() {
+        name.pop();
+    }
     name.extend_from_slice(ending.as_bytes());
-    target.with_file_name(OsString::from_vec(name))
+    name
 }
 
 /// Where what comes is written.

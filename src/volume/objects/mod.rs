@@ -12,6 +12,8 @@
 //! | [`layout`] | names and contents as the caller sees them: plain, or `.enc` and deciphered |
 //! | [`bucket`] | files in a bucket ([`transfer`]: their bytes) |
 //! | [`directory`] | files in a local directory |
+//! | [`ftp`] | files on a server of FTP |
+//! | [`remote`] | files in stores that do not speak S3 |
 //! | [`tree`] | a bucket as a mount needs it: names, ranges, copies; [`attributes`] of files in headers |
 //! | [`writer`] | a file that a mount writes |
 //! | [`parts`] | how a stream is cut, and how much of it may be in memory |
@@ -25,16 +27,20 @@ pub mod parts;
 pub mod tree;
 pub mod writer;
 
+mod ftp;
 mod listing;
 mod local;
+mod remote;
 mod transfer;
 
 pub use bucket::{BucketFiles, Requests};
 pub use directory::DirectoryFiles;
 pub use error::ObjectsError;
+pub use ftp::FtpFiles;
 pub use layout::{Layout, SUFFIX};
 pub use local::{Replacement, Unfinished};
 pub use parts::PartWriter;
+pub use remote::RemoteFiles;
 pub use tree::BucketTree;
 pub use writer::Writer;
 
@@ -136,6 +142,9 @@ pub trait Files: Send + Sync + 'static {
 
     /// Removes an empty directory, where there are directories; none is no error.
     async fn remove_directory(&self, path: &str) -> Result<(), ObjectsError>;
+
+    /// Whether directories are things of their own, which the first file in them makes.
+    fn has_directories(&self) -> bool;
 
     /// How a stream of `size` bytes (if that is known) is to be cut for [`Files::write`].
     fn plan(&self, size: Option<u64>) -> Plan;

@@ -34,6 +34,8 @@ pub enum Plan {
         limit: u32,
         /// Parts are at least so long, in MiB, since the stream is known to be.
         least: usize,
+        /// Whoever takes them keeps one back until the next one comes.
+        keeps_one: bool,
     },
 }
 
@@ -42,12 +44,30 @@ impl Plan {
     pub fn parts(limit: u32, size: Option<u64>) -> Self {
         let each = size.unwrap_or(0).div_ceil(u64::from(limit.max(2) - 1));
         let least = each.div_ceil(MIB as u64);
-        Self::Parts { limit, least: usize::try_from(least).unwrap_or(usize::MAX) }
+        let least = usize::try_from(least).unwrap_or(usize::MAX);
+        Self::Parts { limit, least, keeps_one: false }
+    }
+
+    /// The same for somebody who keeps one part back until the next one comes.
+    pub fn keeping_one(self) -> Self {
+        match self {
+            Self::Parts { limit, least, .. } => Self::Parts { limit, least, keeps_one: true },
+            Self::Even => Self::Even,
+        }
+    }
+
+    /// What a part of so many bytes takes of the budget, in MiB: never so much that the next one cannot be filled.
+    fn share(self, size: usize) -> usize {
+        let most = match self {
+            Self::Parts { keeps_one: true, .. } => BUDGET / 2,
+            _ => BUDGET,
+        };
+        size.div_ceil(MIB).min(most)
     }
 
     /// Bytes of part `number` (from 1).
     pub fn size(self, number: u32) -> usize {
-        let Self::Parts { limit, least } = self else { return MIB };
+        let Self::Parts { limit, least, .. } = self else { return MIB };
         // A store that takes fewer parts gets to the large ones sooner.
         let at = u64::from(number) * u64::from(crate::store::PART_LIMIT) / u64::from(limit.max(1));
         let step = STEPS.iter().find(|(last, _)| at <= u64::from(*last));
@@ -140,8 +160,7 @@ impl<'k> PartWriter<'k> {
         if self.current.is_none() {
             self.number += 1;
             let size = self.plan.size(self.number);
-            let share = size.div_ceil(MIB).min(BUDGET);
-            let share = u32::try_from(share).unwrap_or(u32::MAX);
+            let share = u32::try_from(self.plan.share(size)).unwrap_or(u32::MAX);
             let budget = self.budget.clone();
             let permit = self.runtime.block_on(budget.acquire_many_owned(share));
             let permit = permit.map_err(io::Error::other)?;

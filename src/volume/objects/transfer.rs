@@ -18,9 +18,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 /// What one range asks for, in bytes.
-const RANGE: u64 = 8 << 20;
+pub(super) const RANGE: u64 = 8 << 20;
 /// Ranges at once: a reader has at most this many and one in memory.
-const RANGES: usize = 4;
+pub(super) const RANGES: usize = 4;
 /// Parts at once; the budget of their buffers bounds them too.
 const PARTS: usize = 8;
 /// What may be spent on giving up an upload.
@@ -44,10 +44,7 @@ impl Transfer {
         let (first, object) = self.range(&*self.requests.store, key, 0, None).await?;
         let size = object.size;
         if size < overhead {
-            let why = if size == 0 { "EOF" } else { "unexpected EOF" };
-            return Err(ObjectsError::Damaged(format!(
-                "unable to read iv from cipherText, error: {why}"
-            )));
+            return Err(ObjectsError::without_iv(size));
         }
         // A receiver that is gone has its own reason.
         if out.send(first).await.is_err() {
@@ -239,7 +236,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-async fn next(
+pub(super) async fn next(
     pieces: &mut Receiver<Piece>,
 ) -> Result<Option<(Bytes, OwnedSemaphorePermit)>, ObjectsError> {
     match pieces.recv().await {

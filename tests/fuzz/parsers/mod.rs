@@ -47,6 +47,7 @@ pub const PARSERS: &[Parser] = &[
     Parser { name: "attach_message", check: memory::attach_message, seeds: memory::message_seeds },
     Parser { name: "template", check: templates::template, seeds: templates::seeds },
     Parser { name: "object_headers", check: texts::object_headers, seeds: texts::header_seeds },
+    Parser { name: "ftp_line", check: texts::ftp_line, seeds: texts::ftp_seeds },
     Parser { name: "passphrase", check: texts::passphrase, seeds: texts::passphrase_seeds },
 ];
 

@@ -4,7 +4,7 @@ use super::sealed::{DIR, keyring};
 use std::path::Path;
 use strongroom::config::{ConfigFile, PassphraseSource, VolumeUrl, parse_duration, parse_size};
 use strongroom::crypto::Suite;
-use strongroom::store::{DirStore, Headers};
+use strongroom::store::{DirStore, Headers, list_line, machine_line};
 use strongroom::units::{FileId, SegmentId, SessionId};
 use strongroom::volume::native::keys;
 use strongroom::volume::native::manifest::Manifest;
@@ -213,6 +213,34 @@ pub(super) fn header_seeds() -> Vec<Vec<u8>> {
         "--symlink-target=..%2Fa%20b",
         "mode=0120777\nmtime=-1.5\nrdev=259",
         "mode=100664\nmtime=1e9",
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).to_vec()
+}
+
+/// A line of a listing on a server of FTP, in either form: what is read of it is a name in a directory.
+pub(super) fn ftp_line(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    for line in text.lines() {
+        if let Some(found) = list_line(line) {
+            assert!(!found.name.is_empty() && !found.name.contains('/') && found.name != "..");
+        }
+        if let Some(found) = machine_line(line) {
+            assert!(line.ends_with(&found.name) && !found.name.is_empty());
+            assert!(!matches!(found.name.as_str(), "." | ".."));
+        }
+    }
+}
+
+pub(super) fn ftp_seeds() -> Vec<Vec<u8>> {
+    let texts = [
+        "type=file;size=12;modify=20240715162245.5;UNIX.mode=0644; a b;c=d",
+        "modify=20240715162245;type=dir; d",
+        "type=cdir; .",
+        "-rw-r--r--    1 0        0              12 Nov 05  2020 a file",
+        "drwxr-xr-x    2 0        0            4096 Nov 05 13:46 dir",
+        "lrwxrwxrwx    1 user     group            1 Feb 29 13:46 l -> x",
+        "04-08-14  03:09PM                  403 readme.txt",
+        "10-19-20  03:19PM       <DIR>          pub",
     ];
     texts.map(|text| text.as_bytes().to_vec()).to_vec()
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, LazyLock};
 ///
 /// # Errors
 /// What is wrong with a file.
-pub(super) fn config(tls: &Tls) -> Result<ClientConfig, String> {
+pub(in crate::store) fn config(tls: &Tls) -> Result<ClientConfig, String> {
     let Tls { authorities, identity, unverified } = tls;
     let provider = provider();
     let verifier: Arc<dyn ServerCertVerifier> = match authorities {

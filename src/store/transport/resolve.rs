@@ -20,7 +20,7 @@ const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// A resolver; its clones share what it knows.
 #[derive(Clone)]
-pub(super) struct Resolver(Arc<Mutex<Option<Current>>>);
+pub(in crate::store) struct Resolver(Arc<Mutex<Option<Current>>>);
 
 #[derive(Clone)]
 struct Current {
@@ -45,7 +45,7 @@ impl Current {
 
 impl Resolver {
     /// One that has read nothing yet.
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         Self(Arc::new(Mutex::new(None)))
     }
 
@@ -66,26 +66,20 @@ impl Resolver {
         Ok(fresh)
     }
 
-    async fn addresses(self, name: Name) -> io::Result<std::vec::IntoIter<SocketAddr>> {
-        let found = match name.as_str().parse::<IpAddr>() {
-            Ok(address) => vec![address],
-            Err(_) => {
-                let current = self.current()?;
-                let known = current.in_hosts(name.as_str());
-                if known.is_empty() {
-                    let answer = current.resolver.lookup_ip(name.as_str()).await;
-                    let answer = answer.map_err(|error| {
-                        io::Error::other(format!("failed to lookup address of {name}: {error}"))
-                    })?;
-                    answer.iter().collect()
-                } else {
-                    known
-                }
-            }
-        };
-        // The port is the caller's.
-        let found = found.into_iter().map(|address| SocketAddr::new(address, 0));
-        Ok(found.collect::<Vec<_>>().into_iter())
+    /// The addresses of a name, or the one that it is.
+    pub(in crate::store) async fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return Ok(vec![address]);
+        }
+        let current = self.current()?;
+        let known = current.in_hosts(name);
+        if !known.is_empty() {
+            return Ok(known);
+        }
+        let answer = current.resolver.lookup_ip(name).await.map_err(|error| {
+            io::Error::other(format!("failed to lookup address of {name}: {error}"))
+        })?;
+        Ok(answer.iter().collect())
     }
 }
 
@@ -99,6 +93,12 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(self.clone().addresses(name))
+        let own = self.clone();
+        Box::pin(async move {
+            let found = own.addresses(name.as_str()).await?;
+            // The port is the caller's.
+            let found = found.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(found.collect::<Vec<_>>().into_iter())
+        })
     }
 }

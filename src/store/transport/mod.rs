@@ -1,14 +1,19 @@
-//! The HTTP client below the S3 store: Amazon's SDK brings one, but that one knows no client certificates, does
-//! not see a file of certificates that was replaced, cannot be told to trust a server unseen, and asks the C
-//! library for addresses, which a static program cannot. It promises what the SDK's promises: a failure says
-//! whether it was met before the request could have had an effect.
+//! The HTTP client below the S3 store and those of OpenDAL: both bring one, but those know no client certificates,
+//! do not see a file of certificates that was replaced, cannot be told to trust a server unseen, and ask the C
+//! library for addresses, which a static program cannot. It promises what theirs promise: a failure says
+//! whether it was met before the request could have had an effect. Names and trust are FTP's too.
 
 mod dial;
+mod fetch;
 mod identity;
 mod resolve;
 mod trust;
 
 pub use identity::ClientIdentity;
+
+pub(super) use fetch::{Failure, Fetcher, Unanswered};
+pub(super) use resolve::Resolver;
+pub(super) use trust::config as tls_config;
 
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
@@ -23,6 +28,7 @@ use dial::{Dial, Proxies};
 use http::Uri;
 use http::header::PROXY_AUTHORIZATION;
 use http::uri::Scheme;
+use hyper::body::Incoming;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::error::Error;
@@ -33,6 +39,15 @@ use std::time::Duration;
 /// Connections kept for the next request to a server, and for how long.
 const IDLE_CONNECTIONS: usize = 128;
 const IDLE: Duration = Duration::from_secs(90);
+/// Time for a request and its answer, apart from what its bytes take.
+const ATTEMPT: Duration = Duration::from_secs(30);
+/// What a connection must manage at least, in bytes a second.
+const SLOWEST: u64 = 256 << 10;
+
+/// How long a request that moves so many bytes may take.
+pub(super) fn deadline(bytes: u64) -> Duration {
+    ATTEMPT + Duration::from_secs(bytes / SLOWEST)
+}
 
 /// Whom to trust, and who we are.
 #[derive(Clone, Debug, Default)]
@@ -50,18 +65,10 @@ pub struct Tls {
 /// # Errors
 /// What is wrong with a file that `tls` names.
 pub(super) fn client(tls: &Tls, tls_unused: bool) -> Result<SharedHttpClient, String> {
-    let config = if tls_unused { trust::of_nobody() } else { trust::config(tls)? };
-    let proxies = Proxies::from_environment();
-    let dial = Dial::new(config, proxies.clone());
-    let client = Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .build(dial);
-    Ok(SharedHttpClient::new(Transport { client, proxies }))
+    Transport::new(tls, tls_unused).map(SharedHttpClient::new)
 }
 
-/// One pool of connections for all that the SDK asks.
+/// One pool of connections for all that a store asks.
 #[derive(Clone)]
 struct Transport {
     client: Client<Dial, SdkBody>,
@@ -87,16 +94,13 @@ impl HttpClient for Transport {
 
 impl HttpConnector for Transport {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let mut request = match request.try_into_http1x() {
+        let request = match request.try_into_http1x() {
             Ok(request) => request,
             Err(error) => {
                 return HttpConnectorFuture::ready(Err(ConnectorError::user(error.into())));
             }
         };
-        if let Some(authorization) = self.forward_authorization(request.uri()) {
-            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
-        }
-        let answer = self.client.request(request);
+        let answer = self.send(request);
         HttpConnectorFuture::new(async move {
             let answer = answer.await.map_err(classified)?;
             HttpResponse::try_from(answer.map(SdkBody::from_body_1_x))
@@ -106,6 +110,29 @@ impl HttpConnector for Transport {
 }
 
 impl Transport {
+    fn new(tls: &Tls, tls_unused: bool) -> Result<Self, String> {
+        let config = if tls_unused { trust::of_nobody() } else { trust::config(tls)? };
+        let proxies = Proxies::from_environment();
+        let dial = Dial::new(config, proxies.clone());
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(dial);
+        Ok(Self { client, proxies })
+    }
+
+    /// Sends a request; the answer's body is still to come.
+    fn send(
+        &self,
+        mut request: http::Request<SdkBody>,
+    ) -> impl Future<Output = Result<http::Response<Incoming>, legacy::Error>> + use<> {
+        if let Some(authorization) = self.forward_authorization(request.uri()) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
+        }
+        self.client.request(request)
+    }
+
     /// What a proxy wants to see on each request; where it is a tunnel, the tunnel said it.
     fn forward_authorization(&self, uri: &Uri) -> Option<http::HeaderValue> {
         if uri.scheme() != Some(&Scheme::HTTP) {
