@@ -10,6 +10,7 @@ mod process;
 mod url;
 mod world;
 
+use crate::store::WebIdentity;
 use std::path::{Path, PathBuf};
 
 pub use self::url::{InvalidUrl, StoreBase, VolumeUrl};
@@ -79,6 +80,16 @@ pub fn host_name() -> String {
 pub fn temporary_directory() -> PathBuf {
     let usual = || PathBuf::from(if Path::new("/var/tmp").is_dir() { "/var/tmp" } else { "/tmp" });
     std::env::var_os("TMPDIR").filter(|path| !path.is_empty()).map_or_else(usual, PathBuf::from)
+}
+
+/// The token that pods of clouds get in place of keys, if the variables that Amazon's SDKs read name one.
+pub fn web_identity() -> Option<WebIdentity> {
+    Some(WebIdentity {
+        token_file: variable("AWS_WEB_IDENTITY_TOKEN_FILE")?.into(),
+        role: variable("AWS_ROLE_ARN")?,
+        session: variable("AWS_ROLE_SESSION_NAME"),
+        endpoint: variable("AWS_ENDPOINT_URL_STS"),
+    })
 }
 
 /// An environment variable, if it is set, not empty, and text.

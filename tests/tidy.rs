@@ -23,6 +23,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("aws_sdk_s3", &["src/store/s3"]),
     ("aws_config", &["src/store/s3"]),
     ("aws_credential_types", &["src/store/s3"]),
+    ("aws_sdk_sts", &["src/store/s3"]),
     ("aws_smithy", &["src/store/s3", "src/store/transport/"]),
     ("opendal", &["src/store/remote/", "src/store/transport/fetch.rs"]),
     ("reqsign_google", &["src/store/remote/"]),

@@ -35,6 +35,7 @@ mod s3;
 mod s3_connect;
 mod s3_errors;
 mod s3_files;
+mod s3_identity;
 mod throttle;
 mod transport;
 
@@ -65,6 +66,7 @@ pub use retry_files::RetryFiles;
 pub use s3::S3Store;
 pub use s3_connect::{ListVersion, Listing, PART_LIMIT, Profile, S3Config, S3Credentials, S3Keys};
 pub use s3_errors::NO_CREDENTIALS;
+pub use s3_identity::WebIdentity;
 pub use throttle::{Rate, Throttle};
 pub use transport::{ClientIdentity, Tls};
 

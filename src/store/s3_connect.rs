@@ -1,9 +1,13 @@
 //! How to reach a bucket: endpoint, region, credentials, trust, and the ways of the server's family.
 
+use super::s3_identity::{TokenCredentials, WebIdentity};
 use super::transport::{self, Tls};
 use super::{StoreError, StoreErrorKind};
-use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::environment::{
+    EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider,
+};
 use aws_config::identity::IdentityCache;
+use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
@@ -40,6 +44,8 @@ pub struct S3Config {
     pub profile: Option<Profile>,
     /// Who asks.
     pub credentials: S3Credentials,
+    /// The token that stands for credentials if neither the environment nor a profile has any.
+    pub web_identity: Option<WebIdentity>,
     /// How to list.
     pub listing: Listing,
     /// Parts that an upload may have.
@@ -70,6 +76,7 @@ impl Default for S3Config {
             tls: Tls::default(),
             profile: None,
             credentials: S3Credentials::Found,
+            web_identity: None,
             listing: Listing { version: ListVersion::V2, encoded: true },
             part_limit: PART_LIMIT,
             batch_deletes: true,
@@ -176,7 +183,9 @@ pub(super) async fn client(config: S3Config) -> Result<(Client, String), StoreEr
     let http = transport::client(tls, tls_unused).map_err(invalid)?;
     let region = config.region.map(Region::new);
     let shared = match config.credentials {
-        S3Credentials::Found => found(http, region, endpoint.as_deref(), config.profile).await,
+        S3Credentials::Found => {
+            found(http, region, endpoint.as_deref(), config.profile, config.web_identity).await
+        }
         credentials => given(http, region, credentials),
     };
     let endpoint = endpoint.or_else(|| shared.endpoint_url().map(str::to_owned));
@@ -207,6 +216,7 @@ async fn found(
     region: Option<Region>,
     endpoint: Option<&str>,
     profile: Option<Profile>,
+    web_identity: Option<WebIdentity>,
 ) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
     // Not the SDK's whole chain: its last link asks the machine's metadata service, which most
@@ -216,15 +226,33 @@ async fn found(
         .or_else(ProfileFileRegionProvider::new())
         .or_else(Region::new("us-east-1"));
     let region = chain.region().await;
+    // For a profile that assumes a role, which asks a server.
+    let settings =
+        ProviderConfig::without_region().with_region(region.clone()).with_http_client(http.clone());
+    let mut provider = ProfileFileCredentialsProvider::builder().configure(&settings);
+    let mut named = false;
     if let Some(Profile { name, over_environment }) = profile {
-        if over_environment {
-            // For a profile that assumes a role, which asks a server.
-            let settings =
-                ProviderConfig::without_region().with_region(region.clone()).with_http_client(http);
-            let provider = ProfileFileCredentialsProvider::builder().configure(&settings);
-            loader = loader.credentials_provider(provider.profile_name(&name).build());
-        }
+        provider = provider.profile_name(&name);
         loader = loader.profile_name(name);
+        named = over_environment;
+    }
+    if named {
+        loader = loader.credentials_provider(provider.build());
+    } else if let Some(identity) = web_identity {
+        // In the order of the SDK's own chain.
+        let settings = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .region(region.clone())
+            .no_credentials()
+            .load()
+            .await;
+        let token = TokenCredentials::new(identity, &settings, endpoint);
+        let chain = CredentialsProviderChain::first_try(
+            "environment",
+            EnvironmentVariableCredentialsProvider::new(),
+        );
+        let chain = chain.or_else("profile", provider.build()).or_else("web identity", token);
+        loader = loader.credentials_provider(chain);
     }
     loader = loader.region(region);
     if let Some(endpoint) = endpoint {

@@ -2,6 +2,7 @@
 //! somebody who is woken up by them.
 
 use super::StoreErrorKind;
+use super::s3_identity::FAILED;
 
 /// What an error says when there are no credentials to send a request with.
 pub const NO_CREDENTIALS: &str = "no credentials were found";
@@ -77,6 +78,11 @@ pub(super) fn remedy(
     plain: bool,
     why: String,
 ) -> String {
+    if kind == StoreErrorKind::Denied && why.starts_with(FAILED) {
+        return format!(
+            "{why}: check AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN, and whom the role's provider trusts"
+        );
+    }
     if kind == StoreErrorKind::Denied && code.is_none() && status.is_none() {
         return format!(
             "{NO_CREDENTIALS} ({why}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a --profile"

@@ -179,6 +179,7 @@ impl Common {
                 .given
                 .as_ref()
                 .map_or(S3Credentials::Found, |given| given.credentials.clone()),
+            web_identity: config::web_identity().filter(|_| self.given.is_none()),
             ..S3Config::default()
         })
     }

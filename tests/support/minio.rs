@@ -56,15 +56,20 @@ impl Minio {
 
     /// The same at another address of this machine.
     pub(crate) fn start_at(address: IpAddr) -> Self {
-        Self::launch(address, None)
+        Self::launch(address, None, &[])
     }
 
     /// The same; with a directory of `public.crt` and `private.key` it speaks TLS.
     pub(crate) fn start_with(certificates: Option<&Path>) -> Self {
-        Self::launch(LOOPBACK, certificates)
+        Self::launch(LOOPBACK, certificates, &[])
     }
 
-    fn launch(listen: IpAddr, certificates: Option<&Path>) -> Self {
+    /// The same with variables in its environment.
+    pub(crate) fn start_told(variables: &[(&str, &str)]) -> Self {
+        Self::launch(LOOPBACK, None, variables)
+    }
+
+    fn launch(listen: IpAddr, certificates: Option<&Path>, variables: &[(&str, &str)]) -> Self {
         let program = program();
         assert!(program.exists(), "{} is missing: run `make tools`", program.display());
         let data = tempfile::tempdir().expect("a temporary directory");
@@ -75,8 +80,10 @@ impl Minio {
             let address = free_address_on(listen);
             let certificates = certificates.map(Path::to_owned);
             let secrets = (access_key.clone(), secret_key.clone());
-            let (mut child, thread) =
-                spawn(command(&program, data.path(), address, certificates.as_deref(), &secrets));
+            let mut server =
+                command(&program, data.path(), address, certificates.as_deref(), &secrets);
+            server.envs(variables.iter().copied());
+            let (mut child, thread) = spawn(server);
             if answers(address, &mut child) {
                 let scheme = if certificates.is_some() { "https" } else { "http" };
                 return Self {

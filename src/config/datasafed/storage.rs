@@ -172,6 +172,7 @@ fn bucket(options: &Options<'_>) -> Result<Place, DatasafedError> {
         tls: tls(options)?,
         profile: options.text("profile").map(|name| Profile { name, over_environment: true }),
         credentials: credentials(options)?,
+        web_identity: crate::config::web_identity(),
         listing: listing(options, provider)?,
         part_limit: number(options, "max_upload_parts")?
             .unwrap_or(provider.part_limit)

@@ -1,0 +1,127 @@
+//! Credentials for a token (AssumeRoleWithWebIdentity of Amazon's Security Token Service). The SDK has this too,
+//! but accepts only answers that name the role as Amazon does, which MinIO's do not, and does not say which token of
+//! whom was refused.
+
+use super::s3_errors::root_cause;
+use aws_config::SdkConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_sdk_sts::Client;
+use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+/// How a failure of this begins, for whoever tells what to do about it.
+pub(super) const FAILED: &str = "web identity: ";
+
+/// How sessions are called that nobody gave a name.
+const SESSION: &str = "strongroom";
+
+/// Who asks, by a token that somebody else renews.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebIdentity {
+    /// The file with the token; read for each request for credentials.
+    pub token_file: PathBuf,
+    /// The role that is asked for.
+    pub role: String,
+    /// How the session is called in the provider's logs, unless by the program.
+    pub session: Option<String>,
+    /// Who gives credentials for the token, unless it is the store or Amazon.
+    pub endpoint: Option<String>,
+}
+
+/// Gets credentials for a token.
+#[derive(Debug)]
+pub(super) struct TokenCredentials {
+    identity: WebIdentity,
+    client: Client,
+    place: String,
+}
+
+impl TokenCredentials {
+    /// By settings without an endpoint of the store's; `store` is that one, if it was given. A store that is not
+    /// Amazon's gives credentials itself.
+    pub(super) fn new(identity: WebIdentity, settings: &SdkConfig, store: Option<&str>) -> Self {
+        let own = store.filter(|endpoint| !is_amazon(endpoint));
+        let endpoint = identity.endpoint.as_deref().or(settings.endpoint_url()).or(own);
+        let mut builder = aws_sdk_sts::config::Builder::from(settings);
+        builder.set_endpoint_url(endpoint.map(str::to_owned));
+        let place = endpoint.unwrap_or("Amazon").to_owned();
+        Self { identity, client: Client::from_conf(builder.build()), place }
+    }
+
+    async fn get(&self) -> Result<Credentials, String> {
+        let Self { identity, client, place } = self;
+        let file = identity.token_file.display();
+        let token = tokio::fs::read_to_string(&identity.token_file).await;
+        let token = token.map_err(|error| format!("{FAILED}the token's file {file}: {error}"))?;
+        let session = identity.session.as_deref().unwrap_or(SESSION);
+        let request = client
+            .assume_role_with_web_identity()
+            .role_arn(&identity.role)
+            .role_session_name(session)
+            .web_identity_token(token.trim());
+        let answer = request.send().await.map_err(|error| {
+            let why = match (error.code(), error.message()) {
+                (Some(code), Some(message)) => format!("{code}: {message}"),
+                _ => cause(&error),
+            };
+            let role = &identity.role;
+            format!(
+                "{FAILED}{place} gives nothing for the token in {file} and the role {role}: {why}"
+            )
+        })?;
+        let given = answer.credentials();
+        let given = given.ok_or_else(|| format!("{FAILED}{place} answered without credentials"))?;
+        let expires = SystemTime::try_from(*given.expiration());
+        let expires = expires.map_err(|_| format!("{FAILED}{place} told no time that there is"))?;
+        Ok(Credentials::new(
+            given.access_key_id(),
+            given.secret_access_key(),
+            Some(given.session_token().to_owned()),
+            Some(expires),
+            "WebIdentity",
+        ))
+    }
+}
+
+impl ProvideCredentials for TokenCredentials {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            self.get().await.map_err(CredentialsError::provider_error)
+        })
+    }
+}
+
+fn cause<E: std::error::Error + 'static, R: std::fmt::Debug + 'static>(
+    error: &SdkError<E, R>,
+) -> String {
+    root_cause(error)
+}
+
+/// Whether an endpoint is one of Amazon's, whose stores give no credentials.
+fn is_amazon(endpoint: &str) -> bool {
+    let url = url::Url::parse(endpoint);
+    url.is_ok_and(|url| {
+        url.host_str().is_some_and(|host| {
+            host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn")
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_amazon;
+
+    #[test]
+    fn amazons_endpoints_are_known() {
+        assert!(is_amazon("https://s3.eu-west-1.amazonaws.com"));
+        assert!(is_amazon("https://bucket.s3.cn-north-1.amazonaws.com.cn/"));
+        assert!(!is_amazon("https://amazonaws.com.example.org"));
+        assert!(!is_amazon("http://127.0.0.1:9000") && !is_amazon(""));
+    }
+}
