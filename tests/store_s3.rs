@@ -9,8 +9,8 @@ use std::time::Duration;
 use strongroom::store::conformance::{Options, run};
 use strongroom::store::{
     BoundedFiles, Capabilities, CopySource, ETag, FileStore, Headers, Key, Limit, ListRequest,
-    ListVersion, Listing, Meter, MeterFiles, ObjectMeta, Part, PartCheck, PartsFrom, Prefixed,
-    PutWhen, Rate, Retry, RetryFiles, RetryPolicy, S3Config, S3Store, Store, StoreError,
+    ListVersion, Listing, Meter, MeterFiles, ObjectMeta, Part, PartBody, PartCheck, PartsFrom,
+    Prefixed, PutWhen, Rate, Retry, RetryFiles, RetryPolicy, S3Config, S3Store, Store, StoreError,
     StoreErrorKind, Upload, Version, conformance_files,
 };
 use strongroom::units::ByteRange;
@@ -161,7 +161,7 @@ async fn parts_are_checked_by(store: &S3Store, check: PartCheck) {
     let upload = begun.expect("begun");
     assert_eq!(upload.check, check);
     let body = Bytes::from_static(b"123456789");
-    let part = store.upload_part(&key, &upload, 1, body).await.expect("sent");
+    let part = store.upload_part(&key, &upload, 1, body.into()).await.expect("sent");
     // CRC-32C of these digits is 0xe3069283 (RFC 3720's parameters; the CRC catalogue's check value).
     let sum = (check == PartCheck::Crc32c).then_some("4waSgw==".to_owned());
     assert_eq!(part.crc32c, sum);
@@ -223,7 +223,13 @@ impl FileStore for Lost {
         unreachable!("not asked here")
     }
 
-    async fn upload_part(&self, _: &Key, _: &Upload, _: u32, _: Bytes) -> Result<Part, StoreError> {
+    async fn upload_part(
+        &self,
+        _: &Key,
+        _: &Upload,
+        _: u32,
+        _: PartBody,
+    ) -> Result<Part, StoreError> {
         unreachable!("not asked here")
     }
 

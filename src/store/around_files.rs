@@ -3,8 +3,8 @@
 
 use super::files::CopySource;
 use super::{
-    ETag, FileStore, Headers, Key, Limit, Meter, ObjectMeta, Part, PartsFrom, Rate, StoreError,
-    Upload, Version,
+    ETag, FileStore, Headers, Key, Limit, Meter, ObjectMeta, Part, PartBody, PartsFrom, Rate,
+    StoreError, Upload, Version,
 };
 use crate::units::ByteRange;
 use async_trait::async_trait;
@@ -37,9 +37,9 @@ impl BoundedFiles {
         Self { inner, limit, rate }
     }
 
-    async fn pay(&self, body: &Bytes) {
+    async fn pay(&self, bytes: u64) {
         if let Some(rate) = &self.rate {
-            rate.pay(body.len() as u64).await;
+            rate.pay(bytes).await;
         }
     }
 }
@@ -75,9 +75,9 @@ impl FileStore for MeterFiles {
         key: &Key,
         upload: &Upload,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<Part, StoreError> {
-        let length = body.len() as u64;
+        let length = body.length();
         let request = self.inner.upload_part(key, upload, number, body);
         self.meter.count(0, |_| length, request).await
     }
@@ -143,7 +143,7 @@ impl FileStore for BoundedFiles {
         body: Bytes,
         headers: &Headers,
     ) -> Result<ETag, StoreError> {
-        self.pay(&body).await;
+        self.pay(body.len() as u64).await;
         let _permit = self.limit.permit().await;
         self.inner.put_file(key, body, headers).await
     }
@@ -168,9 +168,9 @@ impl FileStore for BoundedFiles {
         key: &Key,
         upload: &Upload,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<Part, StoreError> {
-        self.pay(&body).await;
+        self.pay(body.length()).await;
         let _permit = self.limit.permit().await;
         self.inner.upload_part(key, upload, number, body).await
     }

@@ -56,11 +56,11 @@ async fn parts(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
     };
     let upload = ok(files.begin_upload(&key, &given, PartsFrom::Here).await)?;
     let body = |number: u8, size| Bytes::from(vec![number; size]);
-    ok(files.upload_part(&key, &upload, 2, body(9, PART)).await)?;
+    ok(files.upload_part(&key, &upload, 2, body(9, PART).into()).await)?;
     let sizes = [(3, 17), (1, PART), (2, PART)];
     let sent = sizes.map(|(number, size)| {
         let body = body(u8::try_from(number).unwrap_or_default(), size);
-        files.upload_part(&key, &upload, number, body)
+        files.upload_part(&key, &upload, number, body.into())
     });
     let sent: Vec<Part> = ok(join_all(sent).await.into_iter().collect())?;
     ensure(content(store, &key).await? == b"the former one"[..], || {
@@ -81,7 +81,7 @@ async fn parts(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
 async fn given_up(store: &dyn Store, files: &dyn FileStore) -> Result<(), String> {
     let key = key("given up")?;
     let upload = ok(files.begin_upload(&key, &Headers::default(), PartsFrom::Here).await)?;
-    let part = ok(files.upload_part(&key, &upload, 1, Bytes::from_static(b"x")).await)?;
+    let part = ok(files.upload_part(&key, &upload, 1, Bytes::from_static(b"x").into()).await)?;
     ok(files.abort_upload(&key, &upload).await)?;
     ok(files.abort_upload(&key, &upload).await)?;
     for gone in [upload, Upload { id: "never-begun".to_owned(), check: PartCheck::Md5 }] {

@@ -13,6 +13,10 @@ use crate::units::ByteRange;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What is read at once of a part that is not in memory, in bytes.
+pub(super) const PIECE: usize = 256 << 10;
 
 /// What is stored beside an object's bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +52,72 @@ pub enum PartCheck {
     Md5,
     /// CRC-32C, some thirty times faster on both sides.
     Crc32c,
+}
+
+/// The bytes of a part on its way.
+#[derive(Clone)]
+pub enum PartBody {
+    /// In memory.
+    Memory(Bytes),
+    /// Somewhere else, from where they are read when they are sent.
+    Kept(Arc<dyn KeptPart>),
+}
+
+/// Bytes that are more than memory is to hold.
+pub trait KeptPart: Send + Sync + 'static {
+    /// How many.
+    fn length(&self) -> u64;
+
+    /// So many of them, from a place on; all of which there are.
+    fn read(&self, at: u64, length: usize) -> std::io::Result<Bytes>;
+}
+
+impl PartBody {
+    /// How many bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Kept(part) => part.length(),
+        }
+    }
+
+    /// All of them, in memory.
+    pub fn bytes(&self) -> std::io::Result<Bytes> {
+        match self {
+            Self::Memory(bytes) => Ok(bytes.clone()),
+            Self::Kept(part) => part.read(0, usize::try_from(part.length()).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// Hands them out from front to back, some at a time.
+    pub fn each(&self, mut take: impl FnMut(&[u8])) -> std::io::Result<()> {
+        let part = match self {
+            Self::Memory(bytes) => {
+                take(bytes);
+                return Ok(());
+            }
+            Self::Kept(part) => part,
+        };
+        let mut at = 0;
+        while at < part.length() {
+            let length = (part.length() - at).min(PIECE as u64);
+            take(&part.read(at, usize::try_from(length).unwrap_or(PIECE))?);
+            at += length;
+        }
+        Ok(())
+    }
+}
+
+impl From<Bytes> for PartBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::Memory(bytes)
+    }
+}
+
+impl std::fmt::Debug for PartBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PartBody({} bytes)", self.length())
+    }
 }
 
 /// A part that the store has.
@@ -106,7 +176,7 @@ pub trait FileStore: Send + Sync + 'static {
         key: &Key,
         upload: &Upload,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<Part, StoreError>;
 
     /// Makes the object of its parts, in order. If this is asked again after the effect was unknown,

@@ -46,7 +46,8 @@ pub use disk_cache::DiskCache;
 pub use error::{StoreError, StoreErrorKind};
 pub use fault::Fault;
 pub use files::{
-    COPY_LIMIT, CopySource, FileStore, Headers, Part, PartCheck, PartsFrom, Upload, Version,
+    COPY_LIMIT, CopySource, FileStore, Headers, KeptPart, Part, PartBody, PartCheck, PartsFrom,
+    Upload, Version,
 };
 pub use ftp::{
     Ftp, FtpConfig, FtpReader, FtpSecurity, FtpWriter, Listed, ListedKind, list_line, machine_line,

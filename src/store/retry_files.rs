@@ -3,7 +3,7 @@
 use super::files::CopySource;
 use super::retry::{Attempts, Effect, Request, reads};
 use super::{
-    ETag, FileStore, Headers, Key, ObjectMeta, Part, PartsFrom, RetryPolicy, StoreError,
+    ETag, FileStore, Headers, Key, ObjectMeta, Part, PartBody, PartsFrom, RetryPolicy, StoreError,
     StoreErrorKind, Upload, Version,
 };
 use crate::units::ByteRange;
@@ -83,10 +83,10 @@ impl FileStore for RetryFiles {
         key: &Key,
         upload: &Upload,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<Part, StoreError> {
         let attempt = || self.inner.upload_part(key, upload, number, body.clone());
-        self.patient_with(body.len() as u64).again(repeats("put", key.as_str()), attempt).await
+        self.patient_with(body.length()).again(repeats("put", key.as_str()), attempt).await
     }
 
     async fn complete_upload(

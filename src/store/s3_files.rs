@@ -1,9 +1,9 @@
 //! Files in the S3 family: headers, uploads in parts, versions.
 
-use super::files::CopySource;
+use super::files::{CopySource, KeptPart, PIECE};
 use super::s3::{S3Store, time};
 use super::{
-    ETag, FileStore, Headers, Key, ObjectMeta, Part, PartCheck, PartsFrom, StoreError,
+    ETag, FileStore, Headers, Key, ObjectMeta, Part, PartBody, PartCheck, PartsFrom, StoreError,
     StoreErrorKind, Upload, Version,
 };
 use crate::units::ByteRange;
@@ -13,12 +13,16 @@ use aws_sdk_s3::types::{
     BucketVersioningStatus, ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart,
     MetadataDirective,
 };
+use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use futures::StreamExt;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 
 /// Deletions at once where each is a request of its own.
 pub(super) const DELETES: usize = 16;
@@ -131,22 +135,41 @@ impl FileStore for S3Store {
         key: &Key,
         upload: &Upload,
         number: u32,
-        body: Bytes,
+        body: PartBody,
     ) -> Result<Part, StoreError> {
-        let length = body.len() as u64;
+        let length = body.length();
+        let (body, check) = (body, upload.check);
+        let kept = |error: std::io::Error| {
+            StoreError::new(StoreErrorKind::Other, "put", key)
+                .with_source(format!("a part that is kept on this machine's disk: {error}"))
+        };
+        let (body, sum) = match &body {
+            PartBody::Memory(_) => checked(body, check).map_err(kept)?,
+            // It is read for it.
+            PartBody::Kept(_) => {
+                let summed = tokio::task::spawn_blocking(move || checked(body, check)).await;
+                summed.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(kept)?
+            }
+        };
         let mut request = self
             .client
             .upload_part()
+            .content_length(i64::try_from(length).unwrap_or(i64::MAX))
             .bucket(&self.bucket)
             .key(key.as_str())
             .upload_id(&upload.id)
             .part_number(i32::try_from(number).unwrap_or(i32::MAX));
-        let mut sum = None;
-        request = match upload.check {
-            PartCheck::Md5 => request.content_md5(digest(&body)),
-            PartCheck::Crc32c => request.checksum_crc32_c(sum.insert(crc32c(&body)).clone()),
+        request = match check {
+            PartCheck::Md5 => request.content_md5(&sum),
+            PartCheck::Crc32c => request.checksum_crc32_c(&sum),
         };
-        let request = request.body(ByteStream::from(body));
+        let sum = (check == PartCheck::Crc32c).then_some(sum);
+        let request = request.body(match body {
+            PartBody::Memory(bytes) => ByteStream::from(bytes),
+            PartBody::Kept(part) => {
+                ByteStream::new(SdkBody::from_body_1_x(Sending { part, at: 0 }))
+            }
+        });
         let request = request.customize().disable_payload_signing().send();
         let output = self.bounded("put", key.as_str(), length, true, request).await?;
         // A server that does not repeat it has not looked at it.
@@ -317,8 +340,51 @@ fn digest(body: &[u8]) -> String {
     BASE64.encode(&Md5::digest(body))
 }
 
-/// The checksum of a body as the family spells it (CRC-32C: RFC 3720, appendix B.4; big-endian).
-fn crc32c(body: &[u8]) -> String {
-    let sum = crc_fast::crc32_iscsi(body);
-    BASE64.encode(&sum.to_be_bytes())
+/// A part's body with what the store checks it by, as the family spells it (CRC-32C: RFC 3720, appendix B.4;
+/// big-endian).
+fn checked(body: PartBody, check: PartCheck) -> std::io::Result<(PartBody, String)> {
+    let sum = match check {
+        PartCheck::Md5 => {
+            let mut sum = Md5::new();
+            body.each(|piece| sum.update(piece))?;
+            BASE64.encode(&sum.finalize())
+        }
+        PartCheck::Crc32c => {
+            let mut sum = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+            body.each(|piece| sum.update(piece))?;
+            // It has 32 bits.
+            BASE64.encode(&(sum.finalize() as u32).to_be_bytes())
+        }
+    };
+    Ok((body, sum))
+}
+
+/// A part that is read while it is sent.
+struct Sending {
+    part: Arc<dyn KeptPart>,
+    at: u64,
+}
+
+impl http_body::Body for Sending {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+        let left = self.part.length() - self.at;
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        let length = left.min(PIECE as u64);
+        // Short reads of what was written a moment ago.
+        let read = self.part.read(self.at, usize::try_from(length).unwrap_or(PIECE));
+        self.at += length;
+        Poll::Ready(Some(read.map(http_body::Frame::data)))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.part.length() - self.at)
+    }
 }

@@ -9,5 +9,6 @@
 mod error;
 pub mod native;
 pub mod objects;
+pub mod scratch;
 
 pub use error::VolumeError;

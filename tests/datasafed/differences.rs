@@ -123,6 +123,28 @@ fn a_push_takes_at_most_150_mib_of_memory() {
 }
 
 #[test]
+fn parts_that_are_too_large_for_memory_are_not_in_memory() {
+    const MIB: usize = 2_100;
+    let world = World::new(Place::Bucket).encrypted("AES-256-CFB");
+    // Twenty parts, of which the last one has more than 700 MiB.
+    let few = format!("{}max_upload_parts = 20\n", world.configuration(Program::Ours));
+    fs::write(world.local("Ours.conf"), few).expect("written");
+    let peak = peak_of_push(&world, &["push", "-", "x"], MIB);
+    assert!(peak <= 150 << 20, "{peak}");
+    let block = crate::support::random_bytes(9, 1 << 20);
+    let pull = world.call(Program::Ours, Program::Ours, ["pull", "x", "-"]);
+    let mut child = pull.command().spawn().expect("it starts");
+    let mut pipe = child.stdout.take().expect("a pipe");
+    let mut pulled = vec![0; block.len()];
+    for number in 0..MIB {
+        pipe.read_exact(&mut pulled).expect("so much was pushed");
+        assert!(pulled == block, "MiB {number}");
+    }
+    assert_eq!(pipe.read(&mut pulled).expect("the end"), 0);
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
 fn a_pull_goes_on_where_the_connection_broke() {
     let world = World::new(Place::Bucket).encrypted("AES-256-CFB");
     let content = crate::support::random_bytes(4, 40 << 20);

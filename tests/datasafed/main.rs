@@ -13,6 +13,7 @@ mod differences;
 mod generator;
 mod google_parts;
 mod programs;
+mod providers;
 mod remotes;
 mod scripts;
 mod servers;

@@ -30,7 +30,6 @@ mod names;
 mod opening;
 mod overlay;
 mod reading;
-mod scratch;
 mod storing;
 mod table;
 

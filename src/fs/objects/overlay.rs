@@ -3,8 +3,8 @@
 //! The invariant: extents do not overlap, none is empty, and none reaches beyond the size; what no extent covers
 //! is the store's up to `base_end`, and zeros from there on.
 
-use super::scratch::Scratch;
 use crate::units::ByteRange;
+use crate::volume::scratch::Scratch;
 use crate::world::Entropy;
 use std::collections::BTreeMap;
 use std::io;

@@ -56,7 +56,9 @@ impl Storage {
         let files = files.map_err(|error| failure(error.into()))?;
         let base = paths::base(&settings::base_path())?;
         let key = settings::encryption(&conf)?.map(Arc::new);
-        Ok(Self { conf, layout: Layout::new(files, key, world.entropy), afterwards, base })
+        let layout = Layout::new(files, key, world.entropy);
+        let layout = layout.with_scratch(config::temporary_directory());
+        Ok(Self { conf, layout, afterwards, base })
     }
 
     /// Where a path of the command line is.

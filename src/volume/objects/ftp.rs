@@ -403,7 +403,8 @@ async fn send(
     loop {
         let step = async {
             match pieces.recv().await {
-                Some(Piece::Part(bytes, _share)) => {
+                Some(Piece::Part(body, _share)) => {
+                    let bytes = body.bytes().map_err(ObjectsError::Source)?;
                     writer.write(&bytes).await?;
                     Ok(true)
                 }

@@ -8,6 +8,7 @@ use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::world::{Entropy, Timestamp};
 use bytes::Bytes;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, channel};
@@ -21,6 +22,7 @@ pub struct Layout {
     files: Arc<dyn Files>,
     key: Option<Arc<StreamKey>>,
     entropy: Arc<dyn Entropy>,
+    scratch: PathBuf,
 }
 
 impl Layout {
@@ -30,7 +32,12 @@ impl Layout {
         key: Option<Arc<StreamKey>>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
-        Self { files, key, entropy }
+        Self { files, key, entropy, scratch: PathBuf::from("/tmp") }
+    }
+
+    /// The same with another directory than /tmp for what is too large for memory.
+    pub fn with_scratch(self, scratch: PathBuf) -> Self {
+        Self { scratch, ..self }
     }
 
     /// Whether files are in datasafed's form.
@@ -87,11 +94,13 @@ impl Layout {
         let plan = self.files.plan(size.map(|size| size.saturating_add(overhead)));
         let (out, pieces) = channel(1);
         let (key, entropy) = (self.key.clone(), self.entropy.clone());
+        let scratch = self.scratch.clone();
         let runtime = Handle::current();
         // Not waited for: it may sit in a read of standard input that never ends.
         drop(tokio::task::spawn_blocking(move || {
             let encryptor = parts::encryptor(key.as_deref(), &*entropy);
-            let mut writer = PartWriter::new(plan, out, runtime, encryptor);
+            let rest = (&*scratch, &*entropy);
+            let mut writer = PartWriter::new(plan, out, runtime, encryptor, rest);
             match produce(&mut writer) {
                 Ok(()) => writer.finish(),
                 Err(error) => writer.fail(error),

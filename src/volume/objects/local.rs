@@ -160,7 +160,10 @@ fn copy(
 ) -> Result<(), ObjectsError> {
     loop {
         match pieces.blocking_recv() {
-            Some(Piece::Part(bytes, _)) => out.write_all(&bytes).map_err(&failed)?,
+            Some(Piece::Part(body, _)) => {
+                let bytes = body.bytes().map_err(ObjectsError::Source)?;
+                out.write_all(&bytes).map_err(&failed)?;
+            }
             Some(Piece::End) => return Ok(()),
             Some(Piece::Failed(error)) => return Err(ObjectsError::Source(error)),
             None => return Err(ObjectsError::Ended),

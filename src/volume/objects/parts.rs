@@ -2,12 +2,16 @@
 //!
 //! A store takes 10,000 parts of an object, and nobody knows how long a pipe will be. So parts grow: 8 MiB
 //! at first, so that small streams go side by side, and larger ones later. All buffers together stay
-//! within one budget until a stream of unknown length is beyond some 680 GiB; only then parts are
-//! larger than that, since a backup that fails after so much is worse than a process of a gigabyte.
+//! within one budget. Parts that are larger than all of it, as a stream needs them beyond some 680 GiB, are kept
+//! enciphered in a file without a name until they are stored.
 
 use crate::crypto::datasafed::{Encryptor, StreamKey};
+use crate::store::{KeptPart, PartBody};
+use crate::volume::scratch::Scratch;
+use crate::world::Entropy;
 use bytes::Bytes;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
@@ -56,10 +60,17 @@ impl Plan {
         }
     }
 
+    /// Whether a part of so many bytes is kept outside memory.
+    fn keeps(self, size: usize) -> bool {
+        matches!(self, Self::Parts { keeps_one: false, .. }) && size > BUDGET * MIB
+    }
+
     /// What a part of so many bytes takes of the budget, in MiB: never so much that the next one cannot be filled.
     fn share(self, size: usize) -> usize {
         let most = match self {
             Self::Parts { keeps_one: true, .. } => BUDGET / 2,
+            // One is filled while another one is stored.
+            _ if self.keeps(size) => BUDGET / 2,
             _ => BUDGET,
         };
         size.div_ceil(MIB).min(most)
@@ -79,7 +90,7 @@ impl Plan {
 #[derive(Debug)]
 pub enum Piece {
     /// The next bytes, and their share of the budget, to be kept until they are stored.
-    Part(Bytes, OwnedSemaphorePermit),
+    Part(PartBody, OwnedSemaphorePermit),
     /// That was all.
     End,
     /// There will be no more, for this reason: nothing is to be stored.
@@ -95,20 +106,64 @@ pub struct PartWriter<'k> {
     runtime: Handle,
     encryptor: Option<Encryptor<'k>>,
     /// The part that is being filled, and its share.
-    current: Option<(Vec<u8>, OwnedSemaphorePermit)>,
+    current: Option<(Filling, OwnedSemaphorePermit)>,
     number: u32,
+    scratch: &'k Path,
+    entropy: &'k dyn Entropy,
+}
+
+/// A part that is being filled: what is in memory of it, and what is not.
+struct Filling {
+    buffer: Vec<u8>,
+    kept: Option<Scratch>,
+}
+
+impl Filling {
+    /// Bytes that are kept elsewhere.
+    fn kept(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| usize::try_from(kept.end()).unwrap_or(usize::MAX))
+    }
+
+    /// Bytes so far.
+    fn length(&self) -> usize {
+        self.kept() + self.buffer.len()
+    }
+
+    /// Keeps what is in memory elsewhere, if that is where this part is.
+    fn keep(&mut self) -> io::Result<()> {
+        if let Some(kept) = &mut self.kept {
+            kept.append(std::mem::take(&mut self.buffer))?;
+        }
+        Ok(())
+    }
+}
+
+/// A part in a file.
+struct Kept(Scratch);
+
+impl KeptPart for Kept {
+    fn length(&self) -> u64 {
+        self.0.end()
+    }
+
+    fn read(&self, at: u64, length: usize) -> io::Result<Bytes> {
+        self.0.read(at, length).map(Bytes::from)
+    }
 }
 
 impl<'k> PartWriter<'k> {
-    /// For one stream. With a key the IV is written first.
+    /// For one stream. With a key the IV is written first. Parts that are too large for memory go to files in
+    /// `scratch`.
     pub(super) fn new(
         plan: Plan,
         out: Sender<Piece>,
         runtime: Handle,
         encryptor: Option<Encryptor<'k>>,
+        (scratch, entropy): (&'k Path, &'k dyn Entropy),
     ) -> Self {
         let budget = Arc::new(Semaphore::new(BUDGET));
-        Self { plan, budget, out, runtime, encryptor, current: None, number: 0 }
+        let (current, number) = (None, 0);
+        Self { plan, budget, out, runtime, encryptor, current, number, scratch, entropy }
     }
 
     /// Writes everything that a source gives, read straight into the parts. Returns how many bytes.
@@ -154,7 +209,7 @@ impl<'k> PartWriter<'k> {
 
     fn take_room(&mut self) -> io::Result<(&mut Vec<u8>, usize)> {
         let size = self.plan.size(self.number.max(1));
-        if self.current.as_ref().is_some_and(|(buffer, _)| buffer.len() >= size) {
+        if self.current.as_ref().is_some_and(|(part, _)| part.length() >= size) {
             self.hand_over()?;
         }
         if self.current.is_none() {
@@ -164,11 +219,32 @@ impl<'k> PartWriter<'k> {
             let budget = self.budget.clone();
             let permit = self.runtime.block_on(budget.acquire_many_owned(share));
             let permit = permit.map_err(io::Error::other)?;
-            self.current = Some((Vec::new(), permit));
+            let kept = match self.plan.keeps(size) {
+                true => Some(Scratch::create(self.scratch, self.entropy).map_err(self.kept())?),
+                false => None,
+            };
+            self.current = Some((Filling { buffer: Vec::new(), kept }, permit));
         }
-        let size = self.plan.size(self.number);
-        let (buffer, _) = self.current.as_mut().expect("it was made above");
-        Ok((buffer, size))
+        let mut size = self.plan.size(self.number);
+        let (part, _) = self.current.as_mut().expect("it was made above");
+        if part.kept.is_some() {
+            size = (size - part.kept()).min(MIB);
+        }
+        Ok((&mut part.buffer, size))
+    }
+
+    /// What to say of a file that cannot be had or written.
+    fn kept(&self) -> impl Fn(io::Error) -> io::Error + use<> {
+        let text = format!(
+            "a part of {} MiB is kept in {} until it is stored",
+            self.plan.size(self.number) / MIB,
+            self.scratch.display()
+        );
+        move |error| {
+            io::Error::other(format!(
+                "{text}: {error}: make room there, or set TMPDIR to another place"
+            ))
+        }
     }
 
     /// The IV goes before the first byte, also of an empty file.
@@ -184,16 +260,25 @@ impl<'k> PartWriter<'k> {
     /// Enciphers what was put into the buffer from `start` on, and hands it over if it is full.
     fn written(&mut self, start: usize) -> io::Result<()> {
         let size = self.plan.size(self.number);
-        let Some((buffer, _)) = &mut self.current else { return Ok(()) };
+        let failed = self.kept();
+        let Some((part, _)) = &mut self.current else { return Ok(()) };
         if let Some(encryptor) = &mut self.encryptor {
-            encryptor.update(&mut buffer[start..]);
+            encryptor.update(&mut part.buffer[start..]);
         }
-        if buffer.len() >= size { self.hand_over() } else { Ok(()) }
+        if part.length() >= size {
+            return self.hand_over();
+        }
+        if part.buffer.len() >= MIB { part.keep().map_err(failed) } else { Ok(()) }
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
-        let Some((buffer, permit)) = self.current.take() else { return Ok(()) };
-        let sent = self.out.blocking_send(Piece::Part(Bytes::from(buffer), permit));
+        let Some((mut part, permit)) = self.current.take() else { return Ok(()) };
+        part.keep().map_err(self.kept())?;
+        let body = match part.kept {
+            Some(kept) => PartBody::Kept(Arc::new(Kept(kept))),
+            None => PartBody::Memory(Bytes::from(part.buffer)),
+        };
+        let sent = self.out.blocking_send(Piece::Part(body, permit));
         sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -219,7 +304,7 @@ impl Write for PartWriter<'_> {
 /// Starts the enciphering of a file, if there is a key.
 pub(super) fn encryptor<'k>(
     key: Option<&'k StreamKey>,
-    entropy: &dyn crate::world::Entropy,
+    entropy: &dyn Entropy,
 ) -> Option<Encryptor<'k>> {
     key.map(|key| key.encryptor(entropy))
 }

@@ -323,7 +323,8 @@ async fn upload(
     loop {
         let step = async {
             match transfer::next(&mut pieces).await? {
-                Some((bytes, share)) => {
+                Some((body, share)) => {
+                    let bytes = body.bytes().map_err(ObjectsError::Source)?;
                     let bytes = Bytes::from_owner(Held { bytes, _share: share });
                     upload.write(bytes).await?;
                     Ok(true)

@@ -5,7 +5,8 @@ use super::bucket::Requests;
 use super::parts::Piece;
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
-    ETag, Fetched, Headers, Key, Object, Part, PartsFrom, Store, StoreError, StoreErrorKind, Upload,
+    ETag, Fetched, Headers, Key, Object, Part, PartBody, PartsFrom, Store, StoreError,
+    StoreErrorKind, Upload,
 };
 use crate::units::ByteRange;
 use bytes::Bytes;
@@ -130,6 +131,7 @@ impl Transfer {
             }
         };
         let Some(second) = next(&mut pieces).await? else {
+            let first = first.bytes().map_err(ObjectsError::Source)?;
             return Ok(self.requests.files.put_file(&self.key, first, &headers).await?);
         };
         self.in_parts(headers, vec![(first, share), second], pieces).await
@@ -148,7 +150,7 @@ impl Transfer {
     async fn in_parts(
         &self,
         headers: Headers,
-        begun: Vec<(Bytes, OwnedSemaphorePermit)>,
+        begun: Vec<(PartBody, OwnedSemaphorePermit)>,
         pieces: Receiver<Piece>,
     ) -> Result<ETag, ObjectsError> {
         let upload = self.requests.files.begin_upload(&self.key, &headers, PartsFrom::Here).await?;
@@ -177,10 +179,10 @@ impl Transfer {
     async fn send_parts(
         &self,
         upload: &Upload,
-        begun: Vec<(Bytes, OwnedSemaphorePermit)>,
+        begun: Vec<(PartBody, OwnedSemaphorePermit)>,
         mut pieces: Receiver<Piece>,
     ) -> Result<Vec<Part>, ObjectsError> {
-        let send = async |number: u32, body: Bytes, share| {
+        let send = async |number: u32, body: PartBody, share| {
             let part = self.requests.files.upload_part(&self.key, upload, number, body).await;
             drop(share);
             part.map(|part| (number, part))
@@ -238,7 +240,7 @@ impl Drop for Guard<'_> {
 
 pub(super) async fn next(
     pieces: &mut Receiver<Piece>,
-) -> Result<Option<(Bytes, OwnedSemaphorePermit)>, ObjectsError> {
+) -> Result<Option<(PartBody, OwnedSemaphorePermit)>, ObjectsError> {
     match pieces.recv().await {
         Some(Piece::Part(body, share)) => Ok(Some((body, share))),
         Some(Piece::End) => Ok(None),

@@ -259,7 +259,7 @@ impl Writer {
                 none.map_err(|_| ObjectsError::Ended)?
             }
         };
-        let sent = leaving.pieces.send(Piece::Part(Bytes::from(part), share)).await;
+        let sent = leaving.pieces.send(Piece::Part(Bytes::from(part).into(), share)).await;
         if sent.is_err() {
             // The task has its reason.
             return Err(ended(leaving.task).await);

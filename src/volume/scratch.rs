@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 type Cipher = ctr::Ctr128BE<Aes256>;
 
 /// A file of its own key.
-pub(super) struct Scratch {
+pub struct Scratch {
     file: File,
     key: Zeroizing<[u8; 32]>,
     end: u64,
@@ -25,7 +25,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// A new one in a directory.
-    pub(super) fn create(directory: &Path, entropy: &dyn Entropy) -> io::Result<Self> {
+    pub fn create(directory: &Path, entropy: &dyn Entropy) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
         // Gone with the last descriptor, also after kill -9.
@@ -46,7 +46,7 @@ impl Scratch {
     }
 
     /// Bytes that were ever written.
-    pub(super) fn end(&self) -> u64 {
+    pub fn end(&self) -> u64 {
         self.end
     }
 
@@ -57,7 +57,7 @@ impl Scratch {
     }
 
     /// Writes bytes; returns where they are.
-    pub(super) fn append(&mut self, mut data: Vec<u8>) -> io::Result<u64> {
+    pub fn append(&mut self, mut data: Vec<u8>) -> io::Result<u64> {
         let at = self.end;
         self.apply(at, &mut data);
         // Before it is tried: what a failed write has left there is not written over.
@@ -67,7 +67,7 @@ impl Scratch {
     }
 
     /// Reads what was written.
-    pub(super) fn read(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    pub fn read(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
         let mut data = vec![0; length];
         self.file.read_exact_at(&mut data, at)?;
         self.apply(at, &mut data);
