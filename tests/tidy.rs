@@ -26,6 +26,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("aws_sdk_sts", &["src/store/s3"]),
     ("aws_smithy", &["src/store/s3", "src/store/transport/"]),
     ("opendal", &["src/store/remote/", "src/store/transport/fetch.rs"]),
+    ("reqsign_core", &["src/store/remote/"]),
     ("reqsign_google", &["src/store/remote/"]),
     ("suppaftp", &["src/store/ftp/"]),
     ("clap", &["src/tool/"]),

@@ -2,6 +2,7 @@
 
 use super::files::CopySource;
 use super::retry::{Attempts, Effect, Request, reads};
+use super::transport::deadline;
 use super::{
     ETag, FileStore, Headers, Key, ObjectMeta, Part, PartBody, PartsFrom, RetryPolicy, StoreError,
     StoreErrorKind, Upload, Version,
@@ -12,7 +13,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 /// The decorator.
 pub struct RetryFiles {
@@ -36,11 +36,10 @@ impl RetryFiles {
 }
 
 impl RetryFiles {
-    /// Patient with a request that moves so many bytes, here or in the store: a second for each so many more.
+    /// Patient with a request that moves so many bytes, here or in the store: as long again as one attempt may take.
     fn patient_with(&self, bytes: u64) -> Attempts {
-        const A_SECOND: u64 = 2 << 20;
         let Attempts { policy, entropy } = &self.patient;
-        let deadline = policy.deadline + Duration::from_secs(bytes / A_SECOND);
+        let deadline = policy.deadline + deadline(bytes);
         Attempts { policy: RetryPolicy { deadline, ..*policy }, entropy: entropy.clone() }
     }
 }

@@ -7,6 +7,7 @@
 use super::s3_connect::{self, ListVersion, Listing, S3Config};
 use super::s3_errors::{by_answer, is_of_place, is_tls, remedy, root_cause};
 use super::s3_files::DELETES;
+use super::s3_identity::UNANSWERED;
 use super::transport::deadline;
 use super::{
     Body, ETag, Fetched, Key, ListPage, ListRequest, Object, ObjectMeta, PutWhen, Store,
@@ -89,8 +90,11 @@ impl S3Store {
         let status = error.raw_response().map(|response| response.status().as_u16());
         let (kind, unknown) = match &error {
             SdkError::ConstructionFailure(_) => {
-                // The SDK found no credentials, or could not get them.
-                (StoreErrorKind::Denied, false)
+                // The SDK found no credentials, or could not get them; or not now.
+                match root_cause(&error).starts_with(UNANSWERED) {
+                    true => (StoreErrorKind::Unavailable, false),
+                    false => (StoreErrorKind::Denied, false),
+                }
             }
             SdkError::TimeoutError(_) => (StoreErrorKind::Unavailable, true),
             SdkError::DispatchFailure(failure) => {

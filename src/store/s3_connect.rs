@@ -1,6 +1,6 @@
 //! How to reach a bucket: endpoint, region, credentials, trust, and the ways of the server's family.
 
-use super::s3_identity::{TokenCredentials, WebIdentity};
+use super::s3_identity::{ProfileCredentials, TokenCredentials, WebIdentity};
 use super::transport::{self, Tls};
 use super::{StoreError, StoreErrorKind};
 use aws_config::environment::{
@@ -251,7 +251,9 @@ async fn found(
             "environment",
             EnvironmentVariableCredentialsProvider::new(),
         );
-        let chain = chain.or_else("profile", provider.build()).or_else("web identity", token);
+        let chain = chain
+            .or_else("profile", ProfileCredentials::new(provider.build()))
+            .or_else("web identity", token);
         loader = loader.credentials_provider(chain);
     }
     loader = loader.region(region);

@@ -119,7 +119,9 @@ impl FileStore for S3Store {
                 Err(error) if error.kind == StoreErrorKind::Invalid => {}
                 // ... and some say nothing of it, and may or may not want checksums at the end.
                 Ok(upload) if upload.check == PartCheck::Md5 => {
-                    self.abort_upload(key, &upload).await?;
+                    if let Err(error) = self.abort_upload(key, &upload).await {
+                        tracing::debug!("an empty upload stays behind: {error}");
+                    }
                 }
                 begun => return begun,
             }

@@ -4,16 +4,20 @@
 
 use super::s3_errors::root_cause;
 use aws_config::SdkConfig;
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_sts::Client;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 /// How a failure of this begins, for whoever tells what to do about it.
 pub(super) const FAILED: &str = "web identity: ";
+/// And of one that may pass by itself.
+pub(super) const UNANSWERED: &str = "web identity, for now: ";
 
 /// How sessions are called that nobody gave a name.
 const SESSION: &str = "strongroom";
@@ -44,7 +48,8 @@ impl TokenCredentials {
     /// Amazon's gives credentials itself.
     pub(super) fn new(identity: WebIdentity, settings: &SdkConfig, store: Option<&str>) -> Self {
         let own = store.filter(|endpoint| !is_amazon(endpoint));
-        let endpoint = identity.endpoint.as_deref().or(settings.endpoint_url()).or(own);
+        let general = settings.endpoint_url().filter(|endpoint| !is_amazon(endpoint));
+        let endpoint = identity.endpoint.as_deref().or(general).or(own);
         let mut builder = aws_sdk_sts::config::Builder::from(settings);
         builder.set_endpoint_url(endpoint.map(str::to_owned));
         let place = endpoint.unwrap_or("Amazon").to_owned();
@@ -93,6 +98,39 @@ impl ProvideCredentials for TokenCredentials {
     {
         future::ProvideCredentials::new(async {
             self.get().await.map_err(CredentialsError::provider_error)
+        })
+    }
+}
+
+/// A profile's credentials, which are not there any more once they were not there: the SDK's own says so only the first
+/// time, and then that it has said it, which ends a chain.
+#[derive(Debug)]
+pub(super) struct ProfileCredentials {
+    inner: ProfileFileCredentialsProvider,
+    absent: AtomicBool,
+}
+
+impl ProfileCredentials {
+    /// Of this profile.
+    pub(super) fn new(inner: ProfileFileCredentialsProvider) -> Self {
+        Self { inner, absent: AtomicBool::new(false) }
+    }
+}
+
+impl ProvideCredentials for ProfileCredentials {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            if self.absent.load(Ordering::Relaxed) {
+                return Err(CredentialsError::not_loaded("the profile has no credentials"));
+            }
+            let given = self.inner.provide_credentials().await;
+            if let Err(CredentialsError::CredentialsNotLoaded(_)) = given {
+                self.absent.store(true, Ordering::Relaxed);
+            }
+            given
         })
     }
 }

@@ -131,6 +131,10 @@ fn parts_that_are_too_large_for_memory_are_not_in_memory() {
     fs::write(world.local("Ours.conf"), few).expect("written");
     let peak = peak_of_push(&world, &["push", "-", "x"], MIB);
     assert!(peak <= 150 << 20, "{peak}");
+    // Parts of 54 MiB, of which no two have room: the first one does not wait for the second.
+    let known = ["push", "--expect-size", "1073741824", "-", "y"];
+    let peak = peak_of_push(&world, &known, 1024);
+    assert!(peak <= 150 << 20, "{peak}");
     let block = crate::support::random_bytes(9, 1 << 20);
     let pull = world.call(Program::Ours, Program::Ours, ["pull", "x", "-"]);
     let mut child = pull.command().spawn().expect("it starts");

@@ -89,6 +89,11 @@ pub(super) fn google(options: &Options<'_>) -> Result<Place, DatasafedError> {
     let (bucket, prefix) = split_root(options, "the bucket")?;
     let given = options.text("service_account_credentials").map(Zeroizing::new);
     let file = options.text("service_account_file");
+    let found = options.flag("env_auth")?.unwrap_or(false);
+    // Where Google's own tools look first.
+    let around = Some(variable("GOOGLE_APPLICATION_CREDENTIALS")).filter(|path| !path.is_empty());
+    let around = around.filter(|_| found).map(|path| path.to_string_lossy().into_owned());
+    let file = file.or(around);
     let credentials = match (given, file) {
         (Some(json), _) => service_account(json, "storage.service_account_credentials")?,
         (None, Some(file)) => {
@@ -100,7 +105,7 @@ pub(super) fn google(options: &Options<'_>) -> Result<Place, DatasafedError> {
             service_account(json, &path)?
         }
         (None, None) if options.flag("anonymous")?.unwrap_or(false) => GoogleCredentials::Anonymous,
-        (None, None) if options.flag("env_auth")?.unwrap_or(false) => GoogleCredentials::Found,
+        (None, None) if found => GoogleCredentials::Found,
         (None, None) => {
             return Err(DatasafedError::new(
                 "no credentials for Google: write service_account_file or service_account_credentials, \

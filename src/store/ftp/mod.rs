@@ -273,6 +273,15 @@ impl Ftp {
         .await
     }
 
+    /// Gives what [`Self::rename`] has put aside its name back, where that is free.
+    pub async fn put_back(&self, aside: &str, to: &str) -> Result<(), StoreError> {
+        self.ask("put", to, |mut session: Session| async move {
+            let done = session.put_back(aside, to).await;
+            (session, done)
+        })
+        .await
+    }
+
     /// The size of a file, if the server tells any.
     pub async fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
         self.ask("head", path, |mut session: Session| async move {

@@ -203,7 +203,10 @@ impl Session {
     async fn refusal<T>(&mut self, begun: Result<T, FtpError>) -> Result<T, FtpError> {
         let Err(error @ FtpError::SecureError(_)) = begun else { return begun };
         match timeout(REFUSAL, self.stream.read_response_in(&[])).await {
-            Ok(Err(refused @ FtpError::UnexpectedResponse(_))) => Err(refused),
+            // Not the word that data may go, after which more would come.
+            Ok(Err(FtpError::UnexpectedResponse(refused))) if refused.status.code() >= 400 => {
+                Err(FtpError::UnexpectedResponse(refused))
+            }
             _ => Err(error),
         }
     }
@@ -282,10 +285,20 @@ impl Session {
                 }
                 agreed(self.stream.rm(&aside).await)
             }
+            // Put aside before, by an attempt that was cut off.
+            (Ok(_), Err(FtpError::UnexpectedResponse(_))) => {
+                agreed(self.stream.rename(&aside, &to).await)?;
+                Err(FtpError::UnexpectedResponse(refused))
+            }
             // Done before: the answer was lost.
             (Err(FtpError::UnexpectedResponse(_)), Ok(there)) if there as u64 == size => Ok(()),
             _ => Err(FtpError::UnexpectedResponse(refused)),
         }
+    }
+
+    pub(super) async fn put_back(&mut self, aside: &str, to: &str) -> Result<(), FtpError> {
+        let (aside, to) = (self.place(aside), self.place(to));
+        self.stream.rename(&aside, &to).await
     }
 
     pub(super) async fn set_modified(

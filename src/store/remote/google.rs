@@ -1,12 +1,14 @@
 //! Google Cloud Storage, in its own protocol, for whoever has a service account rather than keys of HMAC.
 
 use super::{Remote, Tls};
+use crate::store::transport::SIGNED;
 use crate::store::{StoreError, StoreErrorKind};
 use crate::world::Entropy;
 use data_encoding::BASE64;
 use opendal::Operator;
 use opendal::services::Gcs;
-use reqsign_google::{ServiceAccountTokenCredentialProvider, StaticCredentialProvider};
+use reqsign_core::{Context, ProvideCredential};
+use reqsign_google::{Credential, ServiceAccountTokenCredentialProvider, StaticCredentialProvider};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -52,6 +54,25 @@ impl std::fmt::Debug for GoogleCredentials {
     }
 }
 
+/// Tells that a token ends as much earlier as a request that was signed with it may be sent again.
+#[derive(Debug)]
+struct Early(ServiceAccountTokenCredentialProvider);
+
+impl ProvideCredential for Early {
+    type Credential = Credential;
+
+    async fn provide_credential(
+        &self,
+        context: &Context,
+    ) -> reqsign_core::Result<Option<Credential>> {
+        let mut given = self.0.provide_credential(context).await?;
+        if let Some(token) = given.as_mut().and_then(|given| given.token.as_mut()) {
+            token.expires_at = token.expires_at.map(|at| at - SIGNED);
+        }
+        Ok(given)
+    }
+}
+
 impl Remote {
     /// A bucket. Sends no request.
     pub fn google(config: GoogleConfig, entropy: Arc<dyn Entropy>) -> Result<Self, StoreError> {
@@ -74,7 +95,7 @@ impl Remote {
                 builder
                     .disable_config_load()
                     .disable_vm_metadata()
-                    .credential_provider(token.with_scope(SCOPE))
+                    .credential_provider(Early(token.with_scope(SCOPE)))
             }
             GoogleCredentials::Described(json) => builder
                 .disable_config_load()

@@ -77,6 +77,12 @@ impl RemoteUpload<'_> {
         }
     }
 
+    /// Whether a request is under way. If none is, and memory is not released either, then a part has failed unseen.
+    pub fn is_asking(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let failure = self.failure.clone();
+        move || failure.under_way() > 0
+    }
+
     /// Makes the file of what was written.
     pub async fn finish(mut self) -> Result<RemoteFile, StoreError> {
         let closed = self.writer.close().await.map(drop).map_err(|error| self.refused(error));
@@ -89,7 +95,11 @@ impl RemoteUpload<'_> {
         };
         match (closed, found) {
             (_, Ok(found)) if is_ours(&found) => Ok(found),
-            (Err(error), _) | (Ok(()), Err(error)) => Err(error),
+            (Err(error), _) => {
+                self.abort().await;
+                Err(error)
+            }
+            (Ok(()), Err(error)) => Err(error),
             (Ok(()), Ok(found)) => {
                 let error = StoreError::new(StoreErrorKind::Corrupt, "put", self.path);
                 Err(error.with_source(format!(

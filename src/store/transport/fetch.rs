@@ -17,12 +17,14 @@ use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// How long an answer's body may stand still.
 const STALL: Duration = Duration::from_secs(30);
+/// How long the same signed request may be sent: signatures are good for a quarter of an hour.
+pub(in crate::store) const SIGNED: Duration = Duration::from_secs(13 * 60);
 /// The most that an answer may have, in bytes: ranges are asked for, and pages of listings.
 const LONGEST: usize = 64 << 20;
 
@@ -72,6 +74,7 @@ impl Fetcher {
 #[derive(Default)]
 pub(in crate::store) struct Failure {
     failed: CancellationToken,
+    under_way: AtomicUsize,
     why: Mutex<Option<(StoreErrorKind, String)>>,
 }
 
@@ -86,9 +89,30 @@ impl Failure {
         self.why.lock().clone()
     }
 
+    /// Requests whose answer is awaited.
+    pub(in crate::store) fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
     fn note(&self, kind: StoreErrorKind, why: &str) {
         self.why.lock().get_or_insert_with(|| (kind, why.to_owned()));
         self.failed.cancel();
+    }
+}
+
+/// Counts a request as long as it lasts.
+struct Asking<'a>(&'a AtomicUsize);
+
+impl<'a> Asking<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -110,7 +134,8 @@ impl HttpTransport for Fetch {
             true => self.patient,
             false => self.soon,
         };
-        let policy = RetryPolicy::within(patience + deadline(body.len() as u64) - deadline(0));
+        let patience = patience + deadline(body.len() as u64) - deadline(0);
+        let policy = RetryPolicy::within(patience.min(SIGNED));
         let attempts = Attempts { policy, entropy: self.entropy.clone() };
         let asked = retry::Request {
             operation: "ask",
@@ -122,11 +147,12 @@ impl HttpTransport for Fetch {
             let request = Request::from_parts(parts.clone(), body.clone());
             async { self.once(request).await }
         };
+        let _asking = Asking::new(&self.failure.under_way);
         match attempts.again(asked, attempt).await {
             Ok(answer) => {
                 self.answered.store(true, Ordering::Relaxed);
                 let status = answer.status();
-                if status.is_client_error() || status.is_server_error() {
+                if !status.is_success() {
                     self.failure.note(by_status(status), &told(status, answer.body()));
                 }
                 let size = answer.body().len() as u64;

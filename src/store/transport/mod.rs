@@ -11,7 +11,7 @@ mod trust;
 
 pub use identity::ClientIdentity;
 
-pub(super) use fetch::{Failure, Fetcher, Unanswered};
+pub(super) use fetch::{Failure, Fetcher, SIGNED, Unanswered};
 pub(super) use resolve::Resolver;
 pub(super) use trust::config as tls_config;
 

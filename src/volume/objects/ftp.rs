@@ -198,11 +198,11 @@ impl Files for FtpFiles {
         modified: Timestamp,
         pieces: Receiver<Piece>,
     ) -> Result<(), ObjectsError> {
-        match self.file(path).await {
-            Err(error @ ObjectsError::IsDirectory) => return Err(error),
-            Ok(_) | Err(ObjectsError::NotFound) => {}
+        let replaces = match self.file(path).await {
+            Ok(_) => true,
+            Err(ObjectsError::NotFound) => false,
             Err(error) => return Err(error),
-        }
+        };
         let place = self.place(path);
         let (directory, name) = match place.rsplit_once('/') {
             Some(("", name)) => ("/", name),
@@ -228,19 +228,29 @@ impl Files for FtpFiles {
         let server = self.server.clone();
         let task = self.afterwards.spawn(async move {
             let sent = send(&server, &unfinished, pieces, broken_off).await;
-            let done = match sent {
-                Ok(size) => {
-                    // Best effort: not every server sets times.
-                    let _ = server.set_modified(&unfinished, modified).await;
-                    let renamed = server.rename(&unfinished, size, &place, &aside).await;
-                    renamed.map_err(ObjectsError::from)
+            let size = match sent {
+                Ok(size) => size,
+                Err(error) => {
+                    let _ = server.remove(&unfinished).await;
+                    return Err(error);
                 }
-                Err(error) => Err(error),
             };
-            if done.is_err() {
+            // Best effort: not every server sets times.
+            let _ = server.set_modified(&unfinished, modified).await;
+            let Err(error) = server.rename(&unfinished, size, &place, &aside).await else {
+                return Ok(());
+            };
+            // Never both: where the former file was put aside, the new one stays until that has its name back.
+            let is_safe = !replaces
+                || server.find(&place).await.is_ok()
+                || server.put_back(&aside, &place).await.is_ok();
+            if is_safe {
                 let _ = server.remove(&unfinished).await;
+                return Err(error.into());
             }
-            done
+            let why =
+                format!("{error}: the new file is at {unfinished}, the former one at {aside}");
+            Err(StoreError::new(StoreErrorKind::Other, "put", &place).with_source(why).into())
         });
         task.await.unwrap_or(Err(ObjectsError::Ended))
     }

@@ -16,6 +16,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,9 @@ use tokio_util::task::TaskTracker;
 const HEADS: usize = 32;
 /// Files that are listed before their times are asked for.
 const PAGE: usize = 1000;
+/// How often it is looked whether an upload is stuck, and how often it has to be found so.
+const LOOK: Duration = Duration::from_secs(10);
+const LOOKS: u32 = 3;
 /// Deletions at once.
 const DELETES: usize = 16;
 
@@ -301,11 +306,30 @@ impl Files for RemoteFiles {
 struct Held {
     bytes: Bytes,
     _share: OwnedSemaphorePermit,
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+/// Waits until parts are held though none is on its way: one of them has failed in a way that only the end of the
+/// upload would tell, which may never come, since memory for the next part is not released.
+async fn stuck(held: &AtomicUsize, is_asking: impl Fn() -> bool) {
+    let mut looks = 0;
+    while looks < LOOKS {
+        tokio::time::sleep(LOOK).await;
+        // One waits for the next.
+        let is_stuck = held.load(Ordering::Relaxed) > 1 && !is_asking();
+        looks = if is_stuck { looks + 1 } else { 0 };
     }
 }
 
@@ -320,12 +344,18 @@ async fn upload(
     let mut upload = remote.begin(key, headers).await?;
     let failed = upload.failed();
     tokio::pin!(failed);
+    let held = Arc::new(AtomicUsize::new(0));
+    let is_asking = upload.is_asking();
+    let unseen = stuck(&held, is_asking);
+    tokio::pin!(unseen);
     loop {
         let step = async {
             match transfer::next(&mut pieces).await? {
                 Some((body, share)) => {
                     let bytes = body.bytes().map_err(ObjectsError::Source)?;
-                    let bytes = Bytes::from_owner(Held { bytes, _share: share });
+                    held.fetch_add(1, Ordering::Relaxed);
+                    let count = held.clone();
+                    let bytes = Bytes::from_owner(Held { bytes, _share: share, count });
                     upload.write(bytes).await?;
                     Ok(true)
                 }
@@ -336,6 +366,10 @@ async fn upload(
             biased;
             () = broken_off.cancelled() => Err(ObjectsError::Ended),
             error = &mut failed => Err(error.into()),
+            () = &mut unseen => {
+                let error = StoreError::new(StoreErrorKind::Corrupt, "put", key);
+                Err(error.with_source("a part was not taken, and nobody said why").into())
+            }
             step = step => step,
         };
         match step {

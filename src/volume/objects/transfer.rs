@@ -24,6 +24,8 @@ pub(super) const RANGE: u64 = 8 << 20;
 pub(super) const RANGES: usize = 4;
 /// Parts at once; the budget of their buffers bounds them too.
 const PARTS: usize = 8;
+/// A first part of so many bytes is sent before the second one comes.
+const LARGE: u64 = 32 << 20;
 /// What may be spent on giving up an upload.
 const ABORT: Duration = Duration::from_secs(10);
 
@@ -130,6 +132,10 @@ impl Transfer {
                 return Ok(self.requests.files.put_file(&self.key, Bytes::new(), &headers).await?);
             }
         };
+        // A large first part may leave no room for the second to be filled.
+        if first.length() >= LARGE {
+            return self.in_parts(headers, vec![(first, share)], pieces).await;
+        }
         let Some(second) = next(&mut pieces).await? else {
             let first = first.bytes().map_err(ObjectsError::Source)?;
             return Ok(self.requests.files.put_file(&self.key, first, &headers).await?);
