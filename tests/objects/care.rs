@@ -106,6 +106,15 @@ fn a_listing_goes_on_where_many_names_are_gone() {
     mount.unmount();
 }
 
+/// Says that it is over when it is dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn attributes_that_are_set_stay_while_others_look() {
     let files = Files::new(Form::Plain);
@@ -119,6 +128,8 @@ fn attributes_that_are_set_stay_while_others_look() {
                 let _ = fs::metadata(mount.join("file"));
             }
         });
+        // Also when a comparison fails: else the other thread would go on for ever.
+        let _done = Done(&is_done);
         for round in 0..40_u32 {
             let (mode, seconds) = (0o600 + round % 64, 1_000_000 + u64::from(round));
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
@@ -129,7 +140,6 @@ fn attributes_that_are_set_stay_while_others_look() {
             assert_eq!(data.permissions().mode() & 0o7777, mode, "round {round}");
             assert_eq!(data.modified().expect("told"), time, "round {round}");
         }
-        is_done.store(true, Ordering::Relaxed);
     });
     mount.unmount();
     let headers = files.headers("file");
