@@ -9,7 +9,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_sts::Client;
-use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::error::ProvideErrorMetadata;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -70,7 +70,7 @@ impl TokenCredentials {
         let answer = request.send().await.map_err(|error| {
             let why = match (error.code(), error.message()) {
                 (Some(code), Some(message)) => format!("{code}: {message}"),
-                _ => cause(&error),
+                _ => root_cause(&error),
             };
             let role = &identity.role;
             format!(
@@ -133,12 +133,6 @@ impl ProvideCredentials for ProfileCredentials {
             given
         })
     }
-}
-
-fn cause<E: std::error::Error + 'static, R: std::fmt::Debug + 'static>(
-    error: &SdkError<E, R>,
-) -> String {
-    root_cause(error)
 }
 
 /// Whether an endpoint is one of Amazon's, whose stores give no credentials.

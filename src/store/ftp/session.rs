@@ -41,7 +41,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) async fn open(server: &Ftp) -> Result<Self, StoreError> {
         let place = server.describe();
-        match tokio::time::timeout(CONNECT, Self::connect(server)).await {
+        match timeout(CONNECT, Self::connect(server)).await {
             Ok(Ok(session)) => Ok(session),
             Ok(Err(FtpError::ConnectionError(error))) => {
                 let why = match error.to_string() {

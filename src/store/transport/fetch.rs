@@ -10,7 +10,7 @@ use crate::world::Entropy;
 use aws_smithy_types::body::SdkBody;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy;
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter, Result};
@@ -175,7 +175,6 @@ impl Fetch {
         &self,
         request: Request<Bytes>,
     ) -> std::result::Result<Response<Bytes>, StoreError> {
-        let has_no_body = request.method() == Method::HEAD;
         let request = request.map(|body| match body.is_empty() {
             true => SdkBody::empty(),
             false => SdkBody::from(body),
@@ -204,11 +203,8 @@ impl Fetch {
         }
         let whole = whole.freeze();
         let status = head.status;
-        if !has_no_body && is_transient(status) {
-            return Err(late(told(status, &whole)));
-        }
         if is_transient(status) {
-            return Err(late(format!("HTTP status {}", status.as_u16())));
+            return Err(late(told(status, &whole)));
         }
         if status == StatusCode::UNAUTHORIZED {
             let error = StoreError::new(StoreErrorKind::Denied, "ask", "");

@@ -283,7 +283,7 @@ fn first_failure(failed: Vec<(Key, StoreError)>) -> Result<(), ObjectsError> {
 }
 
 /// A bucket that is not there is a directory that is not there.
-fn of_directory(error: StoreError) -> ObjectsError {
+pub(super) fn of_directory(error: StoreError) -> ObjectsError {
     match error.kind {
         StoreErrorKind::NoBucket | StoreErrorKind::NotFound => ObjectsError::NoDirectory,
         _ => error.into(),

@@ -1,5 +1,6 @@
 //! Files on a server of FTP: a directory that somebody else keeps.
 
+use super::bucket::of_directory;
 use super::listing;
 use super::local::{is_unfinished, unfinished_name};
 use super::parts::{Piece, Plan};
@@ -318,7 +319,7 @@ impl Files for FtpFiles {
         };
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         for end in ends {
-            if let Ok((_, _)) = self.file(&path[..end]).await {
+            if self.file(&path[..end]).await.is_ok() {
                 return Err(ObjectsError::Invalid("is a file not a directory".to_owned()));
             }
         }
@@ -440,11 +441,4 @@ fn entry(path: String, found: &Listed) -> Entry {
         ListedKind::Directory => Kind::Directory,
     };
     Entry { path, kind, modified: found.modified.map_or(Modified::Unknown, Modified::Told) }
-}
-
-fn of_directory(error: StoreError) -> ObjectsError {
-    match error.kind {
-        StoreErrorKind::NotFound => ObjectsError::NoDirectory,
-        _ => error.into(),
-    }
 }

@@ -1,7 +1,7 @@
 //! Files in stores that do not speak S3. As in a bucket, the key is the path below the root's prefix, and
 //! directories are the beginnings of keys.
 
-use super::bucket::{MTIME, told_time};
+use super::bucket::{MTIME, of_directory, told_time};
 use super::listing::{self, Flat};
 use super::parts::{Piece, Plan};
 use super::transfer::{self, RANGE, RANGES};
@@ -387,13 +387,5 @@ fn told(found: &RemoteFile) -> Modified {
     match told_time(&found.headers) {
         Some(time) => Modified::Told(time),
         None => Modified::Stored(found.modified),
-    }
-}
-
-/// A container that is not there is a directory that is not there.
-fn of_directory(error: StoreError) -> ObjectsError {
-    match error.kind {
-        StoreErrorKind::NoBucket | StoreErrorKind::NotFound => ObjectsError::NoDirectory,
-        _ => error.into(),
     }
 }
