@@ -169,6 +169,15 @@ fn a_token_is_as_good_as_keys_and_a_token_that_is_not_says_so() {
     succeeds(&[name, flag, conf, "push", &at("file"), "x"]);
     assert!(succeeds(&[name, flag, conf, "pull", "x", "-"]) == content);
 
+    // Who gives credentials is away: that may pass, and is asked for again as long as a store is.
+    let mut away = good.clone();
+    away.push(("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9".to_owned()));
+    let volume_flag = passphrase[0].as_str();
+    let ls = ["ls", &volume, "--io-timeout", "3s", volume_flag, &passphrase[1]];
+    let (code, _, told) = run(&away, &ls);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("does not answer") && told.contains("for now"), "{told}");
+
     let stale = environment(&minio, &issuer.token("stale", -3600));
     let missing = environment(&minio, Path::new("/nowhere/token"));
     let other = Issuer::start();

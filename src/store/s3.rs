@@ -89,12 +89,11 @@ impl S3Store {
         let message = error.message().map(str::to_owned);
         let status = error.raw_response().map(|response| response.status().as_u16());
         let (kind, unknown) = match &error {
+            // Credentials cannot be had now: nothing was sent.
+            _ if root_cause(&error).starts_with(UNANSWERED) => (StoreErrorKind::Unavailable, false),
             SdkError::ConstructionFailure(_) => {
-                // The SDK found no credentials, or could not get them; or not now.
-                match root_cause(&error).starts_with(UNANSWERED) {
-                    true => (StoreErrorKind::Unavailable, false),
-                    false => (StoreErrorKind::Denied, false),
-                }
+                // The SDK found no credentials, or could not get them.
+                (StoreErrorKind::Denied, false)
             }
             SdkError::TimeoutError(_) => (StoreErrorKind::Unavailable, true),
             SdkError::DispatchFailure(failure) => {

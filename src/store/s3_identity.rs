@@ -9,7 +9,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_sts::Client;
-use aws_sdk_sts::error::ProvideErrorMetadata;
+use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -73,8 +73,16 @@ impl TokenCredentials {
                 _ => root_cause(&error),
             };
             let role = &identity.role;
+            let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+            let begins = match &error {
+                SdkError::TimeoutError(_)
+                | SdkError::DispatchFailure(_)
+                | SdkError::ResponseError(_) => UNANSWERED,
+                _ if status >= 500 || status == 429 => UNANSWERED,
+                _ => FAILED,
+            };
             format!(
-                "{FAILED}{place} gives nothing for the token in {file} and the role {role}: {why}"
+                "{begins}{place} gives nothing for the token in {file} and the role {role}: {why}"
             )
         })?;
         let given = answer.credentials();
