@@ -96,13 +96,15 @@ impl ObjectFs {
     ) -> Result<Arc<Node>, FsError> {
         let mut table = self.table.lock();
         let known = table.child(parent, name);
+        let asked = before.as_ref().map(|before| (Arc::as_ptr(&before.node), before.version));
+        // Else this mount has changed it since the store was asked, or somebody was faster. Changes begin without
+        // the table's lock: whoever acts on this asks it under the lock of the state that is acted on.
+        let is_current = |node: &Arc<Node>, state: &State| {
+            !state.dirty && state.busy == 0 && asked == Some((Arc::as_ptr(node), state.version))
+        };
         if let Some(node) = &known {
             let state = node.state.lock();
-            let is_same = before.is_some_and(|before| {
-                Arc::ptr_eq(&before.node, node) && before.version == state.version
-            });
-            // This mount has changed it since the store was asked, or somebody was faster.
-            if state.dirty || state.busy > 0 || !is_same {
+            if !is_current(node, &state) {
                 drop(state);
                 return Ok(node.clone());
             }
@@ -120,7 +122,13 @@ impl ObjectFs {
                     if below.iter().any(|inner| inner.state.lock().dirty) {
                         return Ok(node);
                     }
-                    node.state.lock().replaced += 1;
+                    let mut state = node.state.lock();
+                    if !is_current(&node, &state) {
+                        drop(state);
+                        return Ok(node);
+                    }
+                    state.replaced += 1;
+                    drop(state);
                     table.detach(&node);
                 }
                 return Err(FsError::NotFound);
@@ -130,6 +138,10 @@ impl ObjectFs {
         };
         if let Some(node) = known {
             let mut state = node.state.lock();
+            if !is_current(&node, &state) {
+                drop(state);
+                return Ok(node);
+            }
             let etags = [&state.found, &found].map(|found| found.as_ref().map(|found| &found.etag));
             // The kernel keeps a link's target as long as it keeps the node.
             let is_same_link = kind != Kind::Symlink || etags[0] == etags[1];
