@@ -6,6 +6,7 @@
 mod directories;
 mod gate;
 mod lab;
+mod moves;
 mod node;
 mod repairs;
 mod rules;

@@ -7,7 +7,7 @@ use super::entries::{Expect, Loaded, Place, Stored};
 use super::exchange::same_thing;
 use super::listing::is_hidden;
 use super::record::{Attributes, Content, MovedFrom, MovedTo, Record};
-use crate::units::{DirId, InodeId};
+use crate::units::{DirId, FileId, InodeId};
 use crate::volume::VolumeError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,8 +157,10 @@ impl Volume {
     /// 1. PUT the new entry, which says where it came from. Crash here: both names stand, on the same
     ///    segments, both readable; whoever meets both finishes the move.
     /// 2. Bury the old entry, only if it is still the record that was copied; its tombstone says where it
-    ///    went. This decides between nodes that move one directory at the same time: whoever comes second
-    ///    takes the new name back (`Conflict`), so that no directory has two names.
+    ///    went. This decides between nodes that move one thing at the same time: whoever comes second
+    ///    takes the new name back (`Conflict`), so that nothing has two names. What has replaced a file by
+    ///    then is not taken back, which would bring nothing of that file back; nor is it known to be a
+    ///    second name where the old one is gone without a tombstone. It becomes a file of its own then.
     pub async fn rename(
         &self,
         from: &Stored,
@@ -172,6 +174,7 @@ impl Volume {
             let why = "a directory cannot be moved into itself";
             return Err(VolumeError::Invalid(why.to_owned()));
         }
+        let replaces = !matches!(target, Expect::Free);
         let mut target = target;
         for _ in 0..ATTEMPTS {
             let mut record = (*source.record).clone();
@@ -188,14 +191,17 @@ impl Volume {
                 Loaded::Live(current) if self.is_still(&source, &current).await? => {
                     source = current;
                 }
-                Loaded::Tombstone(tombstone)
-                    if was_moved_elsewhere(&source, &tombstone, &place) =>
-                {
-                    return self.take_back(moved, &tombstone).await;
-                }
-                // Removed, or another thing came to the name: this one has the new name, which may be its
-                // only one.
-                _ => return Ok(moved),
+                Loaded::Tombstone(tombstone) => match end_of(&source, &tombstone, &place) {
+                    // Removed, which comes before the move: this is its only name.
+                    End::Removed => return Ok(moved),
+                    End::Elsewhere if replaces && source.record.directory().is_none() => {
+                        return self.become_its_own(moved).await;
+                    }
+                    End::Elsewhere => return self.take_back(moved, &tombstone).await,
+                },
+                // Removed or moved, and perhaps another thing came to the name: this one has the new name,
+                // which may be its only one.
+                _ => return self.become_its_own(moved).await,
             }
             target = Expect::Exactly(moved.etag);
         }
@@ -249,19 +255,51 @@ impl Volume {
         Ok(arrived(kept))
     }
 
-    /// Ends a move of a directory that another node's move was faster than: as if it had come after that,
-    /// and found nothing under the old name.
+    /// Ends a move that another node's move was faster than: as if it had come after that, and found nothing
+    /// under the old name.
     ///
-    /// One step: the new name is buried if nobody has changed it since. Crash before it: the directory has
-    /// two names until gc unites them.
+    /// One step: the new name is buried if nobody has changed it since. Crash before it: both names stand,
+    /// those of a directory until gc unites them. If somebody has changed it, it is a file of its own.
     async fn take_back(&self, moved: Stored, tombstone: &Stored) -> Result<Stored, VolumeError> {
         let moved_to = tombstone.record.moved_to.clone();
         match self.bury_as(&moved, true, moved_to).await {
-            Ok(()) | Err(VolumeError::Conflict(_)) => {
+            Ok(()) => Err(VolumeError::Conflict(tombstone.place.to_string())),
+            Err(VolumeError::Conflict(_)) => {
+                self.become_its_own(moved).await?;
                 Err(VolumeError::Conflict(tombstone.place.to_string()))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes a file that may be under another name, too, a file of its own, with the same bytes: two records of one
+    /// id would be taken for one file. Not what is meant to have several names, nor directories.
+    ///
+    /// One step, repeated where somebody changes it meanwhile. Crash before it: both names stand.
+    async fn become_its_own(&self, mut moved: Stored) -> Result<Stored, VolumeError> {
+        for _ in 0..ATTEMPTS {
+            let mut record = (*self.whole(&moved).await?.record).clone();
+            let id = FileId(self.world().entropy.bytes());
+            record.content = match record.content {
+                Content::File(content) => Content::File(content.shared_with(id)),
+                Content::Symlink(_, target) => Content::Symlink(id, target),
+                Content::Special(_, kind, device) => Content::Special(id, kind, device),
+                Content::Directory(_) | Content::Link(_) => return Ok(moved),
+            };
+            record.moved_from = None;
+            match self.replace(&moved, record).await {
+                Err(VolumeError::Conflict(_)) => {}
+                other => return other,
+            }
+            match self.load(&moved.place, None).await? {
+                Loaded::Live(current) if same_thing(&moved.record, &current.record) => {
+                    moved = current;
+                }
+                // It has gone on, or something else came there.
+                _ => return Ok(moved),
+            }
+        }
+        Err(VolumeError::Conflict(moved.place.to_string()))
     }
 
     /// Whether what stands at a place is the thing that was read there, perhaps changed: its record may
@@ -435,13 +473,20 @@ fn arrived(mut moved: Stored) -> Stored {
     moved
 }
 
-/// Whether a directory that was read from `source` has been moved from there to another place than `to`.
-fn was_moved_elsewhere(source: &Stored, tombstone: &Stored, to: &Place) -> bool {
-    let dir = source.record.directory();
-    let elsewhere = |moved: &MovedTo| Place::Entry(moved.dir, moved.name.clone()) != *to;
-    dir.is_some()
-        && tombstone.record.directory() == dir
-        && tombstone.record.moved_to.as_ref().is_some_and(elsewhere)
+/// What a tombstone says of the thing that was there.
+enum End {
+    Removed,
+    /// It was moved, and not to where this node moves it.
+    Elsewhere,
+}
+
+fn end_of(source: &Stored, tombstone: &Stored, to: &Place) -> End {
+    let is_elsewhere = |moved: &MovedTo| Place::Entry(moved.dir, moved.name.clone()) != *to;
+    let is_moved = tombstone.record.moved_to.as_ref().is_some_and(is_elsewhere);
+    match is_moved && same_thing(&source.record, &tombstone.record) {
+        true => End::Elsewhere,
+        false => End::Removed,
+    }
 }
 
 /// What a record that is copied from `source` says of it.
