@@ -7,7 +7,7 @@ use super::inode::{Inode, ROOT};
 use super::table::Dentry;
 use super::types::{DirEntry, HandleId, Ino, Kind};
 use crate::units::DirId;
-use crate::volume::native::index::{Index, WORTH_IT};
+use crate::volume::native::index::{Index, WORTH_IT, WORTH_WRITING};
 use crate::volume::native::listing::Listed;
 use crate::volume::native::namespace::Found;
 use crate::volume::native::record::Content;
@@ -21,6 +21,9 @@ use std::time::Duration;
 const ROWS: usize = 1024;
 /// The offset of the first row after `.` and `..`.
 const FIRST: u64 = 2;
+/// How often it is looked, and how long, whether an index that is being written before an unmount is there.
+const INDEXING: Duration = Duration::from_millis(10);
+const INDEXING_LIMIT: Duration = Duration::from_secs(5);
 
 /// An open directory.
 pub(super) struct DirectoryHandle {
@@ -306,18 +309,27 @@ impl FileSystem {
     /// Brings the index of directories up to date in which this mount has made many names, for whoever
     /// lists them first; `many` is the least that counts as that.
     pub(super) async fn index_what_was_made(&self, many: usize) {
-        let due: Vec<Arc<Inode>> = {
+        let due: Vec<(Arc<Inode>, usize)> = {
             let mut table = self.table.lock();
-            let due: Vec<Ino> =
-                table.made.iter().filter(|(_, made)| **made >= many).map(|(ino, _)| *ino).collect();
-            for ino in &due {
+            let due: Vec<(Ino, usize)> = table
+                .made
+                .iter()
+                .filter(|(_, made)| **made >= many)
+                .map(|(ino, made)| (*ino, *made))
+                .collect();
+            for (ino, _) in &due {
                 table.made.remove(ino);
             }
-            due.into_iter().filter_map(|ino| table.get(ino)).collect()
+            due.into_iter().filter_map(|(ino, made)| Some((table.get(ino)?, made))).collect()
         };
-        for directory in due {
+        for (directory, made) in due {
             let Ok(dir) = directory.directory() else { continue };
-            if directory.state.lock().unlinked || !self.indexing.lock().insert(dir) {
+            if directory.state.lock().unlinked {
+                continue;
+            }
+            if !self.indexing.lock().insert(dir) {
+                // One that was begun before the last of these names were made.
+                *self.table.lock().made.entry(directory.ino).or_default() += made;
                 continue;
             }
             if let Err(error) = self.index_known(&directory, dir).await {
@@ -325,6 +337,18 @@ impl FileSystem {
             }
             self.indexing.lock().remove(&dir);
         }
+    }
+
+    /// The same before an unmount: after what is being written already.
+    pub(super) async fn index_the_rest(&self) {
+        let patience = async {
+            while !self.indexing.lock().is_empty() {
+                tokio::time::sleep(INDEXING).await;
+            }
+        };
+        // Nothing is lost without an index.
+        let _ = tokio::time::timeout(INDEXING_LIMIT, patience).await;
+        self.index_what_was_made(WORTH_WRITING).await;
     }
 
     /// Writes what is known here and what the index knew already; nothing is fetched for it.

@@ -15,7 +15,7 @@ use crate::volume::VolumeError;
 use crate::volume::native::Stored;
 use crate::volume::native::entries::Expect;
 use crate::volume::native::extents::Piece;
-use crate::volume::native::index::{WORTH_IT, WORTH_WRITING};
+use crate::volume::native::index::WORTH_IT;
 use crate::volume::native::record::{Content, FileContent, INLINE_LIMIT, Record, SegmentRun};
 use crate::volume::native::segments::SegmentSource;
 use std::sync::{Arc, Weak};
@@ -73,7 +73,7 @@ impl FileSystem {
     pub async fn drain(self: &Arc<Self>) -> Vec<(String, FsError)> {
         let failed = self.store_everything().await;
         if failed.is_empty() {
-            self.index_what_was_made(WORTH_WRITING).await;
+            self.index_the_rest().await;
         }
         if failed.is_empty()
             && let Err(error) = self.volume.session().end(&self.volume).await

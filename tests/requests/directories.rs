@@ -4,9 +4,11 @@
 use crate::ground::{CALLER, Ground, Node, run, wait_for};
 use bytes::Bytes;
 use std::collections::BTreeSet;
+use std::time::Duration;
 use strongroom::crypto::Suite;
 use strongroom::fs::core::Durability;
 use strongroom::fs::types::{Ino, OpenMode, RenameMode, SetAttr, XattrMode};
+use strongroom::store::fault::{Action, Rule, Verb, When};
 use strongroom::store::{Fetched, Key, PutWhen, Store};
 use strongroom::units::DirId;
 use strongroom::volume::native::keys;
@@ -79,6 +81,29 @@ fn who_makes_many_files_leaves_an_index_for_who_lists_them() {
         for index in 0..100 {
             node.write(dir, &format!("more {index}"), b"x").await.expect("written");
         }
+        assert!(node.fs.drain().await.is_empty());
+        let node = ground.node().await;
+        let dir = self::dir(&node).await;
+        assert_eq!(node.list(dir).await.len(), 250);
+        assert_eq!(node.requests(), 3, "list, list of the index, one shard");
+    });
+}
+
+#[test]
+fn names_that_are_made_while_an_index_is_written_are_in_it_in_the_end() {
+    run(async {
+        let ground = Ground::new(Suite::Aes256Gcm).await;
+        let node = ground.node().await;
+        node.populate("dir", &numbered(150)).await;
+        let slow = Action::Delay(Duration::from_secs(2));
+        node.fault.add(Rule::new(Verb::Put, When::Always, slow).under("x/"));
+        let dir = self::dir(&node).await;
+        // Begins to write the index, for whoever lists the directory next.
+        assert_eq!(node.list(dir).await.len(), 150);
+        for index in 0..100 {
+            node.write(dir, &format!("more {index}"), b"x").await.expect("written");
+        }
+        assert!(ground.keys("x/").is_empty(), "it is on its way");
         assert!(node.fs.drain().await.is_empty());
         let node = ground.node().await;
         let dir = self::dir(&node).await;
