@@ -443,9 +443,11 @@ impl FileSystem {
     ) {
         let link = was.inode.is_some().then(|| entry.clone());
         if link.is_none() {
+            self.take_id_of(inode, &entry);
             let mut state = inode.state.lock();
             if !state.rebase(inode, entry) {
                 // Another node has put something else under the old name, and that was moved.
+                state.lost_a_name = true;
                 drop(state);
                 return self.table.lock().forget_name(directory.ino, name);
             }
@@ -455,6 +457,26 @@ impl FileSystem {
         let mut table = self.table.lock();
         table.set_name(directory.ino, name, dentry);
         *table.made.entry(directory.ino).or_default() += 1;
+    }
+
+    /// A file that another node has moved too, and that has become a file of its own under the name that this
+    /// one gave it: whoever has it open stays with it.
+    fn take_id_of(&self, inode: &Arc<Inode>, entry: &Stored) {
+        let Content::File(content) = &entry.record.content else { return };
+        let mut table = self.table.lock();
+        {
+            let mut state = inode.state.lock();
+            if state.identity(inode) == Identity::File(content.id) {
+                return;
+            }
+            let Some(home) = &mut state.home else { return };
+            let known = home.record.file().map(|known| known.clone().shared_with(content.id));
+            if known.as_ref() != Some(content) {
+                return;
+            }
+            Arc::make_mut(&mut home.record).content = Content::File(content.clone());
+        }
+        table.detach(inode, content.id);
     }
 
     async fn make(

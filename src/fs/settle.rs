@@ -310,7 +310,10 @@ impl FileSystem {
             let based_on = state.home.as_ref().map(|home| home.etag.clone());
             let unchanged =
                 to.record.moved_from.as_ref().map(|moved| moved.salt) == Some(from.salt);
-            if based_on.as_ref() == Some(&from.etag)
+            if Identity::of(&finished.record.content) != Some(state.identity(&inode)) {
+                // Another node has moved it, too, and this is a file of its own by now.
+                state.lost_a_name = true;
+            } else if based_on.as_ref() == Some(&from.etag)
                 || ours && state.place == from.place
                 || based_on.as_ref() == Some(&to.etag) && unchanged
             {

@@ -45,6 +45,50 @@ fn a_file_that_another_node_renames_while_it_is_written_is_stored_under_its_new_
 }
 
 #[test]
+fn a_file_that_two_nodes_rename_is_written_under_the_name_that_each_gave_it() {
+    run(async {
+        let ground = Ground::new(Suite::Aes256Gcm).await;
+        let (one, two) = (ground.node().await, ground.node().await);
+        one.write(Ino::ROOT, "old", b"before").await.expect("stored");
+        one.write(Ino::ROOT, "slow", b"replaced").await.expect("stored");
+        // What was stored under the old name, and what was written since; both still know that name.
+        let (ino, handle) = begin_to_write(&one, "old", b"behind").await;
+        two.rename((Ino::ROOT, "old"), (Ino::ROOT, "fast")).await.expect("moved");
+        one.rename((Ino::ROOT, "old"), (Ino::ROOT, "slow")).await.expect("moved");
+        one.fs.flush(ino, handle).await.expect("stored");
+        one.fs.write(handle, 6, b" it".to_vec()).await.expect("written");
+        one.fs.flush(ino, handle).await.expect("stored again");
+        let fresh = ground.node().await;
+        assert_eq!(names(&fresh).await, ["fast", "slow"]);
+        assert_eq!(read(&fresh, "slow").await, b"behind it");
+        assert_eq!(read(&fresh, "fast").await, b"before");
+        let listed = fresh.list(Ino::ROOT).await;
+        assert_ne!(listed["fast"].ino, listed["slow"].ino);
+        ground.pass_time();
+        assert_eq!(read(&one, "slow").await, b"behind it");
+        assert_eq!(read(&one, "fast").await, b"before");
+        assert_eq!(names(&one).await, ["fast", "slow"]);
+    });
+}
+
+#[test]
+fn a_file_that_two_nodes_rename_has_the_first_ones_name() {
+    run(async {
+        let ground = Ground::new(Suite::Aes256Gcm).await;
+        let (one, two) = (ground.node().await, ground.node().await);
+        one.write(Ino::ROOT, "old", b"before").await.expect("stored");
+        let (ino, handle) = begin_to_write(&one, "old", b"behind").await;
+        two.rename((Ino::ROOT, "old"), (Ino::ROOT, "fast")).await.expect("moved");
+        let late = one.rename((Ino::ROOT, "old"), (Ino::ROOT, "slow")).await;
+        assert!(matches!(late, Err(FsError::NotFound)), "{late:?}");
+        one.fs.flush(ino, handle).await.expect("stored");
+        let fresh = ground.node().await;
+        assert_eq!(names(&fresh).await, ["fast"]);
+        assert_eq!(read(&fresh, "fast").await, b"behind");
+    });
+}
+
+#[test]
 fn a_file_that_another_node_renamed_and_wrote_meanwhile_is_kept_in_both_versions() {
     run(async {
         let ground = Ground::new(Suite::Aes256Gcm).await;

@@ -89,6 +89,33 @@ fn a_file_that_two_nodes_move_over_two_others_at_the_same_time_is_two_files() {
 }
 
 #[test]
+fn a_file_whose_old_name_was_anothers_meanwhile_is_one_of_its_own() {
+    run(async {
+        let lab = Lab::new(false).await;
+        let bytes = lab.push(b"old", 1).await;
+        let store = Trapped::new(lab.store.clone());
+        let (slow, fast) = (lab.open_on(store.clone()).await, lab.open().await);
+        let old = Place::Entry(slow.root_directory(), b"old".to_vec()).key(&slow);
+        store.before(Verb::Put, old.as_str(), move || {
+            async move {
+                move_to(&fast, b"old", b"fast").await.expect("moved");
+                let (root, attributes) = (fast.root_directory(), Attributes::default());
+                let written =
+                    fast.write_file(root, b"old", attributes, &mut &b"new"[..], |_| {}).await;
+                written.expect("written");
+                let found = found(&fast, b"old").await.expect("there");
+                fast.unlink(&found).await.expect("removed");
+            }
+            .boxed()
+        });
+        move_to(&slow, b"old", b"slow").await.expect("moved");
+        assert!(store.is_sprung());
+        slow.session().end(&slow).await.expect("ended");
+        are_two_files(&lab, &bytes).await;
+    });
+}
+
+#[test]
 fn a_file_whose_old_name_went_without_a_trace_while_it_was_moved_is_one_of_its_own() {
     run(async {
         let lab = Lab::new(true).await;

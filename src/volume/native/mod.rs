@@ -6,6 +6,7 @@
 //! | `record`, `proto`, `descriptor` | stored forms |
 //! | `entries` | one record: load, conditional store, lost replies |
 //! | `namespace` | names: create, rename, link, bury; the crash story of each |
+//! | `rivals` | moves of one thing by several nodes at the same time |
 //! | `exchange` | two names swapped |
 //! | `heads` | records read without the data in them |
 //! | `listing`, `parts` | a directory's entries; large ones in parallel |
@@ -38,6 +39,7 @@ mod passphrases;
 mod proto;
 pub mod record;
 pub mod rewrap;
+mod rivals;
 pub mod segments;
 pub mod session;
 pub mod verify;

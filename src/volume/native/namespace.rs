@@ -7,7 +7,8 @@ use super::entries::{Expect, Loaded, Place, Stored};
 use super::exchange::same_thing;
 use super::listing::is_hidden;
 use super::record::{Attributes, Content, MovedFrom, MovedTo, Record};
-use crate::units::{DirId, FileId, InodeId};
+use super::rivals::{End, end_of};
+use crate::units::{DirId, InodeId};
 use crate::volume::VolumeError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use std::time::Duration;
 /// How long a buried name protects what it names from being swept, at least.
 pub const GRACE: Duration = Duration::from_secs(3600);
 /// How often a change is based anew on what another node has just written.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 
 /// A name and what is behind it.
 #[derive(Clone, Debug)]
@@ -99,7 +100,7 @@ impl Volume {
         self.bury_as(entry, true, moved_to).await
     }
 
-    async fn bury_as(
+    pub(super) async fn bury_as(
         &self,
         entry: &Stored,
         moved_away: bool,
@@ -168,14 +169,25 @@ impl Volume {
         name: &[u8],
         target: Expect,
     ) -> Result<Stored, VolumeError> {
+        let replaces = !matches!(target, Expect::Free);
+        self.rename_over(from, dir, name, target, replaces).await
+    }
+
+    /// The same; `replaces`: what stands at the new name is another thing.
+    async fn rename_over(
+        &self,
+        from: &Stored,
+        dir: DirId,
+        name: &[u8],
+        mut target: Expect,
+        replaces: bool,
+    ) -> Result<Stored, VolumeError> {
         let place = Place::Entry(dir, name.to_vec());
         let mut source = self.whole(from).await?;
         if source.record.directory() == Some(dir) {
             let why = "a directory cannot be moved into itself";
             return Err(VolumeError::Invalid(why.to_owned()));
         }
-        let replaces = !matches!(target, Expect::Free);
-        let mut target = target;
         for _ in 0..ATTEMPTS {
             let mut record = (*source.record).clone();
             record.moved_from = moved_from(&source);
@@ -198,6 +210,7 @@ impl Volume {
                         return self.become_its_own(moved).await;
                     }
                     End::Elsewhere => return self.take_back(moved, &tombstone).await,
+                    End::Unknown => return self.become_its_own(moved).await,
                 },
                 // Removed or moved, and perhaps another thing came to the name: this one has the new name,
                 // which may be its only one.
@@ -220,7 +233,9 @@ impl Volume {
             return self.finish_exchange(to.clone()).await;
         }
         if moved.salt != from.salt {
-            return self.rename(from, *dir, name, Expect::Exactly(to.etag.clone())).await;
+            // What is replaced is its own former state.
+            let target = Expect::Exactly(to.etag.clone());
+            return self.rename_over(from, *dir, name, target, false).await;
         }
         match self.bury_moved(from, &to.place).await {
             Ok(()) => Ok(arrived(to.clone())),
@@ -253,53 +268,6 @@ impl Volume {
         let kept = self.replace(kept, record).await?;
         self.bury_moved(other, &kept.place).await?;
         Ok(arrived(kept))
-    }
-
-    /// Ends a move that another node's move was faster than: as if it had come after that, and found nothing
-    /// under the old name.
-    ///
-    /// One step: the new name is buried if nobody has changed it since. Crash before it: both names stand,
-    /// those of a directory until gc unites them. If somebody has changed it, it is a file of its own.
-    async fn take_back(&self, moved: Stored, tombstone: &Stored) -> Result<Stored, VolumeError> {
-        let moved_to = tombstone.record.moved_to.clone();
-        match self.bury_as(&moved, true, moved_to).await {
-            Ok(()) => Err(VolumeError::Conflict(tombstone.place.to_string())),
-            Err(VolumeError::Conflict(_)) => {
-                self.become_its_own(moved).await?;
-                Err(VolumeError::Conflict(tombstone.place.to_string()))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes a file that may be under another name, too, a file of its own, with the same bytes: two records of one
-    /// id would be taken for one file. Not what is meant to have several names, nor directories.
-    ///
-    /// One step, repeated where somebody changes it meanwhile. Crash before it: both names stand.
-    async fn become_its_own(&self, mut moved: Stored) -> Result<Stored, VolumeError> {
-        for _ in 0..ATTEMPTS {
-            let mut record = (*self.whole(&moved).await?.record).clone();
-            let id = FileId(self.world().entropy.bytes());
-            record.content = match record.content {
-                Content::File(content) => Content::File(content.shared_with(id)),
-                Content::Symlink(_, target) => Content::Symlink(id, target),
-                Content::Special(_, kind, device) => Content::Special(id, kind, device),
-                Content::Directory(_) | Content::Link(_) => return Ok(moved),
-            };
-            record.moved_from = None;
-            match self.replace(&moved, record).await {
-                Err(VolumeError::Conflict(_)) => {}
-                other => return other,
-            }
-            match self.load(&moved.place, None).await? {
-                Loaded::Live(current) if same_thing(&moved.record, &current.record) => {
-                    moved = current;
-                }
-                // It has gone on, or something else came there.
-                _ => return Ok(moved),
-            }
-        }
-        Err(VolumeError::Conflict(moved.place.to_string()))
     }
 
     /// Whether what stands at a place is the thing that was read there, perhaps changed: its record may
@@ -471,22 +439,6 @@ impl Volume {
 fn arrived(mut moved: Stored) -> Stored {
     Arc::make_mut(&mut moved.record).moved_from = None;
     moved
-}
-
-/// What a tombstone says of the thing that was there.
-enum End {
-    Removed,
-    /// It was moved, and not to where this node moves it.
-    Elsewhere,
-}
-
-fn end_of(source: &Stored, tombstone: &Stored, to: &Place) -> End {
-    let is_elsewhere = |moved: &MovedTo| Place::Entry(moved.dir, moved.name.clone()) != *to;
-    let is_moved = tombstone.record.moved_to.as_ref().is_some_and(is_elsewhere);
-    match is_moved && same_thing(&source.record, &tombstone.record) {
-        true => End::Elsewhere,
-        false => End::Removed,
-    }
 }
 
 /// What a record that is copied from `source` says of it.
