@@ -220,6 +220,8 @@ fn write(ground: &mut Ground, material: &Material) -> Took {
 fn read(ground: &mut Ground) -> Took {
     ground.make_cold();
     let path = ground.join("big");
+    // What a peer had not stored before it was unmounted, it stores now.
+    super::support::wait_for("the file", || path.exists());
     let answered = timed(|| {
         let mut memory = vec![0; (1 << 20) + 4096];
         let start = memory.as_ptr().align_offset(4096);
