@@ -7,6 +7,7 @@ mod beside;
 mod care;
 mod changes;
 mod interchange;
+mod programs;
 mod trouble;
 
 use std::collections::BTreeMap;

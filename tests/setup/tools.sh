@@ -35,15 +35,14 @@ need ip iproute2
 need runc runc
 [ -e /usr/lib/cni/ptp ] || packages+=(containernetworking-plugins)
 [ -e /bin/busybox ] || [ -e /usr/bin/busybox ] || packages+=(busybox-static)
-# The peers of `make bench`, and the libraries of those that are unpacked only (below).
-if [ "${1:-}" = peers ]; then
-    need rclone rclone
-    have() { ldconfig -p | grep -q "$1" || packages+=("$2"); }
-    have libfuse.so.2 libfuse2
-    have libfuse3.so.3 libfuse3-3
-    have libcurl-gnutls.so.4 libcurl3-gnutls
-    have libxml2.so.2 libxml2
-fi
+# Others that keep files in buckets, whose files ours reads and which read ours; and the libraries of those that are
+# unpacked only (below).
+need rclone rclone
+have() { ldconfig -p | grep -q "$1" || packages+=("$2"); }
+have libfuse.so.2 libfuse2
+have libfuse3.so.3 libfuse3-3
+have libcurl-gnutls.so.4 libcurl3-gnutls
+have libxml2.so.2 libxml2
 # What `make dist` puts into the image, and looks at programs with.
 if [ "${1:-}" = dist ]; then
     need readelf binutils
@@ -117,11 +116,9 @@ unpack() { # NAME PACKAGE...
 # Installed, they would serve on ports 80 and 21.
 unpack nginx nginx
 unpack vsftpd vsftpd libwrap0
-if [ "${1:-}" = peers ]; then
-    # fuse3 is for rclone's fusermount. Installed, it would bring `mount.fuse`, to which mount(8) hands every
-    # remount of a FUSE file system, ours too, and which takes its source for a program.
-    unpack peers s3fs fuse3
-fi
+# fuse3 is for rclone's fusermount. Installed, it would bring `mount.fuse`, to which mount(8) hands every
+# remount of a FUSE file system, ours too, and which takes its source for a program.
+unpack peers s3fs fuse3
 
 if [ "${1:-}" = peers ]; then
     # Milliseconds on each round trip: `make bench LATENCY=20`.

@@ -1,0 +1,136 @@
+//! s3fs and rclone themselves: what they have written is read, and they read what is written here.
+
+use crate::support::minio::cache::cache_directory;
+use crate::support::{is_mounted, random_bytes, set_mode, wait_for};
+use crate::{Files, Form, look, run};
+use nix::mount::{MntFlags, umount2};
+use std::fs::{self, File};
+use std::os::unix::fs::{chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+/// A tree that shows whatever is lost.
+fn tree(root: &Path) {
+    fs::create_dir_all(root.join("dir with blank/ü")).expect("made");
+    fs::write(root.join("dir with blank/ü/short"), "short").expect("written");
+    fs::write(root.join("empty"), "").expect("written");
+    fs::write(root.join("long"), random_bytes(1, 25_000_000)).expect("written");
+    symlink("dir with blank/ü/short", root.join("link")).expect("made");
+    for (index, name) in ["empty", "long", "dir with blank/ü/short"].into_iter().enumerate() {
+        let path = root.join(name);
+        set_mode(&path, 0o600 + index as u32 * 0o21);
+        chown(&path, Some(1000 + index as u32), Some(100)).expect("given");
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500_000_000_250 + index as u64);
+        File::options().write(true).open(&path).expect("opened").set_modified(time).expect("set");
+    }
+    set_mode(&root.join("dir with blank"), 0o750);
+}
+
+/// The tree without the times of directories, which s3fs tells of the mount.
+fn shown(root: &Path) -> Vec<(String, String)> {
+    let rows = look(root).into_iter();
+    rows.filter(|(path, _)| !root.join(path).is_dir()).collect()
+}
+
+/// A bucket's prefix, mounted by s3fs.
+struct S3fs {
+    server: Child,
+    path: PathBuf,
+}
+
+impl S3fs {
+    fn mount(files: &Files, name: &str) -> Self {
+        let server = files.volume.minio.as_ref().expect("a server");
+        let (password, path) = (files.volume.local("password"), files.volume.local(name));
+        let keys = format!("{}:{}", server.access_key, server.secret_key);
+        fs::write(&password, keys).expect("written");
+        set_mode(&password, 0o600);
+        fs::create_dir(&path).expect("made");
+        let program = fs::read_dir(cache_directory())
+            .expect("the cache")
+            .map(|entry| entry.expect("an entry").path().join("usr/bin/s3fs"))
+            .find(|program| program.exists())
+            .expect("s3fs is missing: run `make tools`");
+        let child = Command::new(program)
+            .args([format!("{}:/files", files.bucket()), path.display().to_string()])
+            .args(["-f", "-o", &format!("url={}", server.endpoint), "-o", "use_path_request_style"])
+            .args(["-o", &format!("passwd_file={}", password.display())])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("s3fs starts");
+        wait_for("the mount of s3fs", || is_mounted(&path));
+        Self { server: child, path }
+    }
+}
+
+impl Drop for S3fs {
+    fn drop(&mut self) {
+        wait_for("umount", || umount2(&self.path, MntFlags::empty()).is_ok());
+        let _ = self.server.wait();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    run("cp", ["-a".as_ref(), from.as_os_str(), to.as_os_str()]);
+}
+
+#[test]
+fn s3fs_reads_what_is_written_here_and_the_other_way_round() {
+    let files = Files::new(Form::Plain);
+    let local = files.volume.local("tree");
+    tree(&local);
+    let wanted = shown(&local);
+    assert_eq!(wanted.len(), 4);
+    let mount = files.mount();
+    copy(&local, &mount.join("ours"));
+    mount.unmount();
+    let theirs = S3fs::mount(&files, "s3fs");
+    assert_eq!(shown(&theirs.path.join("ours")), wanted, "s3fs reads ours");
+    copy(&local, &theirs.path.join("theirs"));
+    drop(theirs);
+    let mount = files.mount();
+    assert_eq!(shown(&mount.join("theirs")), wanted, "ours reads s3fs's");
+    assert_eq!(shown(&mount.join("ours")), wanted);
+    mount.unmount();
+}
+
+#[test]
+fn rclone_reads_what_is_written_here_and_the_other_way_round() {
+    let files = Files::new(Form::Plain);
+    let local = files.volume.local("tree");
+    tree(&local);
+    // A link is no file to rclone.
+    fs::remove_file(local.join("link")).expect("removed");
+    let server = files.volume.minio.as_ref().expect("a server");
+    let remote = |path: &str| {
+        let bucket = files.bucket();
+        let endpoint = &server.endpoint;
+        format!(":s3,provider=Minio,env_auth,endpoint=\"{endpoint}\":{bucket}/files/{path}")
+    };
+    let rclone = |from: &str, to: &str| {
+        let mut command = Command::new("rclone");
+        command.args(["copy", "--config", "", from, to]);
+        // Its SDK refuses to start where a bundle of authorities is named.
+        command.env_remove("AWS_CA_BUNDLE").envs(server.environment());
+        let output = command.output().expect("rclone starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    rclone(local.to_str().expect("text"), &remote("theirs"));
+    let mount = files.mount();
+    let what = |root: &Path| {
+        // Without --metadata rclone keeps bytes and times, and knows of no empty directories.
+        let names = ["empty", "long", "dir with blank/ü/short"];
+        names.map(|name| {
+            let data = fs::metadata(root.join(name)).expect("there");
+            (fs::read(root.join(name)).expect("read"), data.modified().expect("told"))
+        })
+    };
+    assert!(what(&mount.join("theirs")) == what(&local), "ours reads rclone's");
+    copy(&local, &mount.join("ours"));
+    mount.unmount();
+    let back = files.volume.local("back");
+    rclone(&remote("ours"), back.to_str().expect("text"));
+    assert!(what(&back) == what(&local), "rclone reads ours");
+}
