@@ -35,6 +35,7 @@ mod s3;
 mod s3_connect;
 mod s3_errors;
 mod s3_files;
+mod s3_headers;
 mod s3_identity;
 mod throttle;
 mod transport;

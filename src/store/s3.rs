@@ -7,6 +7,7 @@
 use super::s3_connect::{self, ListVersion, Listing, S3Config};
 use super::s3_errors::{by_answer, is_of_place, is_tls, remedy, root_cause};
 use super::s3_files::DELETES;
+use super::s3_headers::{ContentMd5, DateOf};
 use super::s3_identity::UNANSWERED;
 use super::transport::deadline;
 use super::{
@@ -288,7 +289,8 @@ impl Store for S3Store {
                 .quiet(true)
                 .build()
                 .map_err(invalid)?;
-            let request = self.client.delete_objects().bucket(&self.bucket).delete(delete).send();
+            let request = self.client.delete_objects().bucket(&self.bucket).delete(delete);
+            let request = request.customize().interceptor(ContentMd5).send();
             let output = self.bounded("delete", &self.place, 0, true, request).await?;
             for error in output.errors() {
                 let Some(key) = error.key().and_then(Key::new) else { continue };
@@ -421,30 +423,6 @@ impl S3Store {
 
 fn page_size(limit: u32) -> Option<i32> {
     (limit > 0).then(|| i32::try_from(limit).unwrap_or(1000).min(1000))
-}
-
-/// Notes the Date header of a reply.
-#[derive(Debug)]
-struct DateOf(std::sync::Arc<parking_lot::Mutex<Option<Timestamp>>>);
-
-impl aws_sdk_s3::config::Intercept for DateOf {
-    fn name(&self) -> &'static str {
-        "DateOf"
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef<'_>,
-        _: &aws_sdk_s3::config::RuntimeComponents,
-        _: &mut aws_sdk_s3::config::ConfigBag,
-    ) -> Result<(), aws_sdk_s3::error::BoxError> {
-        let header = context.response().headers().get("date");
-        let date = header.and_then(|text| {
-            DateTime::from_str(text, aws_smithy_types::date_time::Format::HttpDate).ok()
-        });
-        *self.0.lock() = date.as_ref().map(|date| time(Some(date)));
-        Ok(())
-    }
 }
 
 /// Collects a body of known length, each part in the buffer that it came in.

@@ -338,7 +338,7 @@ fn mark(etag: String) -> ETag {
 }
 
 /// The digest that every server of the family checks a body by (RFC 1864).
-fn digest(body: &[u8]) -> String {
+pub(super) fn digest(body: &[u8]) -> String {
     BASE64.encode(&Md5::digest(body))
 }
 
