@@ -1,6 +1,6 @@
 //! Generated command lines through both programs: the same output, messages, exit codes and files.
 
-use crate::generator::{Generator, Line};
+use crate::generator::{Generator, Line, PULLED};
 use crate::programs::{BOTH, Outcome, Program, shown};
 use crate::stored;
 use crate::worlds::{Place, World};
@@ -12,8 +12,15 @@ const APART: i64 = 20;
 
 /// Messages of Amazon's SDK and of Go that are not looked at: ours have their own.
 /// And a directory that is missing on a server of FTP, which the original does not always know as such.
-const FOREIGN: [&str; 6] =
-    ["status code:", "caused by:", "InvalidParameter", "XMinio", "corrupted", "501 \"No such"];
+const FOREIGN: [&str; 7] = [
+    "RESPONSE 400",
+    "status code:",
+    "caused by:",
+    "InvalidParameter",
+    "XMinio",
+    "corrupted",
+    "501 \"No such",
+];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
@@ -51,7 +58,12 @@ fn both(world: &World, line: &Line) -> [Outcome; 2] {
     std::thread::scope(|scope| {
         let run = |side: Program| {
             scope.spawn(move || {
-                let call = world.call(side, side, &line.arguments);
+                let own = world.local(&format!("{side:?}-pulled"));
+                let arguments = line.arguments.iter().map(|argument| match argument == PULLED {
+                    true => own.clone().into_os_string(),
+                    false => argument.clone(),
+                });
+                let call = world.call(side, side, arguments);
                 let call = call.envs(line.variables.iter().copied());
                 call.run_with(line.input.as_deref())
             })
@@ -63,6 +75,14 @@ fn both(world: &World, line: &Line) -> [Outcome; 2] {
 fn check(world: &World, line: &Line, what: &str, real: &Outcome, ours: &Outcome) {
     if line.has_content {
         assert!(real.stdout == ours.stdout, "{what}: other contents");
+    }
+    let pulled = BOTH.map(|side| std::fs::read(world.local(&format!("{side:?}-pulled"))).ok());
+    // The original makes the file before it knows that there is nothing to put into it.
+    if real.code == Some(0) {
+        assert!(pulled[0] == pulled[1], "{what}: another file was pulled");
+    }
+    for side in BOTH {
+        let _ = std::fs::remove_file(world.local(&format!("{side:?}-pulled")));
     }
     let text = |outcome: &Outcome| if line.has_content { String::new() } else { outcome.text() };
     let told =

@@ -49,6 +49,39 @@ fn exchange(world: &World) {
 }
 
 #[test]
+fn every_compression_is_read_by_the_other_program_from_a_bucket() {
+    let world = World::new(Place::Bucket).encrypted("AES-256-CFB");
+    let [content, ..] = contents();
+    for name in NAMES {
+        for writer in BOTH {
+            let push = world.call(writer, writer, ["push", "-z", name, "-", name]);
+            push.run_with(Some(&content)).good();
+            for reader in BOTH {
+                let back = world.call(reader, writer, ["pull", "-d", name, name, "-"]).run().good();
+                assert!(back == content, "{name}: {writer:?} to {reader:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_left_in_parts_is_read_by_the_other_program() {
+    let content = crate::support::random_bytes(11, 60_000_000);
+    for world in [World::new(Place::Bucket), World::new(Place::Prefix).encrypted("AES-256-CFB")] {
+        for writer in BOTH {
+            world.call(writer, writer, ["push", "-", "dir/long"]).run_with(Some(&content)).good();
+            let sizes = BOTH.map(|reader| {
+                let back = world.call(reader, writer, ["pull", "dir/long", "-"]).run().good();
+                assert!(back == content, "{writer:?} to {reader:?}");
+                let sizes = world.call(reader, writer, ["stat", "dir/long"]).run().good();
+                String::from_utf8(sizes).expect("text")
+            });
+            assert_eq!(sizes[0], sizes[1]);
+        }
+    }
+}
+
+#[test]
 fn every_compression_is_read_by_the_other_program() {
     exchange(&World::new(Place::Directory));
 }

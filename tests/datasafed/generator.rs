@@ -36,6 +36,9 @@ pub(crate) struct Generator {
     moment: Option<u64>,
 }
 
+/// Stands for a file of the local disk that each program has for itself.
+pub(crate) const PULLED: &str = "PULLED";
+
 const DIRECTORIES: &[&str] = &["", "a/", "a/b/", "data with blank/", "ü/é/", "x&y<z>/", "100%/"];
 const NAMES: &[&str] =
     &["one", "two.txt", "three.tar.gz", "four five", "six+seven", "ünï", "a&<b>", "it's", "%20"];
@@ -63,6 +66,17 @@ impl Generator {
     }
 
     pub(crate) fn line(&mut self) -> Line {
+        let mut line = self.usual_line();
+        // What is pushed stays below one base, so that no file is where another's directory is.
+        // Servers of FTP have answers of their own where a base is missing.
+        if !line.changes && !self.place.is_ftp() && self.chance(8) {
+            let bases = ["", " ", "/", ".", "a", "/a/b/", " a ", "a//b", "./a/", "a/../b", "none"];
+            line.variables.push(("DATASAFED_BACKEND_BASE_PATH", self.one(&bases)));
+        }
+        line
+    }
+
+    fn usual_line(&mut self) -> Line {
         match self.random.random_range(0..100) {
             _ if self.known.len() < 5 => self.push(),
             0..25 => self.push(),
@@ -76,7 +90,7 @@ impl Generator {
         }
     }
 
-    fn one<'a>(&mut self, choices: &[&'a str]) -> &'a str {
+    fn one(&mut self, choices: &[&'static str]) -> &'static str {
         choices[self.random.random_range(0..choices.len())]
     }
 
@@ -150,6 +164,9 @@ impl Generator {
 
     fn pull(&mut self) -> Line {
         let path = if self.chance(90) { self.file() } else { self.any() };
+        if self.chance(30) {
+            return line(vec!["pull".to_owned(), path, PULLED.to_owned()]);
+        }
         let arguments = vec!["pull".to_owned(), path, "-".to_owned()];
         Line { has_content: true, ..line(arguments) }
     }

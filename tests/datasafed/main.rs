@@ -12,6 +12,7 @@ mod compressions;
 mod differences;
 mod generator;
 mod google_parts;
+mod logs;
 mod programs;
 mod providers;
 mod remotes;

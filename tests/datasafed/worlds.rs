@@ -215,6 +215,8 @@ impl World {
     pub(crate) fn anonymous(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for side in BOTH {
+            let pulled = self.local(&format!("{side:?}-pulled")).display().to_string();
+            text = text.replace(&pulled, "PULLED");
             let directory = self.directory(side).display().to_string();
             text = text.replace(&directory, "ROOT");
             if !self.bucket(side).is_empty() {

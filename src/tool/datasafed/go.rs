@@ -125,12 +125,13 @@ pub(super) fn integer(text: &str) -> Result<i64, String> {
         .map_err(|_| format!("strconv.ParseInt: parsing {}: value out of range", quoted(text)))
 }
 
-/// Whether a text is a duration: numbers with fractions and units, `1h30m`.
-pub(super) fn duration(text: &str) -> Result<(), String> {
+/// The seconds of a duration: numbers with fractions and units, `1h30m`.
+pub(super) fn duration(text: &str) -> Result<f64, String> {
     let wrong = || format!("time: invalid duration {}", quoted(text));
     let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let mut seconds = 0.0;
     if rest == "0" {
-        return Ok(());
+        return Ok(seconds);
     }
     if rest.is_empty() {
         return Err(wrong());
@@ -143,16 +144,23 @@ pub(super) fn duration(text: &str) -> Result<(), String> {
         }
         let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
         let (unit, after) = after.split_at(unit);
-        match unit {
+        let unit = match unit {
             "" => return Err(format!("time: missing unit in duration {}", quoted(text))),
-            "ns" | "us" | "µs" | "μs" | "ms" | "s" | "m" | "h" => rest = after,
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
             unit => {
                 let (unit, text) = (quoted(unit), quoted(text));
                 return Err(format!("time: unknown unit {unit} in duration {text}"));
             }
-        }
+        };
+        seconds += digits.parse::<f64>().map_err(|_| wrong())? * unit;
+        rest = after;
     }
-    Ok(())
+    Ok(if text.starts_with('-') { -seconds } else { seconds })
 }
 
 #[cfg(test)]

@@ -130,6 +130,7 @@ fn unknown(name: &str) -> Failure {
 /// Does what a command says, until it is done or a signal ends it.
 fn perform(command: &'static Command, parsed: &Parsed) -> (Result<(), Failure>, ExitCode) {
     log::start(parsed, command.name);
+    tracing::debug!("{} begins", command.name);
     if !command.needs_storage {
         return (commands::version(parsed), ExitCode::SUCCESS);
     }
