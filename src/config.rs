@@ -14,7 +14,7 @@ use crate::store::WebIdentity;
 use std::path::{Path, PathBuf};
 
 pub use self::url::{InvalidUrl, StoreBase, VolumeUrl};
-pub use file::{ConfigError, ConfigFile};
+pub use file::{ConfigError, ConfigFile, PlaceSettings};
 pub use passphrase::{Handed, PassphraseError, PassphraseSource};
 pub use process::{is_gone, this_process};
 pub use world::system_world;
@@ -51,21 +51,24 @@ pub fn parse_mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "is no mode; examples, in octal digits: 0755, 2770".to_owned())
 }
 
-/// The certificate authorities in `certs` beside this program, as KubeBlocks copies them into images that have none;
-/// only there.
-pub fn authorities_beside() -> Option<std::path::PathBuf> {
+/// Files and directories of certificate authorities that are trusted beside the system's: those of SSL_CERT_DIR, and
+/// `certs` beside this program, which KubeBlocks copies into images that have none, or have old ones.
+pub fn more_authorities() -> Vec<PathBuf> {
+    // As Go has them: SSL_CERT_DIR alone does not take the place of the system's file.
     const SYSTEM: [&str; 4] = [
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/tls/certs/ca-bundle.crt",
         "/etc/ssl/ca-bundle.pem",
         "/etc/ssl/cert.pem",
     ];
-    if SYSTEM.iter().any(|path| std::path::Path::new(path).exists()) {
-        return None;
-    }
-    let program = std::env::current_exe().ok()?;
-    let beside = program.parent()?.join("certs/ca-certificates.crt");
-    beside.exists().then_some(beside)
+    let named = std::env::var_os("SSL_CERT_DIR").unwrap_or_default();
+    let is_alone = !named.is_empty() && variable("SSL_CERT_FILE").is_none();
+    let system = SYSTEM.iter().map(PathBuf::from).find(|path| path.exists());
+    let named: Vec<PathBuf> = std::env::split_paths(&named).collect();
+    let named = named.into_iter().filter(|path| !path.as_os_str().is_empty());
+    let program = std::env::current_exe().ok();
+    let beside = program.as_deref().and_then(Path::parent).map(|folder| folder.join("certs"));
+    system.filter(|_| is_alone).into_iter().chain(named).chain(beside).collect()
 }
 
 /// This machine's name, for the session that others see.

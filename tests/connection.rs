@@ -227,6 +227,14 @@ fn certificates_that_are_replaced_are_used_by_a_mount_that_stays() {
     assert!(listed.contains("after"), "{listed}");
 }
 
+/// A configuration file of datasafed's.
+fn settings(Minio { access_key, secret_key, .. }: &Minio, endpoint: &str, bucket: &str) -> String {
+    format!(
+        "[storage]\ntype = s3\nprovider = Minio\nenv_auth = false\naccess_key_id = {access_key}\n\
+         secret_access_key = {secret_key}\nendpoint = {endpoint}\nroot = {bucket}\nforce_path_style = true\n"
+    )
+}
+
 #[test]
 fn datasafed_trusts_anybody_only_where_it_is_told_to() {
     let authority = Authority::new();
@@ -239,13 +247,8 @@ fn datasafed_trusts_anybody_only_where_it_is_told_to() {
     let (conf, file) = (volume.local("datasafed.conf"), volume.local("file"));
     fs::write(&file, support::random_bytes(1, 100_000)).expect("written");
     let write = |unchecked: bool| {
-        let text = format!(
-            "[storage]\ntype = s3\nprovider = Minio\nenv_auth = false\naccess_key_id = {}\n\
-             secret_access_key = {}\nendpoint = {}\nroot = {bucket}/backups\nforce_path_style = true\n\
-             no_check_certificate = {unchecked}\n",
-            minio.access_key, minio.secret_key, minio.endpoint
-        );
-        fs::write(&conf, text).expect("written");
+        let text = settings(&minio, &minio.endpoint, &bucket);
+        fs::write(&conf, format!("{text}no_check_certificate = {unchecked}\n")).expect("written");
     };
     let push = ["datasafed", "-c", text(&conf), "push", text(&file), "dir/file"];
     write(true);
@@ -260,6 +263,45 @@ fn datasafed_trusts_anybody_only_where_it_is_told_to() {
     assert!(said.contains("UnknownIssuer") && said.contains("AWS_CA_BUNDLE"), "{said}");
     let trusted = authority.file();
     run(&volume, &push, &[("CA_CERT_PATH", text(&trusted))]).succeeded();
+    // As KubeBlocks copies it into the images of databases: the program, and authorities beside it, under any names,
+    // which are trusted beside the image's own. So are those of SSL_CERT_DIR.
+    let certs = volume.local("bin/certs");
+    fs::create_dir_all(&certs).expect("made");
+    fs::write(certs.join("README"), "no certificate").expect("written");
+    let program = volume.local("bin/datasafed");
+    fs::copy(support::STRONGROOM, &program).expect("copied");
+    let elsewhere = || {
+        let mut command = Command::new(&program);
+        command.args(&push[1..]).env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE");
+        command.env_remove("AWS_CA_BUNDLE").env_remove("CA_CERT_PATH");
+        command.output().expect("it runs").status.success()
+    };
+    assert!(!elsewhere());
+    fs::copy(&trusted, certs.join("of-this-house.pem")).expect("copied");
+    assert!(elsewhere());
+    run(&volume, &push, &[("SSL_CERT_DIR", text(&certs))]).succeeded();
+}
+
+#[test]
+fn datasafed_shows_its_certificate_to_a_server_that_asks_for_one() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let (volume, minio) = place();
+    let gate = Gate::start(&authority, &clients, &minio.endpoint);
+    let (identity, conf) = (Identity::new(&clients), volume.local("datasafed.conf"));
+    let file = volume.local("file");
+    fs::write(&file, support::random_bytes(1, 100_000)).expect("written");
+    let settings = settings(&minio, &gate.endpoint(), &minio.new_bucket());
+    fs::write(&conf, settings).expect("written");
+    let (trusted, file) = (authority.file(), text(&file));
+    let there = [("CA_CERT_PATH", text(&trusted))];
+    let push = ["datasafed", "-c", text(&conf), "push", file, "dir/file"];
+    assert_eq!(run(&volume, &push, &there).output.status.code(), Some(1));
+    let (certificate, key) = (identity.certificate(), identity.key());
+    let known =
+        [("CLIENT_CERT_PATH", text(&certificate)), ("CLIENT_KEY_PATH", text(&key)), there[0]];
+    run(&volume, &push, &known).succeeded();
+    let pull = [&push[..3], &["pull", "dir/file", "-"]].concat();
+    assert!(run(&volume, &pull, &known).succeeded_with_bytes() == fs::read(file).expect("read"));
 }
 
 /// A proxy that knows one name, `store.test`, and wants a password.

@@ -130,6 +130,7 @@ impl Driver {
             },
             tls: Tls {
                 authorities: self.ca_bundle.clone(),
+                more_authorities: strongroom::config::more_authorities(),
                 identity: self.client_cert.clone().map(|certificate| ClientIdentity {
                     key: self.client_key.clone().unwrap_or_else(|| certificate.clone()),
                     certificate,

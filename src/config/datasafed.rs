@@ -67,8 +67,15 @@ impl Conf {
         let bytes = std::fs::read(file).map_err(|error| {
             let why = error.to_string();
             let why = why.split(" (os error").next().unwrap_or_default().to_lowercase();
-            let operation = if file.is_dir() { "BOM: read" } else { "open" };
-            DatasafedError(format!("{operation} {shown}: {why}"))
+            let (operation, hint) = match error.kind() {
+                _ if file.is_dir() => ("BOM: read", "name a file with -c"),
+                std::io::ErrorKind::NotFound => (
+                    "open",
+                    "name the file with -c, or a directory by DATASAFED_LOCAL_BACKEND_PATH",
+                ),
+                _ => ("open", "it has to be readable for the user whom this runs as"),
+            };
+            DatasafedError(format!("{operation} {shown}: {why}: {hint}"))
         })?;
         let ini =
             Ini::parse(&bytes).map_err(|error| DatasafedError(format!("{shown}: {error}")))?;
@@ -168,14 +175,10 @@ pub fn refuse_kopia() -> Result<(), DatasafedError> {
     ))
 }
 
-/// The certificate authorities that go with the program: `certs` beside it, as KubeBlocks copies them into
-/// images that have none. AWS_CA_BUNDLE and CA_CERT_PATH come first.
-pub fn authorities() -> Option<PathBuf> {
+/// A file of certificate authorities that is trusted instead of the system's.
+fn authorities() -> Option<PathBuf> {
     let named = ["AWS_CA_BUNDLE", "CA_CERT_PATH"].map(variable);
-    if let Some(given) = named.into_iter().find(|given| !given.is_empty()) {
-        return Some(given.into());
-    }
-    super::authorities_beside()
+    named.into_iter().find(|given| !given.is_empty()).map(PathBuf::from)
 }
 
 /// Who we are to a server that asks for a client certificate.

@@ -1,6 +1,8 @@
 //! The configuration file (TOML).
 
+use super::VolumeUrl;
 use serde::{Deserialize, Deserializer, de};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,6 +80,43 @@ pub struct ConfigFile {
     /// Bits that new things do not get: `"027"`.
     #[serde(deserialize_with = "mode")]
     pub umask: Option<u32>,
+    /// Settings of single places, by the beginnings of their URLs: `[at."s3://offsite"]`.
+    #[serde(deserialize_with = "places")]
+    pub at: Vec<(VolumeUrl, PlaceSettings)>,
+}
+
+/// What is said of one place: it comes before everything else that is said, flags included.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlaceSettings {
+    /// S3 endpoint.
+    pub endpoint: Option<String>,
+    /// S3 region.
+    pub region: Option<String>,
+    /// Bucket in the path instead of the host name.
+    pub path_style: Option<bool>,
+    /// Profile of the AWS files, whose credentials come before those in the environment.
+    pub profile: Option<String>,
+    /// Certificate authorities, PEM.
+    pub ca_bundle: Option<PathBuf>,
+    /// Client certificate, PEM.
+    pub client_cert: Option<PathBuf>,
+    /// Its key, PEM; without it in the certificate's file.
+    pub client_key: Option<PathBuf>,
+    /// File with the passphrase.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+fn places<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<(VolumeUrl, PlaceSettings)>, D::Error> {
+    let places = BTreeMap::<String, PlaceSettings>::deserialize(deserializer)?;
+    let parsed = places.into_iter().map(|(place, said)| {
+        let url: Result<VolumeUrl, _> = place.parse();
+        let url = url.map_err(|error| de::Error::custom(format_args!("at: {error}")))?;
+        Ok((url, said))
+    });
+    parsed.collect()
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -135,6 +174,19 @@ pub enum ConfigError {
 }
 
 impl ConfigFile {
+    /// What is said of the place that a URL is in: the longest beginning counts.
+    pub fn place(&self, url: &VolumeUrl) -> Option<(&VolumeUrl, &PlaceSettings)> {
+        let begins = |place: &VolumeUrl| {
+            let rest = url.path.strip_prefix(&*place.path);
+            let is_below =
+                |rest: &str| rest.is_empty() || place.path.is_empty() || rest.starts_with('/');
+            place.base == url.base && rest.is_some_and(is_below)
+        };
+        let places = self.at.iter().map(|(place, said)| (place, said));
+        let places = places.filter(|(place, _)| begins(place));
+        places.max_by_key(|(place, _)| place.path.len())
+    }
+
     /// The file that was named, or the first that exists of the user's and the system's.
     pub fn find(named: Option<&Path>) -> Result<Self, ConfigError> {
         if let Some(path) = named {
@@ -189,6 +241,26 @@ impl ConfigFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_beginning_of_a_url_says_how_its_place_is_reached() {
+        let text = "[at.\"s3://house\"]\nregion = \"one\"\n[at.\"s3://house//b\"]\nregion = \"two\"\n\
+                    [at.\"file:///srv\"]\nregion = \"three\"\n";
+        let file = ConfigFile::parse(text, Path::new("config.toml")).expect("read");
+        let region = |url: &str| {
+            let url = url.parse().expect("a URL");
+            file.place(&url).and_then(|(_, said)| said.region.as_deref())
+        };
+        assert_eq!(region("s3://house"), Some("one"));
+        assert_eq!(region("s3://house/bc/d"), Some("one"));
+        assert_eq!(region("s3://house/b"), Some("two"));
+        assert_eq!(region("s3://house/b//c"), Some("two"));
+        assert_eq!(region("file:///srv/x"), Some("three"));
+        assert_eq!(region("s3://houses"), None);
+        for wrong in ["[at.\"s3://house\"]\nregio = \"x\"\n", "[at.offsite]\nregion = \"x\"\n"] {
+            assert!(ConfigFile::parse(wrong, Path::new("config.toml")).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_it_and_its_line() {

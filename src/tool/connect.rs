@@ -23,14 +23,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[derive(Clone, Default)]
 pub(super) struct Clients(Arc<tokio::sync::Mutex<Option<Client>>>);
 
-/// A bucket's name and its store.
-type Client = (String, Arc<dyn Store>);
+/// The place of the configuration file whose settings were used, a bucket's name, and its store.
+type Client = (Option<String>, String, Arc<dyn Store>);
 
 /// The volumes that this run has opened.
 #[derive(Clone, Default)]
 pub(super) struct Volumes(Arc<tokio::sync::Mutex<Vec<OpenedVolume>>>);
 
 struct OpenedVolume {
+    /// The place of the configuration file whose settings were used.
+    place: Option<String>,
     base: StoreBase,
     root: String,
     volume: Arc<Volume>,
@@ -159,9 +161,11 @@ impl Common {
         settings: OpenSettings,
         around: impl FnOnce(Arc<dyn Store>) -> Result<Arc<dyn Store>, Failure>,
     ) -> Result<(Arc<Volume>, String), Failure> {
+        let own = self.at(url)?;
         let mut opened = self.volumes.0.lock().await;
         let known = opened.iter().find(|known| {
             known.base == url.base
+                && known.place == own.place
                 // Who may write may read.
                 && (!known.volume.is_read_only() || settings.read_only)
                 && url.candidates().contains(&known.root.as_str())
@@ -169,9 +173,8 @@ impl Common {
         if let Some(known) = known {
             return Ok((known.volume.clone(), url.inside(&known.root).to_owned()));
         }
-        let file = self.file()?;
-        let Location { store, inside } = self.locate(url).await?;
-        let source = self.passphrase(&file);
+        let Location { store, inside } = own.locate(url).await?;
+        let source = own.passphrase(&own.file()?);
         let passphrase = match needs_passphrase(&store).await? {
             true => Some(source.read()?),
             // Whoever gives a passphrase expects an encrypted volume. The store could put a plain one in
@@ -191,8 +194,9 @@ impl Common {
             Ok(volume) => {
                 let root = url.path.len() - inside.len();
                 let root = url.path[..root].trim_end_matches('/').to_owned();
-                let (base, volume) = (url.base.clone(), volume);
-                opened.push(OpenedVolume { base, root, volume: volume.clone(), renewed: false });
+                let (place, base) = (own.place.clone(), url.base.clone());
+                let known = volume.clone();
+                opened.push(OpenedVolume { place, base, root, volume: known, renewed: false });
                 Ok((volume, inside))
             }
             Err(VolumeError::Passphrase(CryptoError::WrongPassphrase)) => {
@@ -247,8 +251,9 @@ impl Common {
 
     /// Finds the volume's root: the nearest prefix from the left that holds a descriptor.
     pub(super) async fn locate(&self, url: &VolumeUrl) -> Result<Location, Failure> {
+        let own = self.at(url)?;
         for root in url.candidates() {
-            let Some(store) = self.store_if_there(url, root).await? else { continue };
+            let Some(store) = own.store_if_there(url, root).await? else { continue };
             if holds_volume(&store).await? {
                 return Ok(Location { store, inside: url.inside(root).to_owned() });
             }
@@ -256,7 +261,7 @@ impl Common {
         if let StoreBase::S3(bucket) = &url.base {
             // HEAD cannot tell a missing bucket from a missing object; a listing can.
             let request = ListRequest { limit: 1, ..ListRequest::default() };
-            self.bucket(bucket).await?.list(&request).await?;
+            own.bucket(bucket).await?.list(&request).await?;
         }
         for root in url.candidates() {
             let copies = keys::descriptor_copies();
@@ -268,7 +273,7 @@ impl Common {
                     }
                     Arc::new(DirStore::open(directory)?)
                 }
-                StoreBase::S3(bucket) => under(self.bucket(bucket).await?, root),
+                StoreBase::S3(bucket) => under(own.bucket(bucket).await?, root),
             };
             let prefix = copies.to_owned();
             let request = ListRequest { prefix, limit: 1, ..ListRequest::default() };
@@ -311,11 +316,13 @@ impl Common {
     pub(super) async fn bucket(&self, bucket: &str) -> Result<Arc<dyn Store>, Failure> {
         let mut known = self.clients.0.lock().await;
         match &*known {
-            Some((name, store)) if name == bucket => return Ok(store.clone()),
+            Some((place, name, store)) if name == bucket && *place == self.place => {
+                return Ok(store.clone());
+            }
             _ => {}
         }
         let store = self.connect(bucket).await?;
-        *known = Some((bucket.to_owned(), store.clone()));
+        *known = Some((self.place.clone(), bucket.to_owned(), store.clone()));
         Ok(store)
     }
 
@@ -353,7 +360,7 @@ impl Common {
                 Err(_) => self.store_for_init(url).await,
             },
             StoreBase::S3(bucket) => {
-                let bucket = self.bucket(bucket).await?;
+                let bucket = self.at(url)?.bucket(bucket).await?;
                 for root in url.candidates() {
                     let store = under(bucket.clone(), root);
                     if holds_volume(&store).await.unwrap_or(false) {
@@ -369,7 +376,7 @@ impl Common {
     pub(super) async fn store_for_init(&self, url: &VolumeUrl) -> Result<Arc<dyn Store>, Failure> {
         match &url.base {
             StoreBase::File => Ok(Arc::new(DirStore::open(VolumeUrl::directory(&url.path))?)),
-            StoreBase::S3(bucket) => Ok(under(self.bucket(bucket).await?, &url.path)),
+            StoreBase::S3(bucket) => Ok(under(self.at(url)?.bucket(bucket).await?, &url.path)),
         }
     }
 }

@@ -24,7 +24,8 @@ impl Common {
                 "{url}: --layout objects mounts a bucket (s3://...): a directory's files are there already"
             )));
         };
-        let s3 = Arc::new(S3Store::connect(self.s3(bucket)?).await?);
+        let own = self.at(url)?;
+        let s3 = Arc::new(S3Store::connect(own.s3(bucket)?).await?);
         let meter = self.meter.around(s3.clone());
         let policy = RetryPolicy::within(self.patience()?);
         let world = config::system_world();
@@ -42,7 +43,7 @@ impl Common {
                 )));
             }
         }
-        let source = self.passphrase(&self.file()?);
+        let source = own.passphrase(&own.file()?);
         let key = match suite {
             Some(suite) => {
                 let passphrase = source.read()?;

@@ -117,7 +117,7 @@ impl Doctor {
     /// last.
     async fn examine(&self, common: &Common, checks: &mut Checks) -> Result<(), Failure> {
         let store = match &self.url.base {
-            StoreBase::S3(bucket) => common.bucket(bucket).await,
+            StoreBase::S3(bucket) => common.at(&self.url)?.bucket(bucket).await,
             StoreBase::File => common.store_at(&self.url).await,
         };
         let store = match store {

@@ -75,7 +75,10 @@ impl Init {
         }
         let passphrase = match encryption {
             Suite::None => None,
-            _ => Some(common.passphrase(&common.file()?).read_new()?),
+            _ => {
+                let own = common.at(url)?;
+                Some(own.passphrase(&own.file()?).read_new()?)
+            }
         };
         let slot =
             passphrase.as_ref().map(|passphrase| NewSlot { label, passphrase, kdf: kdf.kdf() });

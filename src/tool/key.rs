@@ -92,7 +92,13 @@ enum KeyCommand {
 
 impl Key {
     pub(super) async fn run(&self, common: &Common) -> Result<(), Failure> {
-        let source = common.passphrase(&common.file()?);
+        let (KeyCommand::Add { url, .. }
+        | KeyCommand::Remove { url, .. }
+        | KeyCommand::List { url, .. }
+        | KeyCommand::Rotate { url }
+        | KeyCommand::Rewrap { url, .. }) = &self.command;
+        let own = common.at(url)?;
+        let source = own.passphrase(&own.file()?);
         match &self.command {
             KeyCommand::Add { url, new_passphrase_file, label, kdf } => {
                 let (volume, _) = common.open_to_write(url).await?;

@@ -3,7 +3,7 @@
 
 use super::connect::{Clients, MeterSlot, RateSlot, Volumes};
 use super::output::{Failure, LogFormat};
-use crate::config::{self, ConfigFile, PassphraseSource};
+use crate::config::{self, ConfigFile, PassphraseSource, PlaceSettings, VolumeUrl};
 use crate::store::{ClientIdentity, Profile, S3Config, S3Credentials, Tls};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Command};
@@ -85,6 +85,9 @@ pub(super) struct Common {
     /// Settings from the program that started this one, instead of environment and files.
     #[arg(skip)]
     pub(super) given: Option<Given>,
+    /// The place of the configuration file whose settings these are.
+    #[arg(skip)]
+    pub(super) place: Option<String>,
 }
 
 /// Settings that another program has handed over.
@@ -118,7 +121,40 @@ impl Common {
             volumes: Volumes::default(),
             clients: Clients::default(),
             given: Some(given),
+            place: None,
         }
+    }
+
+    /// The settings for a URL: what the configuration file says of its place comes before everything else.
+    pub(super) fn at(&self, url: &VolumeUrl) -> Result<Self, Failure> {
+        let mut own = self.clone();
+        let file = self.file()?;
+        if self.place.is_some() || self.given.is_some() {
+            return Ok(own);
+        }
+        let Some((place, said)) = file.place(url) else { return Ok(own) };
+        let PlaceSettings {
+            endpoint,
+            region,
+            path_style,
+            profile,
+            ca_bundle,
+            client_cert,
+            client_key,
+            passphrase_file,
+        } = said.clone();
+        own.place = Some(place.to_string());
+        own.endpoint = endpoint.or(own.endpoint);
+        own.region = region.or(own.region);
+        own.path_style = path_style.or(own.path_style);
+        own.profile = profile.or(own.profile);
+        own.ca_bundle = ca_bundle.or(own.ca_bundle);
+        // A certificate's key is no other one's.
+        let key = client_key.or_else(|| client_cert.clone());
+        own.client_key = key.or(own.client_key);
+        own.client_cert = client_cert.or(own.client_cert);
+        own.passphrase_file = passphrase_file.or(own.passphrase_file);
+        Ok(own)
     }
 
     pub(super) fn file(&self) -> Result<ConfigFile, Failure> {
@@ -165,8 +201,8 @@ impl Common {
                     &self.ca_bundle,
                     &["AWS_CA_BUNDLE", "CA_CERT_PATH"],
                     file.ca_bundle,
-                )
-                .or_else(config::authorities_beside),
+                ),
+                more_authorities: config::more_authorities(),
                 identity: ClientIdentity::of_files(
                     path(&self.client_cert, &["CLIENT_CERT_PATH"], file.client_cert),
                     path(&self.client_key, &["CLIENT_KEY_PATH"], file.client_key),

@@ -1,6 +1,7 @@
 //! Trees copied by the tool, in every direction: what arrives, what is not copied twice, what is removed.
 
 mod harm;
+mod stores;
 #[path = "../support/mod.rs"]
 mod support;
 

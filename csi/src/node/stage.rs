@@ -181,7 +181,8 @@ impl NodeService {
             let directory = cache.join(HEXLOWER.encode(&Sha256::digest(id)[..16]));
             options.insert("cache_dir".to_owned(), shown(&directory).into());
         }
-        let Tls { authorities, identity, unverified: _ } = &self.settings.defaults.tls;
+        let Tls { authorities, identity, more_authorities: _, unverified: _ } =
+            &self.settings.defaults.tls;
         let identity = identity.as_ref();
         let files = [
             ("ca_bundle", authorities.as_ref()),

@@ -203,6 +203,7 @@ pub(super) fn split_root(
 pub(super) fn tls(options: &Options<'_>) -> Result<Tls, DatasafedError> {
     Ok(Tls {
         authorities: authorities(),
+        more_authorities: crate::config::more_authorities(),
         identity: identity()?,
         unverified: options.flag("no_check_certificate")?.unwrap_or(false),
     })
@@ -217,6 +218,8 @@ fn credentials(options: &Options<'_>) -> Result<S3Credentials, DatasafedError> {
             session_token: options.text("session_token").map(Zeroizing::new),
         }),
         (None, None) if options.flag("env_auth")?.unwrap_or(false) => Ok(S3Credentials::Found),
+        // The templates of storage providers say env_auth = false: a pod's token is there for a reason.
+        (None, None) if crate::config::web_identity().is_some() => Ok(S3Credentials::Found),
         (None, None) => Ok(S3Credentials::Anonymous),
         (Some(_), None) => Err(DatasafedError::new(
             "storage.secret_access_key is empty: it belongs to storage.access_key_id",

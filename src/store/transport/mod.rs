@@ -54,6 +54,9 @@ pub(super) fn deadline(bytes: u64) -> Duration {
 pub struct Tls {
     /// PEM file of certificate authorities, instead of the system's. It is read again when it changes.
     pub authorities: Option<PathBuf>,
+    /// Such files, and directories of them, that are trusted beside the system's, where `authorities` is not given.
+    /// Read once; what is not there is passed over.
+    pub more_authorities: Vec<PathBuf>,
     /// What a server is shown that asks for a client certificate.
     pub identity: Option<ClientIdentity>,
     /// Trust whatever certificate the server shows.

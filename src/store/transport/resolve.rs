@@ -25,7 +25,8 @@ pub(in crate::store) struct Resolver(Arc<Mutex<Option<Current>>>);
 #[derive(Clone)]
 struct Current {
     changed: [Option<SystemTime>; FILES.len()],
-    resolver: TokioResolver,
+    /// None can be made without /etc/resolv.conf, and why.
+    resolver: Result<TokioResolver, String>,
     hosts: Arc<Hosts>,
 }
 
@@ -50,20 +51,21 @@ impl Resolver {
     }
 
     /// By the files as they are now.
-    fn current(&self) -> io::Result<Current> {
+    fn current(&self) -> Current {
         let changed =
             FILES.map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok());
         let mut current = self.0.lock();
         if let Some(current) = current.as_ref().filter(|current| current.changed == changed) {
-            return Ok(current.clone());
+            return current.clone();
         }
         let resolver = TokioResolver::builder_tokio()
             .and_then(|builder| builder.build())
-            .map_err(|error| io::Error::other(format!("no name service: {}: {error}", FILES[0])))?;
+            .map_err(|error| format!("no name service: {}: {error}", FILES[0]));
         let hosts = Arc::new(Hosts::from_system().unwrap_or_default());
         let fresh = Current { changed, resolver, hosts };
-        *current = Some(fresh.clone());
-        Ok(fresh)
+        // What could not be read for a moment is read again; what is not there comes with another time.
+        *current = Some(fresh.clone()).filter(|_| fresh.resolver.is_ok() || changed[0].is_none());
+        fresh
     }
 
     /// The addresses of a name, or the one that it is.
@@ -71,12 +73,13 @@ impl Resolver {
         if let Ok(address) = name.parse::<IpAddr>() {
             return Ok(vec![address]);
         }
-        let current = self.current()?;
+        let current = self.current();
         let known = current.in_hosts(name);
         if !known.is_empty() {
             return Ok(known);
         }
-        let answer = current.resolver.lookup_ip(name).await.map_err(|error| {
+        let resolver = current.resolver.map_err(io::Error::other)?;
+        let answer = resolver.lookup_ip(name).await.map_err(|error| {
             io::Error::other(format!("failed to lookup address of {name}: {error}"))
         })?;
         Ok(answer.iter().collect())

@@ -9,21 +9,25 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+
+/// Bytes of a file of certificates, at most; systems' bundles have less than one MiB.
+const LONGEST: u64 = 16 << 20;
 
 /// The settings of a client's TLS.
 ///
 /// # Errors
 /// What is wrong with a file.
 pub(in crate::store) fn config(tls: &Tls) -> Result<ClientConfig, String> {
-    let Tls { authorities, identity, unverified } = tls;
+    let Tls { authorities, more_authorities, identity, unverified } = tls;
     let provider = provider();
     let verifier: Arc<dyn ServerCertVerifier> = match authorities {
         _ if *unverified => Arc::new(Unseen { refusal: None, provider: provider.clone() }),
         Some(path) => Arc::new(OfFile::new(path.clone(), provider.clone())?),
-        None => match system_roots() {
+        None => match system_roots(more_authorities) {
             Ok(roots) => verifier(roots, &provider)?,
             // Nothing may ever be asked by TLS; if it is, this is what to say.
             Err(why) => Arc::new(Unseen { refusal: Some(why), provider: provider.clone() }),
@@ -57,8 +61,10 @@ fn builder(
         .expect("the provider knows the versions of its own crate")
 }
 
-/// The system's, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
-fn system_roots() -> Result<RootCertStore, String> {
+/// The system's, or those that SSL_CERT_FILE and SSL_CERT_DIR name, and more: files, and directories of files whatever
+/// their names are. Go's programs, which users come from, take all of them, OpenSSL's only such as are named by their
+/// hashes.
+fn system_roots(more: &[PathBuf]) -> Result<RootCertStore, String> {
     static FOUND: LazyLock<(RootCertStore, String)> = LazyLock::new(|| {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
@@ -67,6 +73,8 @@ fn system_roots() -> Result<RootCertStore, String> {
         (roots, why.join("; "))
     });
     let (roots, why) = &*FOUND;
+    let mut roots = roots.clone();
+    roots.add_parsable_certificates(certificates_in(more));
     if roots.is_empty() {
         let why = if why.is_empty() { "none were found" } else { why };
         return Err(format!(
@@ -74,7 +82,29 @@ fn system_roots() -> Result<RootCertStore, String> {
              give a file with --ca-cert or AWS_CA_BUNDLE"
         ));
     }
-    Ok(roots.clone())
+    Ok(roots)
+}
+
+/// All certificates of files and directories, each once. What is no certificate is passed over.
+fn certificates_in(places: &[PathBuf]) -> HashSet<CertificateDer<'static>> {
+    let mut found = HashSet::new();
+    let mut files = BTreeSet::new();
+    for place in places {
+        let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+        // Systems have each file under several names.
+        let paths = entries.map(|entry| entry.path()).chain([place.clone()]);
+        files.extend(paths.filter_map(|path| path.canonicalize().ok()));
+    }
+    let is_usable = |file: &PathBuf| {
+        std::fs::metadata(file).is_ok_and(|data| data.is_file() && data.len() <= LONGEST)
+    };
+    for file in files.into_iter().filter(is_usable) {
+        match certificates(&file) {
+            Ok(certificates) => found.extend(certificates),
+            Err(why) => tracing::debug!("{why}"),
+        }
+    }
+    found
 }
 
 fn verifier(
