@@ -7,8 +7,11 @@ use crate::support::random_bytes;
 use crate::worlds::{Place, World};
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Every kind of server.
 const REMOTES: [Place; 4] = [Place::Ftp, Place::OldFtp, Place::Azure, Place::Google];
@@ -134,6 +137,53 @@ fn a_server_of_ftp_that_breaks_off_is_asked_for_the_rest() {
         pipe.read_to_end(&mut pulled).expect("it comes");
         assert!(child.wait().expect("it ends").success());
         assert!(pulled == content, "{encryption:?}");
+    }
+}
+
+/// Stands before a server, and ends the first connections when so many bytes have come back by them; how many it
+/// has ended.
+fn breaking(server: SocketAddr, connections: usize, bytes: usize) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+    let broken = Arc::new(AtomicUsize::new(0));
+    let count = broken.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let count = count.clone();
+            std::thread::spawn(move || {
+                let server = TcpStream::connect(server).expect("it is there");
+                let (mut up, mut asked) = (
+                    server.try_clone().expect("a second handle"),
+                    client.try_clone().expect("a second handle"),
+                );
+                std::thread::spawn(move || std::io::copy(&mut asked, &mut up));
+                let mut head = Read::take(&server, bytes as u64);
+                let mut client = &client;
+                let came = std::io::copy(&mut head, &mut client).unwrap_or(0);
+                if came == bytes as u64 && count.fetch_add(1, Ordering::SeqCst) >= connections {
+                    count.fetch_sub(1, Ordering::SeqCst);
+                    let _ = std::io::copy(&mut &server, &mut client);
+                }
+                let _ = client.shutdown(Shutdown::Both);
+                let _ = server.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    (endpoint, broken)
+}
+
+#[test]
+fn a_body_that_breaks_off_is_asked_for_again_from_where_it_ended() {
+    let content = random_bytes(6, 24 << 20);
+    for place in [Place::Azure, Place::Google] {
+        let world = World::new(place);
+        ours(&world, &["push", "-", "x"]).run_with(Some(&content)).good();
+        let server = world.server.as_ref().expect("a server");
+        let (endpoint, broken) = breaking(server.address, 3, 2 << 20);
+        let conf = world.configuration(Program::Ours).replace(&server.endpoint(), &endpoint);
+        let pulled = with_conf(&world, &conf, &["pull", "x", "-"]).good();
+        assert!(pulled == content, "{place:?}");
+        assert_eq!(broken.load(Ordering::SeqCst), 3, "{place:?}");
     }
 }
 

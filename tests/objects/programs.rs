@@ -1,6 +1,6 @@
-//! s3fs and rclone themselves: what they have written is read, and they read what is written here.
+//! s3fs, rclone and datasafed themselves: what they have written is read, and they read what is written here.
 
-use crate::support::minio::cache::cache_directory;
+use crate::support::minio::cache::{cache_directory, cached};
 use crate::support::{is_mounted, random_bytes, set_mode, wait_for};
 use crate::{Files, Form, look, run};
 use nix::mount::{MntFlags, umount2};
@@ -133,4 +133,50 @@ fn rclone_reads_what_is_written_here_and_the_other_way_round() {
     let back = files.volume.local("back");
     rclone(&remote("ours"), back.to_str().expect("text"));
     assert!(what(&back) == what(&local), "rclone reads ours");
+}
+
+#[test]
+fn the_original_datasafed_reads_what_is_written_here_with_every_length_of_key() {
+    let content = random_bytes(2, 30_000_000);
+    for algorithm in ["AES-128-CFB", "AES-192-CFB", "AES-256-CFB"] {
+        let files = Files::new(Form::Enciphered);
+        let server = files.volume.minio.as_ref().expect("a server");
+        let (conf, local) = (files.volume.local("datasafed.conf"), files.volume.local("file"));
+        let text = format!(
+            "[storage]\ntype = s3\nprovider = Minio\nenv_auth = false\naccess_key_id = {}\n\
+             secret_access_key = {}\nregion = us-east-1\nendpoint = {}\nroot = {}/files\n\
+             no_check_bucket = true\n",
+            server.access_key,
+            server.secret_key,
+            server.endpoint,
+            files.bucket()
+        );
+        fs::write(&conf, text).expect("written");
+        fs::write(&local, &content).expect("written");
+        let datasafed = |arguments: &[&str]| {
+            let mut command = Command::new(cached("bin/datasafed-v0.2.0"));
+            command.arg("-c").arg(&conf).args(arguments).env_remove("AWS_CA_BUNDLE");
+            command.env("DATASAFED_ENCRYPTION_ALGORITHM", algorithm);
+            command.env("DATASAFED_ENCRYPTION_PASS_PHRASE", &files.volume.passphrase);
+            let output = command.output().expect("it starts");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{algorithm} {arguments:?}: {said}");
+            output.stdout
+        };
+        let path = local.to_str().expect("text");
+        datasafed(&["push", path, "theirs/file"]);
+        datasafed(&["push", "-z", "zstd", path, "theirs/file.zst"]);
+        let flags = ["--layout", "objects", "--encryption", algorithm];
+        let mount = files.volume.mount_with(&flags);
+        assert!(fs::read(mount.join("theirs/file")).expect("read") == content, "{algorithm}");
+        // What it has compressed is what any program takes for zstd's.
+        let plain = Command::new("zstd").arg("-dcq").arg(mount.join("theirs/file.zst")).output();
+        assert!(plain.expect("zstd starts").stdout == content, "{algorithm}");
+        fs::create_dir(mount.join("ours")).expect("made");
+        copy(&local, &mount.join("ours/file"));
+        run("zstd", ["-q", path, "-o", mount.join("ours/file.zst").to_str().expect("text")]);
+        mount.unmount();
+        assert!(datasafed(&["pull", "ours/file", "-"]) == content, "{algorithm}");
+        assert!(datasafed(&["pull", "-d", "zstd", "ours/file.zst", "-"]) == content, "{algorithm}");
+    }
 }
