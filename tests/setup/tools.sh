@@ -46,6 +46,8 @@ have libxml2.so.2 libxml2
 # What `make dist` puts into the image, and looks at programs with.
 if [ "${1:-}" = dist ]; then
     need readelf binutils
+    need python3 python3-minimal
+    need unshare util-linux
 fi
 if [ "${#packages[@]}" -gt 0 ]; then
     echo "installing ${packages[*]}"
