@@ -128,10 +128,10 @@ impl Common {
     /// The settings for a URL: what the configuration file says of its place comes before everything else.
     pub(super) fn at(&self, url: &VolumeUrl) -> Result<Self, Failure> {
         let mut own = self.clone();
-        let file = self.file()?;
         if self.place.is_some() || self.given.is_some() {
             return Ok(own);
         }
+        let file = self.file()?;
         let Some((place, said)) = file.place(url) else { return Ok(own) };
         let PlaceSettings {
             endpoint,
