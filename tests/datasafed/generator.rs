@@ -159,16 +159,16 @@ impl Generator {
         if !self.known.contains(&clean) && !self.known.iter().any(clash) {
             self.known.push(clean);
         }
-        Line { input, changes: true, ..line(arguments) }
+        Line { input, changes: true, ..plain(arguments) }
     }
 
     fn pull(&mut self) -> Line {
         let path = if self.chance(90) { self.file() } else { self.any() };
         if self.chance(30) {
-            return line(vec!["pull".to_owned(), path, PULLED.to_owned()]);
+            return plain(vec!["pull".to_owned(), path, PULLED.to_owned()]);
         }
         let arguments = vec!["pull".to_owned(), path, "-".to_owned()];
-        Line { has_content: true, ..line(arguments) }
+        Line { has_content: true, ..plain(arguments) }
     }
 
     fn list(&mut self) -> Line {
@@ -231,7 +231,7 @@ impl Generator {
         });
         let path = self.any();
         arguments.insert(if splits { 1 } else { at }, path);
-        Line { has_times, unordered, ..line(arguments) }
+        Line { has_times, unordered, ..plain(arguments) }
     }
 
     fn stat(&mut self) -> Line {
@@ -239,7 +239,7 @@ impl Generator {
         if self.chance(40) {
             arguments.push("--json".to_owned());
         }
-        line(arguments)
+        plain(arguments)
     }
 
     fn remove(&mut self) -> Line {
@@ -252,21 +252,25 @@ impl Generator {
             }
             _ => vec!["rm".to_owned(), self.file()],
         };
-        Line { changes: true, ..line(arguments) }
+        Line { changes: true, ..plain(arguments) }
     }
 
     fn directory(&mut self) -> Line {
         let command = self.one(&["mkdir", "rmdir"]).to_owned();
         let path = self.any();
-        let path = if clean(&path).is_empty() { "made/here".to_owned() } else { path };
-        Line { changes: true, ..line(vec![command, path]) }
+        // On servers of FTP the original removes an empty directory that a push finds in its place.
+        let clean = clean(&path);
+        let is_file = NAMES.contains(&clean.rsplit('/').next().unwrap_or_default());
+        let other = clean.is_empty() || self.place.is_ftp() && is_file;
+        let path = if other { "made/here".to_owned() } else { path };
+        Line { changes: true, ..plain(vec![command, path]) }
     }
 
     fn getconf(&mut self) -> Line {
         let items =
             ["storage.type", "storage.root", "storage.provider", "storage.x", "x.y", "storage"];
         let item = self.one(&items).to_owned();
-        line(vec!["getconf".to_owned(), item])
+        plain(vec!["getconf".to_owned(), item])
     }
 
     /// What no command takes.
@@ -318,11 +322,12 @@ impl Generator {
             &["list", "--json-log-file=1", "--log-dir-max-files", "0x10", "--disable-color", "/"],
         ];
         let chosen = LINES[self.random.random_range(0..LINES.len())];
-        Line { usage: true, ..line(chosen.iter().map(|text| (*text).to_owned()).collect()) }
+        Line { usage: true, ..plain(chosen.iter().map(|text| (*text).to_owned()).collect()) }
     }
 }
 
-fn line(arguments: Vec<String>) -> Line {
+/// A line with no wishes.
+pub(crate) fn plain(arguments: Vec<String>) -> Line {
     Line {
         arguments: arguments.into_iter().map(OsString::from).collect(),
         variables: Vec::new(),

@@ -219,6 +219,15 @@ impl Ftp {
         .await
     }
 
+    /// Whether the server lists directories in the form for machines, and is asked to.
+    pub async fn lists_for_machines(&self) -> Result<bool, StoreError> {
+        self.ask("list", "", |session: Session| async move {
+            let told = session.lists_for_machines();
+            (session, Ok(told))
+        })
+        .await
+    }
+
     /// The names in a directory, in no order.
     pub async fn list(self: &Arc<Self>, path: &str) -> Result<Vec<Listed>, StoreError> {
         let mut left = LISTINGS;

@@ -183,6 +183,11 @@ impl Session {
         }
     }
 
+    /// Whether directories are listed in the form for machines.
+    pub(super) fn lists_for_machines(&self) -> bool {
+        self.machine_listings
+    }
+
     /// Begins to list a directory; and whether in the form for machines.
     pub(super) async fn list(
         &mut self,

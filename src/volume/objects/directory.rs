@@ -43,13 +43,17 @@ impl DirectoryFiles {
         if self.follow_links { fs::metadata(place) } else { fs::symlink_metadata(place) }
     }
 
+    /// How the call of [`Self::look`] is named.
+    fn looking(&self) -> &'static str {
+        if self.follow_links { "stat" } else { "lstat" }
+    }
+
     fn find_now(&self, path: &str) -> Result<Entry, ObjectsError> {
         let place = self.place(path);
         let found = self.look(&place).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ObjectsError::NotFound,
             io::ErrorKind::PermissionDenied => denied(),
-            _ if self.follow_links => ObjectsError::local("stat", &place, error),
-            _ => ObjectsError::local("lstat", &place, error),
+            _ => ObjectsError::local(self.looking(), &place, error),
         })?;
         match found.is_dir() {
             true => Err(ObjectsError::IsDirectory),
@@ -167,13 +171,16 @@ impl DirectoryFiles {
 
     fn remove_tree_now(&self, path: &str) -> Result<(), ObjectsError> {
         let place = self.place(path);
-        match fs::symlink_metadata(&place) {
+        match self.look(&place) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ObjectsError::NoDirectory),
-            Err(error) => Err(ObjectsError::local("lstat", &place, error)),
+            Err(error) => Err(ObjectsError::local(self.looking(), &place, error)),
             Ok(found) if !found.is_dir() => Err(ObjectsError::Invalid(format!(
                 "can't purge non directory: {:?}",
                 place.display().to_string()
             ))),
+            // Of a link to a directory the link goes alone.
+            Ok(_) if place.is_symlink() => fs::remove_file(&place)
+                .map_err(|error| ObjectsError::local("unlinkat", &place, error)),
             Ok(_) => fs::remove_dir_all(&place)
                 .map_err(|error| ObjectsError::local("unlinkat", &place, error)),
         }

@@ -259,7 +259,8 @@ impl Files for FtpFiles {
     async fn remove(&self, path: &str) -> Result<(), ObjectsError> {
         match self.file(path).await {
             Ok(_) => {}
-            Err(ObjectsError::NotFound) => return Ok(()),
+            // The original finds no file there, and does nothing.
+            Err(ObjectsError::NotFound | ObjectsError::IsDirectory) => return Ok(()),
             Err(error) => return Err(error),
         }
         match self.server.remove(&self.place(path)).await {
@@ -287,7 +288,14 @@ impl Files for FtpFiles {
             }
             Ok(())
         };
-        listing::by_levels(path, u32::MAX, list_all, &mut sort).await?;
+        if let Err(error) = listing::by_levels(path, u32::MAX, list_all, &mut sort).await {
+            // LIST gives a file where one is named: the original takes it for a directory with nothing to remove.
+            let is_listed = self.file(path).await.is_ok();
+            return match is_listed && !self.server.lists_for_machines().await? {
+                true => Ok(()),
+                false => Err(error),
+            };
+        }
         let removals: Vec<_> = files.iter().map(|path| self.remove(path)).collect();
         let mut removals = futures::stream::iter(removals).buffer_unordered(REQUESTS);
         while let Some(removed) = removals.next().await {

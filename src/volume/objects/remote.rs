@@ -69,6 +69,10 @@ impl RemoteFiles {
     }
 
     async fn head(&self, path: &str) -> Result<RemoteFile, ObjectsError> {
+        // The root is no file.
+        if path.is_empty() {
+            return Err(ObjectsError::NotFound);
+        }
         self.remote.head(&self.key(path)).await.map_err(|error| match error.kind {
             StoreErrorKind::NotFound => ObjectsError::NotFound,
             _ => error.into(),
