@@ -2,11 +2,11 @@
 //!
 //! The systems: this mount as it comes (`close`: shared with other nodes, durable when a file is
 //! closed), with `--exclusive`, and with `--exclusive --durability fsync`, which encrypt (AES-256-GCM); `--layout
-//! objects`, which does not, as the peers do not: s3fs; `rclone mount --vfs-cache-mode full`. Each system has a bucket of
+//! objects`, which does not, as the peers do not: s3fs; geesefs; `rclone mount --vfs-cache-mode full`. Each system has a bucket of
 //! its own and is mounted anew, with empty caches, wherever a row says cold.
 //!
 //! A second figure after `+` is the time until the last object was in the store, where the program had
-//! been answered before that (rclone stores five seconds after a close).
+//! been answered before that (geesefs and rclone store seconds after a close).
 //!
 //! `LATENCY=20` puts that many milliseconds on each round trip to the server (toxiproxy), and runs the
 //! rows in which round trips count. `SYSTEMS` and `ROWS` choose by parts of their names.

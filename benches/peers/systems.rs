@@ -1,7 +1,7 @@
 //! The systems: ours in three ways, and the peers, each with a bucket of its own.
 
 use super::support::minio::Minio;
-use super::support::minio::cache::cache_directory;
+use super::support::minio::cache::{cache_directory, cached};
 use super::support::{self, Mount, Volume};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -22,12 +22,20 @@ pub(crate) enum Kind {
     Fsync,
     Objects,
     S3fs,
+    Geesefs,
     Rclone,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Close, Self::Exclusive, Self::Fsync, Self::Objects, Self::S3fs, Self::Rclone];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Close,
+        Self::Exclusive,
+        Self::Fsync,
+        Self::Objects,
+        Self::S3fs,
+        Self::Geesefs,
+        Self::Rclone,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -36,6 +44,7 @@ impl Kind {
             Self::Fsync => "fsync",
             Self::Objects => "objects",
             Self::S3fs => "s3fs",
+            Self::Geesefs => "geesefs",
             Self::Rclone => "rclone",
         }
     }
@@ -45,7 +54,7 @@ impl Kind {
             Self::Exclusive => &["--exclusive"],
             Self::Fsync => &["--exclusive", "--durability", "fsync"],
             Self::Objects => &["--layout", "objects"],
-            Self::Close | Self::S3fs | Self::Rclone => &[],
+            Self::Close | Self::S3fs | Self::Geesefs | Self::Rclone => &[],
         }
     }
 }
@@ -109,10 +118,10 @@ impl Ground {
         match self.kind {
             Kind::Close | Kind::Exclusive | Kind::Objects | Kind::S3fs => return Duration::ZERO,
             Kind::Fsync => self.unmount(),
-            // It has no barrier: see what has arrived.
-            Kind::Rclone => {
+            // They have no barrier: see what has arrived.
+            Kind::Rclone | Kind::Geesefs => {
                 while self.stored() < objects {
-                    assert!(start.elapsed() < Duration::from_secs(300), "rclone never stores it");
+                    assert!(start.elapsed() < Duration::from_secs(300), "it is never stored");
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 return start.elapsed();
@@ -190,6 +199,7 @@ impl Ground {
         fs::create_dir(&path).expect("made");
         let mut command = match self.kind {
             Kind::S3fs => self.s3fs(&path),
+            Kind::Geesefs => self.geesefs(&path),
             _ => self.rclone(&path),
         };
         let log = fs::File::create(self.directory.path().join("log")).expect("a log");
@@ -218,6 +228,17 @@ impl Ground {
             "-o",
             &format!("passwd_file={}", password.display()),
         ]);
+        command
+    }
+
+    /// As csi-s3 starts it without options: files are stored some time after they are closed.
+    fn geesefs(&self, path: &Path) -> Command {
+        let mut command = Command::new(cached("bin/geesefs-v0.43.8"));
+        command
+            .args(["-f", "--no-detect", "--endpoint", &self.minio.endpoint, &self.bucket])
+            .arg(path)
+            .env_remove("AWS_CA_BUNDLE")
+            .envs(self.minio.environment());
         command
     }
 

@@ -159,9 +159,20 @@ fn cat(ground: &mut Ground, count: usize) -> Took {
 }
 
 fn remove(ground: &mut Ground) -> Took {
+    let copied = fs::read_dir(ground.join("copied")).expect("listed").count();
+    let before = ground.stored();
     let answered = timed(|| run(Command::new("rm").arg("-rf").arg(ground.join("copied"))));
     // In fsync mode the removals may still be under way: the unmount waits for them.
-    let stored = if ground.kind == Kind::Fsync { ground.settle(0) } else { Duration::ZERO };
+    let stored = match ground.kind {
+        Kind::Fsync => ground.settle(0),
+        // It removes afterwards too.
+        Kind::Geesefs => timed(|| {
+            while ground.stored() + copied > before {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }),
+        _ => Duration::ZERO,
+    };
     Took { answered, stored }
 }
 
@@ -193,7 +204,7 @@ fn restic(ground: &mut Ground, material: &Material) -> Took {
     };
     run(&mut command(&["init"]));
     let answered = timed(|| run(command(&["backup"]).arg(material.path("database"))));
-    let stored = if ground.kind == Kind::Rclone {
+    let stored = if matches!(ground.kind, Kind::Rclone | Kind::Geesefs) {
         let files = walkdir::WalkDir::new(&repository)
             .into_iter()
             .flatten()

@@ -129,28 +129,33 @@ pub(crate) fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(program: &str, arg
 pub(crate) fn look(root: &Path) -> BTreeMap<String, String> {
     let rows = walkdir::WalkDir::new(root).min_depth(1).into_iter().map(|entry| {
         let entry = entry.expect("read");
-        let data = entry.path().symlink_metadata().expect("there");
         let path = entry.path().strip_prefix(root).expect("below").display().to_string();
-        let form = data.file_type();
         // `find -type` goes by what the listing told.
+        let form = entry.path().symlink_metadata().expect("there").file_type();
         assert_eq!(form, entry.file_type(), "{path}");
-        let time = (data.mtime(), data.mtime_nsec());
-        let what = if form.is_dir() {
-            "directory".to_owned()
-        } else if form.is_symlink() {
-            // Its own mode means nothing.
-            let target = fs::read_link(entry.path()).expect("read");
-            return (path, format!("-> {} {time:?}", target.display()));
-        } else if form.is_fifo() {
-            "fifo".to_owned()
-        } else {
-            let bytes = fs::read(entry.path()).expect("read");
-            format!("{} {}", bytes.len(), blake3::hash(&bytes))
-        };
-        let mode = data.permissions().mode() & 0o7777;
-        (path, format!("{what} {mode:o} {}:{} {time:?}", data.uid(), data.gid()))
+        (path, look_at(entry.path()))
     });
     rows.collect()
+}
+
+/// All that one name shows of itself, without its directory.
+pub(crate) fn look_at(path: &Path) -> String {
+    let data = path.symlink_metadata().expect("there");
+    let (form, time) = (data.file_type(), (data.mtime(), data.mtime_nsec()));
+    let what = if form.is_dir() {
+        "directory".to_owned()
+    } else if form.is_symlink() {
+        // Its own mode means nothing.
+        let target = fs::read_link(path).expect("read");
+        return format!("-> {} {time:?}", target.display());
+    } else if form.is_fifo() {
+        "fifo".to_owned()
+    } else {
+        let bytes = fs::read(path).expect("read");
+        format!("{} {}", bytes.len(), blake3::hash(&bytes))
+    };
+    let mode = data.permissions().mode() & 0o7777;
+    format!("{what} {mode:o} {}:{} {time:?}", data.uid(), data.gid())
 }
 
 /// A tree of all kinds.

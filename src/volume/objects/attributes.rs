@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `mode` | kind and permissions as st_mode, decimal (rclone: octal) | s3fs, geesefs, rclone |
 //! | `uid`, `gid` | decimal | s3fs, geesefs, rclone |
-//! | `mtime` | seconds, with a fraction | s3fs, rclone, datasafed; geesefs without fraction |
+//! | `mtime` | seconds, with a fraction | s3fs, rclone, datasafed; geesefs without, and reads no other |
 //! | `rdev` | decimal | geesefs |
 //! | `--symlink-target` | the target, percent-encoded; the object is empty | geesefs |
 //!

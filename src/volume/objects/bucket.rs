@@ -312,11 +312,14 @@ pub(super) fn told_time(headers: &Headers) -> Option<Timestamp> {
     Some(Timestamp(if negative { -time } else { time }))
 }
 
-/// A time as metadata have it.
+/// A time as metadata have it: geesefs reads nothing but whole seconds, s3fs takes a fraction for nanoseconds.
 pub(super) fn spelled(Timestamp(nanos): Timestamp) -> String {
     let sign = if nanos < 0 { "-" } else { "" };
     let nanos = nanos.unsigned_abs();
-    format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+    match (nanos / 1_000_000_000, nanos % 1_000_000_000) {
+        (seconds, 0) => format!("{sign}{seconds}"),
+        (seconds, fraction) => format!("{sign}{seconds}.{fraction:09}"),
+    }
 }
 
 #[cfg(test)]
@@ -334,6 +337,9 @@ mod tests {
             assert_eq!(told(&spelled(Timestamp(nanos))), Some(nanos));
         }
         assert_eq!(told("1700000000"), Some(1_700_000_000_000_000_000));
+        for text in ["0", "1700000000", "-1.500000000", "10.000000001"] {
+            assert_eq!(spelled(Timestamp(told(text).expect("a time"))), text);
+        }
         assert_eq!(told("1.5"), Some(1_500_000_000));
         assert_eq!(told("1.12345678999"), Some(1_123_456_789));
         for nonsense in ["", ".", "-", "x", "1.x", "+1", "99999999999999999999", "1e9", "1.-5"] {
