@@ -1,7 +1,8 @@
 //! The encrypted stream of datasafed: `IV (16 random bytes), CFB128-AES(key, IV, plaintext)`, the key
 //! being HKDF-SHA256 of the passphrase with salt `encryption` and no info, cut to 16, 24 or 32 bytes.
-//! One key for every object under a passphrase, and no tag: a wrong passphrase or a changed object is
-//! **not** noticed. It is here for exchange with datasafed; native volumes do not use it.
+//! One key for every object under a passphrase, and no tag: a changed object is **not** noticed, and a wrong passphrase
+//! only where a [`StreamKey::check`] was stored beside the object. It is here for exchange with datasafed; native volumes
+//! do not use it.
 //!
 //! Any range can be read with one extra block before it; writing is strictly from front to back.
 
@@ -12,12 +13,21 @@ use super::secret::{Key32, Passphrase};
 use super::suite::Suite;
 use crate::units::ByteRange;
 use crate::world::Entropy;
+use data_encoding::HEXLOWER;
 
 /// Bytes an object is longer than its plaintext: the IV.
 pub const OVERHEAD: u64 = 16;
 
+/// Bytes of what a [`StreamKey::check`] tells a key by.
+const TOLD: usize = 8;
+
 /// The key of a passphrase.
-pub struct StreamKey(Cipher);
+pub struct StreamKey {
+    cipher: Cipher,
+    /// Of the same passphrase, for nothing but checks.
+    check: Key32,
+    suite: Suite,
+}
 
 impl StreamKey {
     /// Derives it.
@@ -28,8 +38,29 @@ impl StreamKey {
         if passphrase.length() == 0 {
             return Err(CryptoError::Invalid { why: "encryption pass phrase should not be empty" });
         }
-        let key = Key32::filled(|key| derive::expand(passphrase.expose(), b"encryption", &[], key));
-        Cipher::new(suite, key.expose()).map(Self)
+        let secret = |info: &[&[u8]]| {
+            Key32::filled(|key| derive::expand(passphrase.expose(), b"encryption", info, key))
+        };
+        let (key, check) = (secret(&[]), secret(&[derive::STREAM_CHECK]));
+        Ok(Self { cipher: Cipher::new(suite, key.expose())?, check, suite })
+    }
+
+    /// What may be stored beside an object that begins with this IV, so that whoever reads it with another passphrase or
+    /// algorithm hears of it: both in hexadecimal, the IV and what HKDF-SHA256 makes of it under a secret of the
+    /// passphrase. Of an object that was replaced meanwhile it says nothing.
+    pub fn check(&self, iv: &[u8; 16]) -> String {
+        let mut told = [0; TOLD];
+        let info = [derive::STREAM_CHECK, self.suite.name().as_bytes()];
+        derive::expand(self.check.expose(), iv, &info, &mut told);
+        format!("{}-{}", HEXLOWER.encode(iv), HEXLOWER.encode(&told))
+    }
+
+    /// Whether a check that was stored beside an object says that the object has another key. Anything that is none, or
+    /// is one of another IV, says nothing.
+    pub fn is_other(&self, iv: &[u8; 16], check: &str) -> bool {
+        let own = self.check(iv);
+        let is_of_iv = check.len() == own.len() && check.get(..33) == own.get(..33);
+        is_of_iv && check != own
     }
 
     /// Starts a new object: write [`Encryptor::iv`] first.
@@ -39,18 +70,18 @@ impl StreamKey {
 
     /// Starts a new object under a given IV, which must never be used twice.
     pub fn encryptor_with_iv(&self, iv: [u8; 16]) -> Encryptor<'_> {
-        Encryptor { iv, stream: Stream::new(&self.0, iv) }
+        Encryptor { iv, stream: Stream::new(&self.cipher, iv) }
     }
 
     /// Goes on where an encryptor stopped.
     pub fn resume(&self, suspended: &Suspended) -> Encryptor<'_> {
         let Suspended { iv, block, used } = *suspended;
-        Encryptor { iv, stream: Stream { cipher: &self.0, block, used } }
+        Encryptor { iv, stream: Stream { cipher: &self.cipher, block, used } }
     }
 
     /// Reads an object's plaintext from its start, given the IV it begins with.
     pub fn decryptor(&self, iv: [u8; 16]) -> Decryptor<'_> {
-        Decryptor { stream: Stream::new(&self.0, iv) }
+        Decryptor { stream: Stream::new(&self.cipher, iv) }
     }
 
     /// Which bytes of the object to fetch for `range` of the plaintext: the block before it as well.
@@ -77,7 +108,7 @@ impl StreamKey {
         if (data.len() as u64 + OVERHEAD) > wanted.length() {
             return Err(CryptoError::Damaged { what: "stream: more bytes than were asked for" });
         }
-        self.0.decrypt(previous, data);
+        self.cipher.decrypt(previous, data);
         object.drain(..(16 + skip).min(object.len()));
         Ok(object)
     }

@@ -13,6 +13,7 @@ pub(super) const DESCRIPTOR_MAC: &[u8] = b"strongroom v1 descriptor mac\0";
 pub(super) const MANIFEST_MAC: &[u8] = b"strongroom v1 manifest mac\0";
 pub(super) const SEGMENT: &[u8] = b"strongroom v1 segment\0";
 pub(super) const RECORD: &[u8] = b"strongroom v1 record\0";
+pub(super) const STREAM_CHECK: &[u8] = b"strongroom v1 stream check\0";
 /// Context string of BLAKE3's derive_key mode for the checksums of unencrypted volumes.
 pub(super) const CHECKSUM: &str = "strongroom v1 checksum";
 

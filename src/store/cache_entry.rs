@@ -132,7 +132,8 @@ mod tests {
             etag: ETag("\"mark\"".to_owned()),
             modified: Timestamp(7),
         };
-        Object { meta, body: Bytes::copy_from_slice(bytes).into(), date: Timestamp(9) }
+        let body = Bytes::copy_from_slice(bytes).into();
+        Object { meta, body, date: Timestamp(9), metadata: Default::default() }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::world::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::fcntl::{Flock, FlockArg};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -193,7 +194,8 @@ impl DirStore {
         file.seek(SeekFrom::Start(range.offset())).map_err(fail)?;
         file.read_exact(&mut body).map_err(fail)?;
         let meta = ObjectMeta { key: key.clone(), size, etag, modified };
-        Ok(Fetched::Object(Object { meta, body: Bytes::from(body).into(), date: now() }))
+        let (date, metadata) = (now(), BTreeMap::new());
+        Ok(Fetched::Object(Object { meta, body: Bytes::from(body).into(), date, metadata }))
     }
 
     fn delete_blocking(&self, key: &Key, if_match: Option<&ETag>) -> Result<(), StoreError> {

@@ -146,6 +146,7 @@ impl Kept {
                 body: bytes.into(),
                 // The store was not asked.
                 date: Timestamp(0),
+                metadata: BTreeMap::new(),
             }),
             Err(_) => {
                 self.forget(&name, start);

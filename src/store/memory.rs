@@ -138,6 +138,7 @@ impl Store for MemoryStore {
             meta: entry.meta(key),
             body: body.into(),
             date: self.clock.now(),
+            metadata: BTreeMap::new(),
         }))
     }
 

@@ -76,6 +76,7 @@ use crate::units::ByteRange;
 use crate::world::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The longest key in bytes that S3 takes.
@@ -147,6 +148,16 @@ pub struct Object {
     pub body: Body,
     /// The store's clock at its answer.
     pub date: Timestamp,
+    /// What is stored beside the bytes, by name in lower case; empty where the store keeps nothing, or a cache answered.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Object {
+    /// None of an object's bytes.
+    fn of_nothing(meta: ObjectMeta) -> Self {
+        let date = meta.modified;
+        Self { meta, body: Body::default(), date, metadata: BTreeMap::new() }
+    }
 }
 
 /// The answer to a conditional `get`.

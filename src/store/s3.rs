@@ -176,8 +176,7 @@ impl Store for S3Store {
             && range.is_empty()
         {
             let meta = self.head(key).await?;
-            let date = meta.modified;
-            return Ok(Fetched::Object(Object { meta, body: Body::default(), date }));
+            return Ok(Fetched::Object(Object::of_nothing(meta)));
         }
         let mut request = self.client.get_object().bucket(&self.bucket).key(key.as_str());
         if let Some(range) = range {
@@ -201,8 +200,7 @@ impl Store for S3Store {
                         Some(304) => Ok(Fetched::Unchanged),
                         Some(416) => {
                             let meta = self.head(key).await?;
-                            let date = meta.modified;
-                            Ok(Fetched::Object(Object { meta, body: Body::default(), date }))
+                            Ok(Fetched::Object(Object::of_nothing(meta)))
                         }
                         _ => Err(self.classify("get", key.as_str(), false, error)),
                     };
@@ -228,13 +226,14 @@ impl Store for S3Store {
             }
             let modified = time(output.last_modified.as_ref());
             let etag = output.e_tag.clone();
+            let metadata = super::s3_files::metadata(output.metadata);
             let body = collect(output.body, length).await.map_err(|why| {
                 StoreError::new(StoreErrorKind::Unavailable, "get", key).with_source(why)
             })?;
             let etag = etag.ok_or_else(|| self.corrupt("get", key.as_str(), "no ETag"))?;
             let date = date.lock().take().unwrap_or(modified);
             let meta = ObjectMeta { key: key.clone(), size, etag: ETag(etag), modified };
-            Ok(Fetched::Object(Object { meta, body, date }))
+            Ok(Fetched::Object(Object { meta, body, date, metadata }))
         };
         match tokio::time::timeout(deadline(expected), fetch).await {
             Ok(result) => result,

@@ -19,6 +19,7 @@ use data_encoding::BASE64;
 use futures::StreamExt;
 use md5::{Digest, Md5};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -65,6 +66,12 @@ impl S3Store {
     }
 }
 
+/// As it is stored, in lower case whatever the server makes of it.
+pub(super) fn metadata(told: Option<HashMap<String, String>>) -> BTreeMap<String, String> {
+    let told = told.unwrap_or_default().into_iter();
+    told.map(|(name, value)| (name.to_lowercase(), value)).collect()
+}
+
 #[async_trait]
 impl FileStore for S3Store {
     async fn put_file(
@@ -100,9 +107,7 @@ impl FileStore for S3Store {
             etag: mark(etag),
             modified: time(output.last_modified.as_ref()),
         };
-        let metadata = output.metadata.unwrap_or_default();
-        let metadata =
-            metadata.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect();
+        let metadata = metadata(output.metadata);
         Ok((meta, Headers { content_type: output.content_type, metadata }))
     }
 

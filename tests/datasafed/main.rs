@@ -12,6 +12,7 @@ mod compressions;
 mod differences;
 mod generator;
 mod google_parts;
+mod keys;
 mod logs;
 mod programs;
 mod providers;

@@ -2,7 +2,8 @@
 
 use crate::{Files, Form, in_both_forms, look, run};
 use bytes::Bytes;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::process::{Command, Output, Stdio};
 use strongroom::store::{FileStore, Headers, Key};
@@ -69,6 +70,37 @@ fn what_the_tool_stored_comes_through_the_mount_and_the_other_way_round(form: Fo
         .map(|entry| entry.expect("read").file_name())
         .collect();
     assert_eq!(names, ["of the mount"]);
+    mount.unmount();
+}
+
+#[test]
+fn what_the_tool_encrypted_with_another_passphrase_is_an_error_until_it_is_replaced() {
+    let mut files = Files::new(Form::Enciphered);
+    let local = files.volume.local("pushed");
+    for (name, size) in [("short", 1000), ("long", 12_000_000)] {
+        fs::write(&local, crate::support::random_bytes(1, size)).expect("written");
+        datasafed(&files, &["push", local.to_str().expect("text"), name]);
+    }
+    files.volume.passphrase = "another one".to_owned();
+    fs::write(files.volume.passphrase_file(), "another one\n").expect("written");
+    let mount = files.mount();
+    for name in ["short", "long"] {
+        let error = File::open(mount.join(name))
+            .and_then(|mut file| file.read(&mut [0; 10]))
+            .expect_err("no key");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+    }
+    assert!(mount.log().contains("short.enc was encrypted with another passphrase"));
+    fs::write(mount.join("short"), "anew").expect("replaced");
+    // What is beside it goes along.
+    fs::rename(mount.join("long"), mount.join("moved")).expect("renamed");
+    fs::set_permissions(mount.join("moved"), PermissionsExt::from_mode(0o600)).expect("set");
+    assert!(fs::read(mount.join("moved")).is_err(), "it is what it was");
+    mount.unmount();
+    assert_eq!(datasafed(&files, &["pull", "short", "-"]).stdout, b"anew");
+    let mount = files.mount();
+    assert_eq!(fs::read_to_string(mount.join("short")).expect("read"), "anew");
+    assert!(fs::read(mount.join("moved")).is_err(), "it is what it was");
     mount.unmount();
 }
 

@@ -214,6 +214,7 @@ impl From<ObjectsError> for FsError {
             ObjectsError::Changed(_) => Self::stale(error),
             ObjectsError::Local { .. }
             | ObjectsError::Damaged(_)
+            | ObjectsError::OtherKey(_)
             | ObjectsError::Source(_)
             | ObjectsError::Sink(_)
             | ObjectsError::Ended => Self::io(error),

@@ -4,7 +4,7 @@
 use super::listing::{self, Flat};
 use super::parts::{Piece, Plan};
 use super::transfer::{self, Transfer};
-use super::{Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
+use super::{Beside, Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
 use crate::crypto::datasafed::StreamKey;
 use crate::store::{
     FileStore, Headers, Key, ListRequest, ObjectMeta, Store, StoreError, StoreErrorKind,
@@ -13,12 +13,15 @@ use crate::world::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio_util::task::TaskTracker;
 
 /// The metadata that holds a file's time, as rclone and s3fs write it: seconds, with a fraction.
 pub(super) const MTIME: &str = "mtime";
+/// The metadata that holds a file's [`StreamKey::check`]: one word, as Azure's names have to be.
+pub(super) const KEY_CHECK: &str = "keycheck";
 /// Requests at once for the times of listed files.
 const HEADS: usize = 32;
 /// Objects deleted in one go.
@@ -219,10 +222,10 @@ impl Files for BucketFiles {
     async fn write(
         &self,
         path: &str,
-        modified: Timestamp,
+        beside: Beside,
         pieces: Receiver<Piece>,
     ) -> Result<(), ObjectsError> {
-        let metadata = [(MTIME.to_owned(), spelled(modified))].into();
+        let metadata = beside.metadata(spelled(beside.modified));
         let content_type = Some(transfer::content_type(path).to_owned());
         let transfer = Transfer { requests: self.requests.clone(), key: self.key(path)? };
         transfer.write(Headers { content_type, metadata }, pieces).await.map(drop)
@@ -272,6 +275,14 @@ impl Files for BucketFiles {
 
     fn plan(&self, size: Option<u64>) -> Plan {
         Plan::parts(self.requests.files.part_limit(), size)
+    }
+}
+
+impl Beside {
+    /// As metadata, with the time as the store has it.
+    pub(super) fn metadata(&self, time: String) -> BTreeMap<String, String> {
+        let check = self.key_check.clone().map(|check| (KEY_CHECK.to_owned(), check));
+        [(MTIME.to_owned(), time)].into_iter().chain(check).collect()
     }
 }
 

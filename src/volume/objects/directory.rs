@@ -3,7 +3,7 @@
 
 use super::local::{self, Target};
 use super::parts::{Piece, Plan};
-use super::{Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
+use super::{Beside, Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
 use crate::crypto::datasafed::StreamKey;
 use crate::world::{Entropy, Timestamp};
 use async_trait::async_trait;
@@ -234,7 +234,7 @@ impl Files for DirectoryFiles {
     async fn write(
         &self,
         path: &str,
-        modified: Timestamp,
+        beside: Beside,
         pieces: Receiver<Piece>,
     ) -> Result<(), ObjectsError> {
         if let Err(error @ ObjectsError::IsDirectory) = self.find_now(path) {
@@ -252,7 +252,7 @@ impl Files for DirectoryFiles {
         let _guard = target.guard();
         self.blocking(path, move |own, path| {
             let failed = |error| ObjectsError::local("write", &own.place(path), error);
-            target.store(modified, pieces, failed)
+            target.store(beside.modified, pieces, failed)
         })
         .await
     }

@@ -31,6 +31,8 @@ pub enum ObjectsError {
     Changed(String),
     /// The file is not in the form that it should have: what is wrong.
     Damaged(String),
+    /// The file was encrypted with another passphrase or algorithm.
+    OtherKey(String),
     /// What was to be stored could not be read.
     Source(io::Error),
     /// What was read could not be passed on.
@@ -66,6 +68,11 @@ impl fmt::Display for ObjectsError {
             Self::Changed(path) => {
                 write!(f, "{path} was replaced by somebody else while it was read: try again")
             }
+            Self::OtherKey(path) => write!(
+                f,
+                "{path} was encrypted with another passphrase, or with another algorithm: what it holds cannot be read \
+                 with these"
+            ),
             Self::Source(error) | Self::Sink(error) => f.write_str(&reason(error)),
             Self::Ended => f.write_str("the transfer ended too early"),
         }

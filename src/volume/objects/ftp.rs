@@ -4,10 +4,10 @@ use super::bucket::of_directory;
 use super::listing;
 use super::local::{is_unfinished, unfinished_name};
 use super::parts::{Piece, Plan};
-use super::{Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
+use super::{Beside, Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
 use crate::crypto::datasafed::{Decryptor, OVERHEAD, StreamKey};
 use crate::store::{Ftp, Listed, ListedKind, StoreError, StoreErrorKind};
-use crate::world::{Entropy, Timestamp};
+use crate::world::Entropy;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -196,7 +196,7 @@ impl Files for FtpFiles {
     async fn write(
         &self,
         path: &str,
-        modified: Timestamp,
+        beside: Beside,
         pieces: Receiver<Piece>,
     ) -> Result<(), ObjectsError> {
         let replaces = match self.file(path).await {
@@ -237,7 +237,7 @@ impl Files for FtpFiles {
                 }
             };
             // Best effort: not every server sets times.
-            let _ = server.set_modified(&unfinished, modified).await;
+            let _ = server.set_modified(&unfinished, beside.modified).await;
             let Err(error) = server.rename(&unfinished, size, &place, &aside).await else {
                 return Ok(());
             };

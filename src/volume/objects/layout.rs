@@ -2,8 +2,8 @@
 //! the ending is hidden, sizes are those of the plaintext, files without it are not seen. Directories
 //! and names are as they are.
 
-use super::parts::{self, PartWriter};
-use super::{Emit, Entry, Files, Kind, ListFiles, ObjectsError};
+use super::parts::PartWriter;
+use super::{Beside, Emit, Entry, Files, Kind, ListFiles, ObjectsError};
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::world::{Entropy, Timestamp};
 use bytes::Bytes;
@@ -94,11 +94,13 @@ impl Layout {
         let plan = self.files.plan(size.map(|size| size.saturating_add(overhead)));
         let (out, pieces) = channel(1);
         let (key, entropy) = (self.key.clone(), self.entropy.clone());
+        let iv: [u8; 16] = entropy.bytes();
+        let key_check = key.as_ref().map(|key| key.check(&iv));
         let scratch = self.scratch.clone();
         let runtime = Handle::current();
         // Not waited for: it may sit in a read of standard input that never ends.
         drop(tokio::task::spawn_blocking(move || {
-            let encryptor = parts::encryptor(key.as_deref(), &*entropy);
+            let encryptor = key.as_ref().map(|key| key.encryptor_with_iv(iv));
             let rest = (&*scratch, &*entropy);
             let mut writer = PartWriter::new(plan, out, runtime, encryptor, rest);
             match produce(&mut writer) {
@@ -106,7 +108,8 @@ impl Layout {
                 Err(error) => writer.fail(error),
             }
         }));
-        self.files.write(&self.stored(path), modified, pieces).await
+        let beside = Beside { modified, key_check };
+        self.files.write(&self.stored(path), beside, pieces).await
     }
 
     /// Removes a file; none is no error.

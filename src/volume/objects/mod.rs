@@ -94,6 +94,15 @@ pub struct ListFiles {
     pub told_times: bool,
 }
 
+/// What is stored beside a file's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// Its time.
+    pub modified: Timestamp,
+    /// Of an enciphered file what tells its key from others ([`StreamKey::check`]).
+    pub key_check: Option<String>,
+}
+
 /// Takes entries as they are found; an error ends the listing.
 pub type Emit<'a> = &'a mut (dyn FnMut(Entry) -> Result<(), ObjectsError> + Send);
 
@@ -122,12 +131,12 @@ pub trait Files: Send + Sync + 'static {
         out: Sender<Vec<Bytes>>,
     ) -> Result<(), ObjectsError>;
 
-    /// Stores what comes as the file's whole content, and `modified` as its time. Until `Piece::End` came
-    /// and everything is stored, whatever was there stays.
+    /// Stores what comes as the file's whole content, and what belongs beside it where there is a place for that. Until
+    /// `Piece::End` came and everything is stored, whatever was there stays.
     async fn write(
         &self,
         path: &str,
-        modified: Timestamp,
+        beside: Beside,
         pieces: Receiver<Piece>,
     ) -> Result<(), ObjectsError>;
 

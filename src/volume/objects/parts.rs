@@ -5,7 +5,7 @@
 //! within one budget. Parts that are larger than all of it, as a stream needs them beyond some 680 GiB, are kept
 //! enciphered in a file without a name until they are stored.
 
-use crate::crypto::datasafed::{Encryptor, StreamKey};
+use crate::crypto::datasafed::Encryptor;
 use crate::store::{KeptPart, PartBody};
 use crate::volume::scratch::Scratch;
 use crate::world::Entropy;
@@ -299,14 +299,6 @@ impl Write for PartWriter<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Starts the enciphering of a file, if there is a key.
-pub(super) fn encryptor<'k>(
-    key: Option<&'k StreamKey>,
-    entropy: &dyn Entropy,
-) -> Option<Encryptor<'k>> {
-    key.map(|key| key.encryptor(entropy))
 }
 
 #[cfg(test)]

@@ -1,17 +1,16 @@
 //! Files in stores that do not speak S3. As in a bucket, the key is the path below the root's prefix, and
 //! directories are the beginnings of keys.
 
-use super::bucket::{MTIME, of_directory, told_time};
+use super::bucket::{KEY_CHECK, of_directory, told_time};
 use super::listing::{self, Flat};
 use super::parts::{Piece, Plan};
 use super::transfer::{self, RANGE, RANGES};
-use super::{Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
+use super::{Beside, Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
     Headers, Patience, Remote, RemoteEntry, RemoteFile, StoreError, StoreErrorKind,
 };
 use crate::units::ByteRange;
-use crate::world::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -184,6 +183,8 @@ impl RemoteFiles {
         let Some(key) = key else { return Ok(body.parts().cloned().collect()) };
         let mut whole = Vec::with_capacity(body.len());
         body.parts().for_each(|part| whole.extend_from_slice(part));
+        let check = found.headers.metadata.get(KEY_CHECK);
+        transfer::check_key(key, wanted, &whole, check, &path)?;
         let opened = key.open_range(wanted, whole);
         let opened = opened.map_err(|error| ObjectsError::Damaged(error.to_string()))?;
         Ok(vec![Bytes::from(opened)])
@@ -240,13 +241,13 @@ impl Files for RemoteFiles {
     async fn write(
         &self,
         path: &str,
-        modified: Timestamp,
+        beside: Beside,
         pieces: Receiver<Piece>,
     ) -> Result<(), ObjectsError> {
-        let time = jiff::Timestamp::from_nanosecond(modified.0.into()).unwrap_or_default();
+        let time = jiff::Timestamp::from_nanosecond(beside.modified.0.into()).unwrap_or_default();
         let headers = Headers {
             content_type: Some(transfer::content_type(path).to_owned()),
-            metadata: [(MTIME.to_owned(), time.to_string())].into(),
+            metadata: beside.metadata(time.to_string()),
         };
         // In a task of its own, which gives the upload up if this future is dropped.
         let broken_off = CancellationToken::new();

@@ -1,7 +1,7 @@
 //! The bytes of one object, both ways: ranges and parts side by side, in bounded memory.
 
 use super::ObjectsError;
-use super::bucket::Requests;
+use super::bucket::{KEY_CHECK, Requests};
 use super::parts::Piece;
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
@@ -86,17 +86,18 @@ impl Transfer {
         same: Option<&ETag>,
     ) -> Result<(Vec<Bytes>, crate::store::ObjectMeta), ObjectsError> {
         let range = if key.is_some() { StreamKey::object_range(wanted) } else { wanted };
-        let Object { meta, body, .. } = match store.get(&self.key, Some(range), None).await {
-            Ok(Fetched::Object(object)) => object,
-            Ok(Fetched::Unchanged) => return Err(ObjectsError::Ended),
-            Err(error) if error.kind == StoreErrorKind::NotFound => {
-                return Err(match same {
-                    Some(_) => ObjectsError::Changed(self.key.to_string()),
-                    None => ObjectsError::NotFound,
-                });
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let Object { meta, body, metadata, .. } =
+            match store.get(&self.key, Some(range), None).await {
+                Ok(Fetched::Object(object)) => object,
+                Ok(Fetched::Unchanged) => return Err(ObjectsError::Ended),
+                Err(error) if error.kind == StoreErrorKind::NotFound => {
+                    return Err(match same {
+                        Some(_) => ObjectsError::Changed(self.key.to_string()),
+                        None => ObjectsError::NotFound,
+                    });
+                }
+                Err(error) => return Err(error.into()),
+            };
         if same.is_some_and(|same| *same != meta.etag) {
             return Err(ObjectsError::Changed(self.key.to_string()));
         }
@@ -112,6 +113,8 @@ impl Transfer {
             Some(key) => {
                 let mut whole = Vec::with_capacity(body.len());
                 body.parts().for_each(|part| whole.extend_from_slice(part));
+                let check = metadata.get(KEY_CHECK);
+                check_key(key, wanted, &whole, check, self.key.as_str())?;
                 let opened = key.open_range(wanted, whole);
                 let opened = opened.map_err(|error| ObjectsError::Damaged(error.to_string()))?;
                 vec![Bytes::from(opened)]
@@ -224,6 +227,22 @@ impl Transfer {
             Ok(Err(error)) => tracing::warn!("the parts of an upload stay behind: {error}"),
             Err(_) => tracing::warn!("the parts of an upload of {} stay behind", self.key),
         }
+    }
+}
+
+/// Refuses what was enciphered with another key, where that is told beside it and the bytes begin with the IV.
+pub(super) fn check_key(
+    key: &StreamKey,
+    wanted: ByteRange,
+    whole: &[u8],
+    check: Option<&String>,
+    path: &str,
+) -> Result<(), ObjectsError> {
+    match (wanted.offset(), whole.first_chunk::<16>(), check) {
+        (0..16, Some(iv), Some(check)) if key.is_other(iv, check) => {
+            Err(ObjectsError::OtherKey(path.to_owned()))
+        }
+        _ => Ok(()),
     }
 }
 

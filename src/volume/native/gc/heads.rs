@@ -29,12 +29,13 @@ pub(super) async fn load(volume: &Volume, place: &Place) -> Result<Option<Head>,
     let mut wanted = FIRST;
     for _ in 0..ATTEMPTS {
         let range = ByteRange::new(0, wanted);
-        let Object { meta, body, date } = match volume.store().get(&key, Some(range), None).await {
-            Ok(Fetched::Object(object)) => object,
-            Ok(Fetched::Unchanged) => continue,
-            Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let Object { meta, body, date, .. } =
+            match volume.store().get(&key, Some(range), None).await {
+                Ok(Fetched::Object(object)) => object,
+                Ok(Fetched::Unchanged) => continue,
+                Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
         let body = body.bytes();
         volume.learn_master(crate::crypto::record_master(&body)).await;
         let outcome =
