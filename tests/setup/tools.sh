@@ -68,6 +68,8 @@ go_tool() { # NAME VERSION PACKAGE
     fi
 }
 go_tool minio v0.0.0-20260212201848-7aac2a2c5b7c github.com/minio/minio
+# Makes users of MinIO, and takes their keys away.
+go_tool mc v0.0.0-20250313080218-cf909e1063a9 github.com/minio/mc
 go_tool fake-gcs-server v1.56.1 github.com/fsouza/fake-gcs-server
 go_tool csi-sanity v5.5.0 github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
 go_tool helm v3.22.0 helm.sh/helm/v3/cmd/helm

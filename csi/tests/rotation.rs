@@ -1,0 +1,191 @@
+//! Keys that are replaced by a republish and then revoked in the store, while a backup program writes: it notices
+//! nothing, and nothing is mounted anew.
+
+mod support;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use support::calls::Made;
+use support::minio::Minio;
+use support::minio::cache::cached;
+use support::{Driver, fresh_hex, wait_for};
+
+/// How often the keys are replaced.
+const ROUNDS: usize = 3;
+/// What is backed up anew in each round, in bytes.
+const LENGTH: u64 = 96 << 20;
+
+/// A user of the store.
+#[derive(Clone)]
+struct User {
+    name: String,
+    secret: String,
+}
+
+/// Who may use a server.
+struct Users {
+    minio: Arc<Minio>,
+    directory: tempfile::TempDir,
+}
+
+impl Users {
+    /// What the server's own client says, and whether that went well.
+    fn mc(&self, User { name, secret }: &User, arguments: &[&str]) -> (bool, String) {
+        let address = self.minio.endpoint.trim_start_matches("http://");
+        let output = Command::new(cached("bin/mc-v0.0.0-20250313080218-cf909e1063a9"))
+            .arg("--config-dir")
+            .arg(self.directory.path())
+            .args(["--quiet", "--disable-pager"])
+            .args(arguments)
+            .env("MC_HOST_store", format!("http://{name}:{secret}@{address}"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("mc starts");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    fn administrate(&self, arguments: &[&str]) {
+        let Minio { access_key, secret_key, .. } = &*self.minio;
+        let root = User { name: access_key.clone(), secret: secret_key.clone() };
+        let (went_well, said) = self.mc(&root, arguments);
+        assert!(went_well, "{arguments:?}: {said}");
+    }
+
+    fn add(&self) -> User {
+        let user = User { name: fresh_hex::<8>(), secret: fresh_hex::<16>() };
+        self.administrate(&["admin", "user", "add", "store", &user.name, &user.secret]);
+        let policy = ["admin", "policy", "attach", "store", "readwrite", "--user", &user.name];
+        self.administrate(&policy);
+        user
+    }
+
+    /// From now on every request of the user's is refused.
+    fn revoke(&self, user: &User, bucket: &str) {
+        let place = format!("store/{bucket}");
+        assert!(self.mc(user, &["ls", &place]).0, "the keys were good");
+        self.administrate(&["admin", "user", "remove", "store", &user.name]);
+        wait_for("the refusal of revoked keys", || !self.mc(user, &["ls", &place]).0);
+    }
+}
+
+/// The keys of a user as a Secret has them.
+fn secrets(driver: &Driver, user: &User) -> HashMap<String, String> {
+    let mut secrets = driver.secrets();
+    secrets.insert("accessKeyID".to_owned(), user.name.clone());
+    secrets.insert("secretAccessKey".to_owned(), user.secret.clone());
+    secrets
+}
+
+/// As kubelet does it every now and then with `requiresRepublish`.
+fn republish(driver: &Driver, made: &Made, user: &User) {
+    let mut request = driver.publish_request(made, &made.target);
+    request.secrets = secrets(driver, user);
+    driver.publish_with(request).expect("published");
+}
+
+fn attach(driver: &Driver, made: &Made, user: &User) {
+    let mut request = driver.stage_request(made);
+    request.secrets = secrets(driver, user);
+    driver.stage_with(request).expect("staged");
+    republish(driver, made, user);
+}
+
+fn restic(repository: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("restic");
+    command.args(["--no-cache", "--repo"]).arg(repository).args(arguments);
+    command.env("RESTIC_PASSWORD", "rotation").stdin(Stdio::null());
+    command
+}
+
+fn good(command: &mut Command) {
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+/// Bytes of the files below a directory.
+fn length(root: &Path) -> u64 {
+    let files = walkdir::WalkDir::new(root).into_iter().flatten();
+    files.filter_map(|entry| entry.metadata().ok()).map(|data| data.len()).sum()
+}
+
+fn ended_well(mut child: Child) {
+    let status = child.wait().expect("a child of ours");
+    assert!(status.success(), "the backup noticed it: {status}");
+}
+
+#[test]
+fn a_backup_notices_nothing_of_keys_that_are_replaced_and_revoked() {
+    let minio = Arc::new(Minio::start());
+    let directory = tempfile::tempdir().expect("a directory");
+    let users = Users { minio: minio.clone(), directory };
+    let driver = Driver::start_with(minio, &[]);
+    let made = driver.make("rotated");
+    let mut user = users.add();
+    attach(&driver, &made, &user);
+    let workers = driver.workers();
+    let (repository, source) = (made.target.join("repository"), driver.local("source"));
+    good(&mut restic(&repository, &["init"]));
+    fs::create_dir(&source).expect("made");
+    for round in 0..ROUNDS {
+        let mut file = File::create(source.join(round.to_string())).expect("made");
+        let random = File::open("/dev/urandom").expect("opened");
+        std::io::copy(&mut random.take(LENGTH), &mut file).expect("written");
+        let before = length(&repository);
+        // Slow enough for all that happens meanwhile.
+        let mut backup = restic(&repository, &["backup", "--limit-upload", "8192", "."]);
+        let mut backup = backup.current_dir(&source).spawn().expect("restic starts");
+        wait_for("a part of the backup", || length(&repository) > before + LENGTH / 8);
+        let next = users.add();
+        republish(&driver, &made, &next);
+        users.revoke(&user, &driver.bucket);
+        let is_running = backup.try_wait().expect("a child of ours").is_none();
+        assert!(is_running, "the backup was over before the keys were revoked");
+        ended_well(backup);
+        user = next;
+        let condition = driver.condition(&made);
+        assert!(!condition.abnormal, "{condition:?}");
+    }
+    assert_eq!(driver.workers(), workers, "nothing was mounted anew");
+    driver.detach(&made);
+    // By what is in the bucket alone.
+    attach(&driver, &made, &user);
+    good(&mut restic(&repository, &["check", "--read-data"]));
+    let restored = driver.local("restored");
+    let target = restored.to_str().expect("text");
+    good(&mut restic(&repository, &["restore", "latest", "--target", target]));
+    good(Command::new("diff").arg("-r").arg(&source).arg(&restored));
+    driver.detach(&made);
+}
+
+/// The wrong order: keys are revoked before there are others.
+#[test]
+fn revoked_keys_are_an_error_that_is_told_until_a_republish_brings_others() {
+    let minio = Arc::new(Minio::start());
+    let directory = tempfile::tempdir().expect("a directory");
+    let users = Users { minio: minio.clone(), directory };
+    let driver = Driver::start_with(minio, &[]);
+    let made = driver.make("revoked");
+    let user = users.add();
+    attach(&driver, &made, &user);
+    fs::write(made.target.join("before"), "before").expect("written");
+    users.revoke(&user, &driver.bucket);
+    fs::write(made.target.join("meanwhile"), "meanwhile").expect_err("it cannot be stored");
+    let condition = driver.condition(&made);
+    assert!(condition.abnormal, "{condition:?}");
+    let next = users.add();
+    republish(&driver, &made, &next);
+    assert!(!driver.condition(&made).abnormal);
+    fs::write(made.target.join("after"), "after").expect("written");
+    driver.detach(&made);
+    attach(&driver, &made, &next);
+    for name in ["before", "after"] {
+        assert_eq!(fs::read_to_string(made.target.join(name)).expect("read"), name);
+    }
+    driver.detach(&made);
+}
