@@ -236,6 +236,35 @@ fn datasafed_streams_are_read_and_written_byte_for_byte() {
     }
 }
 
+/// The tag was computed apart from this program: HKDF of HKDF, as docs/datasafed.md has it.
+#[test]
+fn the_check_of_a_datasafed_stream_stays_what_it_is() {
+    let iv: [u8; 16] = std::array::from_fn(|at| at as u8);
+    let key = |passphrase: &str, suite| {
+        let passphrase = Passphrase::new(passphrase.as_bytes().to_vec());
+        StreamKey::derive(&passphrase, suite).expect("a key")
+    };
+    let passphrase = "S!B\\*d$zDsb=";
+    let own = key(passphrase, Suite::Aes256Cfb);
+    let check = own.check(&iv);
+    assert_eq!(check, "1-000102030405060708090a0b0c0d0e0f-9f143491b0d0b326");
+    let shorter = key(passphrase, Suite::Aes128Cfb);
+    assert_eq!(shorter.check(&iv), "1-000102030405060708090a0b0c0d0e0f-6534c3ca424d7975");
+    assert_eq!(own.refuses(&check), None);
+    assert_eq!(shorter.refuses(&check), Some(iv));
+    assert_eq!(key("another one", Suite::Aes256Cfb).refuses(&check), Some(iv));
+    // An IV tells nothing of another one.
+    let mixed =
+        [own.check(&[7; 16]).rsplit_once('-').expect("parts").0, "9f143491b0d0b326"].join("-");
+    assert_eq!(own.refuses(&mixed), Some([7; 16]));
+    let of_later = check.replacen('1', "2", 1);
+    for nonsense in ["", "1", "1-", "1--", "1-é-é", &check[..40], &of_later, &check.to_uppercase()]
+    {
+        assert_eq!(own.refuses(nonsense), None, "{nonsense}");
+    }
+    assert_eq!(own.refuses(&format!("{check}00")), None, "of another length");
+}
+
 #[test]
 fn openssl_reads_a_datasafed_stream() {
     // OKM of this passphrase (published with the format), of which AES-256 takes all 32 bytes.

@@ -167,7 +167,9 @@ fn remove(ground: &mut Ground) -> Took {
         Kind::Fsync => ground.settle(0),
         // It removes afterwards too.
         Kind::Geesefs => timed(|| {
+            let deadline = Instant::now() + Duration::from_secs(300);
             while ground.stored() + copied > before {
+                assert!(Instant::now() < deadline, "geesefs did not remove what it said it had");
                 std::thread::sleep(Duration::from_millis(100));
             }
         }),

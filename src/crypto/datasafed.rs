@@ -20,6 +20,8 @@ pub const OVERHEAD: u64 = 16;
 
 /// Bytes of what a [`StreamKey::check`] tells a key by.
 const TOLD: usize = 8;
+/// The form of a check. One of another form says nothing to this program.
+const FORM: &str = "1";
 
 /// The key of a passphrase.
 pub struct StreamKey {
@@ -46,21 +48,23 @@ impl StreamKey {
     }
 
     /// What may be stored beside an object that begins with this IV, so that whoever reads it with another passphrase or
-    /// algorithm hears of it: both in hexadecimal, the IV and what HKDF-SHA256 makes of it under a secret of the
-    /// passphrase. Of an object that was replaced meanwhile it says nothing.
+    /// algorithm hears of it: `1-IV-TAG`, both in hexadecimal, TAG being 8 bytes that HKDF-SHA256 makes of the IV under a
+    /// secret of the passphrase. Of an object that was replaced meanwhile it says nothing. Whoever guesses passphrases can
+    /// try them on it as fast as on the beginning of a content that is known.
     pub fn check(&self, iv: &[u8; 16]) -> String {
         let mut told = [0; TOLD];
         let info = [derive::STREAM_CHECK, self.suite.name().as_bytes()];
         derive::expand(self.check.expose(), iv, &info, &mut told);
-        format!("{}-{}", HEXLOWER.encode(iv), HEXLOWER.encode(&told))
+        format!("{FORM}-{}-{}", HEXLOWER.encode(iv), HEXLOWER.encode(&told))
     }
 
-    /// Whether a check that was stored beside an object says that the object has another key. Anything that is none, or
-    /// is one of another IV, says nothing.
-    pub fn is_other(&self, iv: &[u8; 16], check: &str) -> bool {
-        let own = self.check(iv);
-        let is_of_iv = check.len() == own.len() && check.get(..33) == own.get(..33);
-        is_of_iv && check != own
+    /// What a check that was stored beside an object says against this key: the object has another one if it begins
+    /// with this IV. `None` if it speaks for this key, or is none.
+    pub fn refuses(&self, check: &str) -> Option<[u8; 16]> {
+        let (iv, told) = check.strip_prefix(FORM)?.strip_prefix('-')?.split_once('-')?;
+        let iv: [u8; 16] = HEXLOWER.decode(iv.as_bytes()).ok()?.try_into().ok()?;
+        let is_one = HEXLOWER.decode(told.as_bytes()).is_ok_and(|told| told.len() == TOLD);
+        (is_one && check != self.check(&iv)).then_some(iv)
     }
 
     /// Starts a new object: write [`Encryptor::iv`] first.

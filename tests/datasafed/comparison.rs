@@ -4,6 +4,8 @@ use crate::generator::{Generator, Line, PULLED, plain};
 use crate::programs::{BOTH, Outcome, Program, shown};
 use crate::stored;
 use crate::worlds::{Place, World};
+use std::fs;
+use std::os::unix::fs::symlink;
 
 /// Command lines in each world, unless STRONGROOM_CASES says otherwise.
 const LINES: usize = 70;
@@ -205,6 +207,60 @@ fn files_that_are_asked_for_as_directories_and_the_other_way_round() {
             assert!(real == ours, "{what}: other files");
         }
     }
+}
+
+/// Links in a directory lead to what is there; of a removal's the link goes, and nothing of where it leads.
+#[test]
+fn what_links_lead_to_outlives_their_removal() {
+    const LINES: [&[&str]; 8] = [
+        &["list", "-r", "/"],
+        &["pull", "link/inner/kept", "-"],
+        &["rm", "dangling"],
+        &["rm", "link"],
+        &["rm", "-r", "above/link"],
+        &["rm", "-r", "link/inner"],
+        &["rm", "-r", "above"],
+        &["list", "-r", "/"],
+    ];
+    for place in [Place::Directory, Place::Mounted] {
+        let world = World::new(place);
+        let outside = BOTH.map(|side| world.local(&format!("outside-{side:?}")));
+        for (side, outside) in BOTH.into_iter().zip(&outside) {
+            fs::create_dir_all(outside.join("inner")).expect("made");
+            fs::create_dir_all(world.directory(side).join("above")).expect("made");
+            for kept in ["kept", "inner/kept"] {
+                fs::write(outside.join(kept), "kept").expect("written");
+            }
+            for link in ["link", "above/link"] {
+                symlink(outside, world.directory(side).join(link)).expect("linked");
+            }
+            symlink("nowhere", world.directory(side).join("dangling")).expect("linked");
+        }
+        for arguments in LINES {
+            let line = plain(arguments.iter().map(|text| (*text).to_owned()).collect());
+            let [real, ours] = both(&world, &line);
+            let what = format!("{place:?}: {}", shown(&line.arguments));
+            check(&world, &line, &what, &real, &ours);
+            let left = BOTH.map(|side| {
+                let root = world.directory(side);
+                ["link", "dangling", "above", "above/link"]
+                    .map(|name| root.join(name).symlink_metadata().is_ok())
+            });
+            assert_eq!(left[0], left[1], "{what}: other links");
+            let inner = outside.each_ref().map(|outside| outside.join("inner/kept").exists());
+            assert_eq!(inner[0], inner[1], "{what}: other files behind the link");
+            assert!(outside.iter().all(|outside| outside.join("kept").exists()), "{what}");
+        }
+    }
+    // The storage itself is not taken from where it is.
+    let world = World::new(Place::Mounted);
+    let (root, moved) = (world.directory(Program::Ours), world.local("elsewhere"));
+    fs::rename(&root, &moved).expect("moved");
+    symlink(&moved, &root).expect("linked");
+    fs::write(moved.join("kept"), "kept").expect("written");
+    let refused = world.call(Program::Ours, Program::Ours, ["rm", "-r", "/"]);
+    refused.run().bad(&["is the storage's root and a link"]);
+    assert!(root.join("kept").exists());
 }
 
 /// What one program stored the other one reads, byte for byte.

@@ -4,7 +4,7 @@ use crate::{Files, Form, in_both_forms, look, run};
 use bytes::Bytes;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::process::{Command, Output, Stdio};
 use strongroom::store::{FileStore, Headers, Key};
 
@@ -81,7 +81,7 @@ fn what_the_tool_encrypted_with_another_passphrase_is_an_error_until_it_is_repla
         fs::write(&local, crate::support::random_bytes(1, size)).expect("written");
         datasafed(&files, &["push", local.to_str().expect("text"), name]);
     }
-    files.volume.passphrase = "another one".to_owned();
+    let former = std::mem::replace(&mut files.volume.passphrase, "another one".to_owned());
     fs::write(files.volume.passphrase_file(), "another one\n").expect("written");
     let mount = files.mount();
     for name in ["short", "long"] {
@@ -89,6 +89,19 @@ fn what_the_tool_encrypted_with_another_passphrase_is_an_error_until_it_is_repla
             .and_then(|mut file| file.read(&mut [0; 10]))
             .expect_err("no key");
         assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+    }
+    // From anywhere, and by whoever changes a part of it: the rest would be deciphered to nonsense and stored so.
+    for offset in [5_000_000, 11_999_990] {
+        let file = File::open(mount.join("long")).expect("opened");
+        let error = file.read_at(&mut [0; 10], offset).expect_err("no key");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "at {offset}");
+    }
+    for (offset, length) in [(0, 4096), (6_000_000, 10)] {
+        let file = File::options().write(true).open(mount.join("long")).expect("opened");
+        let error = file.write_all_at(&vec![7; length], offset).expect_err("no key");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{length} bytes at {offset}");
+        let error = file.set_len(offset + 1).expect_err("no key");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "cut at {offset}");
     }
     assert!(mount.log().contains("short.enc was encrypted with another passphrase"));
     fs::write(mount.join("short"), "anew").expect("replaced");
@@ -98,6 +111,10 @@ fn what_the_tool_encrypted_with_another_passphrase_is_an_error_until_it_is_repla
     assert!(fs::read(mount.join("moved")).is_err(), "it is what it was");
     mount.unmount();
     assert_eq!(datasafed(&files, &["pull", "short", "-"]).stdout, b"anew");
+    let passphrase = std::mem::replace(&mut files.volume.passphrase, former);
+    let pulled = datasafed(&files, &["pull", "moved", "-"]).stdout;
+    assert!(pulled == crate::support::random_bytes(1, 12_000_000), "it is what it was");
+    files.volume.passphrase = passphrase;
     let mount = files.mount();
     assert_eq!(fs::read_to_string(mount.join("short")).expect("read"), "anew");
     assert!(fs::read(mount.join("moved")).is_err(), "it is what it was");

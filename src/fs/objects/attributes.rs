@@ -6,6 +6,7 @@ use crate::fs::errno::FsError;
 use crate::fs::types::{Attr, Ino, Kind, SetAttr, TimeSet};
 use crate::store::Headers;
 use crate::volume::objects::attributes::{SYMLINK, Told};
+use crate::volume::objects::bucket::KEY_CHECK;
 use crate::volume::objects::tree::Found;
 use crate::volume::objects::{BucketTree, ObjectsError};
 use std::sync::Arc;
@@ -124,6 +125,13 @@ impl ObjectFs {
             headers.metadata.remove("mtime");
         }
         told.put_into(&mut headers);
+        headers
+    }
+
+    /// The same for other content than it had: what told of that goes.
+    pub(super) fn headers_anew(&self, state: &State, path: &str, with_time: bool) -> Headers {
+        let mut headers = self.headers(state, path, with_time);
+        headers.metadata.remove(KEY_CHECK);
         headers
     }
 

@@ -101,15 +101,20 @@ impl ObjectFs {
         }
         if matches!(content, Content::Clean) {
             self.know(node).await?;
-            let size = {
+            let (found, size) = {
                 let state = node.state.lock();
-                match &state.found {
-                    Some(found) => found.size,
-                    None if state.size == 0 => 0,
-                    // Never zeros for what was there.
-                    None => return Err(FsError::stale("the file is not in the store any more")),
-                }
+                (state.found.clone(), state.size)
             };
+            let size = match &found {
+                Some(found) => found.size,
+                None if size == 0 => 0,
+                // Never zeros for what was there.
+                None => return Err(FsError::stale("the file is not in the store any more")),
+            };
+            // Said now: what is written could never be joined with what cannot be read.
+            if let (Some(found), Ok(path)) = (&found, self.path(node)) {
+                self.tree.prove_key(&path, found).await?;
+            }
             *content = Content::Overlay(self.overlay(size)?);
         }
         match content {
@@ -200,7 +205,7 @@ impl ObjectFs {
     fn headers_begun(&self, node: &Node) -> Headers {
         let path = self.path(node).unwrap_or_default();
         let state = node.state.lock();
-        self.headers(&state, &path, state.time_was_set)
+        self.headers_anew(&state, &path, state.time_was_set)
     }
 
     /// Goes on with zeros: a gap at the end of what is written from front to back.

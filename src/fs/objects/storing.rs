@@ -52,7 +52,8 @@ impl ObjectFs {
         let path = self.path(node)?;
         let (wanted, begun) = {
             let state = node.state.lock();
-            (self.headers(&state, &path, true), self.headers(&state, &path, state.time_was_set))
+            let anew = |with_time| self.headers_anew(&state, &path, with_time);
+            (anew(true), anew(state.time_was_set))
         };
         let _busy = Busy::new(node);
         let attempt = Attempt {

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 /// The metadata that holds a file's time, as rclone and s3fs write it: seconds, with a fraction.
 pub(super) const MTIME: &str = "mtime";
 /// The metadata that holds a file's [`StreamKey::check`]: one word, as Azure's names have to be.
-pub(super) const KEY_CHECK: &str = "keycheck";
+pub const KEY_CHECK: &str = "keycheck";
 /// Requests at once for the times of listed files.
 const HEADS: usize = 32;
 /// Objects deleted in one go.

@@ -178,6 +178,11 @@ impl DirectoryFiles {
                 "can't purge non directory: {:?}",
                 place.display().to_string()
             ))),
+            // It would go alone, and the next push would make a directory of the root, elsewhere than the files are.
+            Ok(_) if path.is_empty() && place.is_symlink() => Err(ObjectsError::Invalid(format!(
+                "{:?} is the storage's root and a link: remove what is below it",
+                place.display().to_string()
+            ))),
             // Of a link to a directory the link goes alone.
             Ok(_) if place.is_symlink() => fs::remove_file(&place)
                 .map_err(|error| ObjectsError::local("unlinkat", &place, error)),

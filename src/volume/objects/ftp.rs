@@ -257,24 +257,10 @@ impl Files for FtpFiles {
     }
 
     async fn remove(&self, path: &str) -> Result<(), ObjectsError> {
-        match self.file(path).await {
-            Ok(_) => {}
+        match self.remove_file(path).await {
             // The original finds no file there, and does nothing.
-            Err(ObjectsError::NotFound | ObjectsError::IsDirectory) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        match self.server.remove(&self.place(path)).await {
-            // Servers say the same of what is not there and of what may not be removed.
-            Err(mut error) if error.kind == StoreErrorKind::NotFound => {
-                match self.file(path).await {
-                    Err(ObjectsError::NotFound) => Ok(()),
-                    _ => {
-                        error.kind = StoreErrorKind::Denied;
-                        Err(error.into())
-                    }
-                }
-            }
-            removed => Ok(removed?),
+            Err(ObjectsError::IsDirectory) => Ok(()),
+            removed => removed,
         }
     }
 
@@ -290,13 +276,15 @@ impl Files for FtpFiles {
         };
         if let Err(error) = listing::by_levels(path, u32::MAX, list_all, &mut sort).await {
             // LIST gives a file where one is named: the original takes it for a directory with nothing to remove.
-            let is_listed = self.file(path).await.is_ok();
+            let is_listed = matches!(error, ObjectsError::NoDirectory)
+                && matches!(self.list_all(path, false).await, Err(ObjectsError::NoDirectory))
+                && self.file(path).await.is_ok();
             return match is_listed && !self.server.lists_for_machines().await? {
                 true => Ok(()),
                 false => Err(error),
             };
         }
-        let removals: Vec<_> = files.iter().map(|path| self.remove(path)).collect();
+        let removals: Vec<_> = files.iter().map(|path| self.remove_file(path)).collect();
         let mut removals = futures::stream::iter(removals).buffer_unordered(REQUESTS);
         while let Some(removed) = removals.next().await {
             removed?;
@@ -352,6 +340,28 @@ impl Files for FtpFiles {
 }
 
 impl FtpFiles {
+    /// Removes a file; none is no error, a directory is one.
+    async fn remove_file(&self, path: &str) -> Result<(), ObjectsError> {
+        match self.file(path).await {
+            Ok(_) => {}
+            Err(ObjectsError::NotFound) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        match self.server.remove(&self.place(path)).await {
+            // Servers say the same of what is not there and of what may not be removed.
+            Err(mut error) if error.kind == StoreErrorKind::NotFound => {
+                match self.file(path).await {
+                    Err(ObjectsError::NotFound) => Ok(()),
+                    _ => {
+                        error.kind = StoreErrorKind::Denied;
+                        Err(error.into())
+                    }
+                }
+            }
+            removed => Ok(removed?),
+        }
+    }
+
     /// Sends what comes from `offset` on, and moves that along.
     async fn pass_on(
         &self,

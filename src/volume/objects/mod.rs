@@ -4,8 +4,8 @@
 //! What it promises: a file appears under its name whole or not at all; reading asks for ranges side by
 //! side and for a broken one again; memory is bounded whatever a file's size ([`parts`]).
 //!
-//! What it never does: make or remove a bucket, or notice that a file in datasafed's form was changed or
-//! is read with another passphrase: that form cannot tell.
+//! What it never does: make or remove a bucket, or notice that a file in datasafed's form was changed: that form
+//! cannot tell. Of another passphrase it hears where a push has stored something to tell it by beside the file.
 //!
 //! | file | what |
 //! |---|---|

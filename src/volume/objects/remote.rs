@@ -8,7 +8,7 @@ use super::transfer::{self, RANGE, RANGES};
 use super::{Beside, Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
-    Headers, Patience, Remote, RemoteEntry, RemoteFile, StoreError, StoreErrorKind,
+    Body, Headers, Patience, Remote, RemoteEntry, RemoteFile, StoreError, StoreErrorKind,
 };
 use crate::units::ByteRange;
 use async_trait::async_trait;
@@ -161,6 +161,42 @@ impl RemoteFiles {
         self.with_told_times(entries, told_times).await
     }
 
+    /// A range of the object, as it is.
+    async fn bytes(
+        &self,
+        path: &str,
+        found: &RemoteFile,
+        range: ByteRange,
+    ) -> Result<Body, ObjectsError> {
+        let range = ByteRange::between(range.offset(), range.end().min(found.size));
+        let patience = if range.offset() == 0 { Patience::Soon } else { Patience::Long };
+        let path = self.key(path);
+        let body = self.remote.read(&path, range, found, patience).await;
+        body.map_err(|error| match error.kind {
+            StoreErrorKind::NotFound | StoreErrorKind::PreconditionFailed => {
+                ObjectsError::Changed(path)
+            }
+            _ => error.into(),
+        })
+    }
+
+    /// Refuses what was enciphered with another key, where that is told beside it.
+    async fn prove_key(
+        &self,
+        path: &str,
+        found: &RemoteFile,
+        key: &StreamKey,
+    ) -> Result<(), ObjectsError> {
+        let check = found.headers.metadata.get(KEY_CHECK);
+        let Some(iv) = check.and_then(|check| key.refuses(check)) else { return Ok(()) };
+        let body = self.bytes(path, found, ByteRange::new(0, OVERHEAD)).await?;
+        let bytes: Vec<u8> = body.parts().flatten().copied().collect();
+        match bytes == iv {
+            true => Err(ObjectsError::OtherKey(self.key(path))),
+            false => Ok(()),
+        }
+    }
+
     /// The content of a range of a file, deciphered if there is a key.
     async fn range(
         &self,
@@ -170,21 +206,10 @@ impl RemoteFiles {
         wanted: ByteRange,
     ) -> Result<Vec<Bytes>, ObjectsError> {
         let range = key.map_or(wanted, |_| StreamKey::object_range(wanted));
-        let range = ByteRange::between(range.offset(), range.end().min(found.size));
-        let patience = if wanted.offset() == 0 { Patience::Soon } else { Patience::Long };
-        let path = self.key(path);
-        let body = self.remote.read(&path, range, found, patience).await;
-        let body = body.map_err(|error| match error.kind {
-            StoreErrorKind::NotFound | StoreErrorKind::PreconditionFailed => {
-                ObjectsError::Changed(path.clone())
-            }
-            _ => error.into(),
-        })?;
+        let body = self.bytes(path, found, range).await?;
         let Some(key) = key else { return Ok(body.parts().cloned().collect()) };
         let mut whole = Vec::with_capacity(body.len());
         body.parts().for_each(|part| whole.extend_from_slice(part));
-        let check = found.headers.metadata.get(KEY_CHECK);
-        transfer::check_key(key, wanted, &whole, check, &path)?;
         let opened = key.open_range(wanted, whole);
         let opened = opened.map_err(|error| ObjectsError::Damaged(error.to_string()))?;
         Ok(vec![Bytes::from(opened)])
@@ -224,6 +249,9 @@ impl Files for RemoteFiles {
         let size = found.size;
         let length = size.checked_sub(overhead).ok_or_else(|| ObjectsError::without_iv(size))?;
         let (found, key) = (&found, key.as_deref());
+        if let Some(key) = key {
+            self.prove_key(path, found, key).await?;
+        }
         let ranges = (0..length).step_by(RANGE as usize).map(|start| {
             let wanted = ByteRange::between(start, (start + RANGE).min(length));
             self.range(path, found, key, wanted)

@@ -86,21 +86,7 @@ impl Transfer {
         same: Option<&ETag>,
     ) -> Result<(Vec<Bytes>, crate::store::ObjectMeta), ObjectsError> {
         let range = if key.is_some() { StreamKey::object_range(wanted) } else { wanted };
-        let Object { meta, body, metadata, .. } =
-            match store.get(&self.key, Some(range), None).await {
-                Ok(Fetched::Object(object)) => object,
-                Ok(Fetched::Unchanged) => return Err(ObjectsError::Ended),
-                Err(error) if error.kind == StoreErrorKind::NotFound => {
-                    return Err(match same {
-                        Some(_) => ObjectsError::Changed(self.key.to_string()),
-                        None => ObjectsError::NotFound,
-                    });
-                }
-                Err(error) => return Err(error.into()),
-            };
-        if same.is_some_and(|same| *same != meta.etag) {
-            return Err(ObjectsError::Changed(self.key.to_string()));
-        }
+        let Object { meta, body, metadata, .. } = self.object(store, range, same).await?;
         let expected = range.length().min(meta.size.saturating_sub(range.offset()));
         if body.len() as u64 != expected {
             let error = StoreError::new(StoreErrorKind::Corrupt, "get", &self.key);
@@ -113,14 +99,59 @@ impl Transfer {
             Some(key) => {
                 let mut whole = Vec::with_capacity(body.len());
                 body.parts().for_each(|part| whole.extend_from_slice(part));
-                let check = metadata.get(KEY_CHECK);
-                check_key(key, wanted, &whole, check, self.key.as_str())?;
+                if let Some(iv) = metadata.get(KEY_CHECK).and_then(|check| key.refuses(check)) {
+                    let is_of_iv = match range.offset() {
+                        0 => whole.starts_with(&iv),
+                        // Told beside what may have been replaced since: the object's own beginning says.
+                        _ => self.begins_with(store, iv, &meta.etag).await?,
+                    };
+                    if is_of_iv {
+                        return Err(ObjectsError::OtherKey(self.key.to_string()));
+                    }
+                }
                 let opened = key.open_range(wanted, whole);
                 let opened = opened.map_err(|error| ObjectsError::Damaged(error.to_string()))?;
                 vec![Bytes::from(opened)]
             }
         };
         Ok((parts, meta))
+    }
+
+    /// A range of the object; with `same`, of that one.
+    async fn object(
+        &self,
+        store: &dyn Store,
+        range: ByteRange,
+        same: Option<&ETag>,
+    ) -> Result<Object, ObjectsError> {
+        let object = match store.get(&self.key, Some(range), None).await {
+            Ok(Fetched::Object(object)) => object,
+            Ok(Fetched::Unchanged) => return Err(ObjectsError::Ended),
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                return Err(match same {
+                    Some(_) => ObjectsError::Changed(self.key.to_string()),
+                    None => ObjectsError::NotFound,
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match same {
+            Some(same) if *same != object.meta.etag => {
+                Err(ObjectsError::Changed(self.key.to_string()))
+            }
+            _ => Ok(object),
+        }
+    }
+
+    async fn begins_with(
+        &self,
+        store: &dyn Store,
+        iv: [u8; 16],
+        etag: &ETag,
+    ) -> Result<bool, ObjectsError> {
+        let object = self.object(store, ByteRange::new(0, OVERHEAD), Some(etag)).await?;
+        let bytes: Vec<u8> = object.body.parts().flatten().copied().collect();
+        Ok(bytes == iv)
     }
 
     /// Stores what comes: in one request if it is one part, else in parts.
@@ -227,22 +258,6 @@ impl Transfer {
             Ok(Err(error)) => tracing::warn!("the parts of an upload stay behind: {error}"),
             Err(_) => tracing::warn!("the parts of an upload of {} stay behind", self.key),
         }
-    }
-}
-
-/// Refuses what was enciphered with another key, where that is told beside it and the bytes begin with the IV.
-pub(super) fn check_key(
-    key: &StreamKey,
-    wanted: ByteRange,
-    whole: &[u8],
-    check: Option<&String>,
-    path: &str,
-) -> Result<(), ObjectsError> {
-    match (wanted.offset(), whole.first_chunk::<16>(), check) {
-        (0..16, Some(iv), Some(check)) if key.is_other(iv, check) => {
-            Err(ObjectsError::OtherKey(path.to_owned()))
-        }
-        _ => Ok(()),
     }
 }
 

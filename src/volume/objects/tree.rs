@@ -8,7 +8,7 @@
 //! a crash between the two leaves both names. A directory is moved object by object: a crash leaves some here
 //! and some there, none lost.
 
-use super::bucket::Requests;
+use super::bucket::{KEY_CHECK, Requests};
 use super::error::ObjectsError;
 use super::layout::SUFFIX;
 use super::transfer::{self, Transfer};
@@ -302,6 +302,20 @@ impl BucketTree {
         let store = &*self.requests.store;
         let (bytes, _) = transfer.bytes(store, self.key.as_ref(), range, Some(etag)).await?;
         Ok(bytes)
+    }
+
+    /// Proves that a file has no other key than this tree, as far as that is told beside it: by a request only where
+    /// it is told that it has.
+    ///
+    /// # Errors
+    /// `OtherKey` if it has, and those of the request.
+    pub async fn prove_key(&self, path: &str, found: &Found) -> Result<(), ObjectsError> {
+        let check = found.headers.metadata.get(KEY_CHECK);
+        let refusal = self.key.as_ref().zip(check).and_then(|(key, check)| key.refuses(check));
+        match refusal {
+            Some(_) => self.read(path, &found.etag, ByteRange::new(0, 1)).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Copies a file, with its own headers or others; returns the copy's mark.

@@ -141,6 +141,9 @@ pub(super) fn datasafed(input: &[u8]) {
     for suite in [Suite::Aes128Cfb, Suite::Aes192Cfb, Suite::Aes256Cfb] {
         let key = StreamKey::derive(&secret(), suite).expect("a key");
         let Some((iv, cipher)) = object.split_first_chunk::<16>() else { continue };
+        // What others have stored beside an object.
+        let _ = key.refuses(&String::from_utf8_lossy(object));
+        assert_eq!(key.refuses(&key.check(iv)), None, "a key refuses what it enciphered");
         let mut plain = cipher.to_vec();
         let mut decryptor = key.decryptor(*iv);
         plain.chunks_mut(piece).for_each(|piece| decryptor.update(piece));
