@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::fs;
+use std::process::Command;
 use strongroom::store::{Fetched, Key, PutWhen};
 use strongroom_csi::api::csi::volume_capability::access_mode::Mode;
 use strongroom_csi::api::csi::volume_capability::{AccessType, BlockVolume};
@@ -70,13 +71,47 @@ fn what_the_driver_has_not_made_is_not_deleted() {
         driver.delete(&id).unwrap_or_else(|status| panic!("{id}: {status}"));
         assert!(place.exists(), "{id}");
     }
-    // Nor is a volume made where something is.
-    let made = driver.make("pvc-1");
-    let mut wish = driver.wish("pvc-1");
-    wish.parameters.insert("prefix".to_owned(), "volumes/pvc-1/t".to_owned());
-    // The prefix below is another place, which is empty.
-    assert!(driver.create(wish).is_ok());
-    driver.delete(&made.id).expect("deleted");
+}
+
+#[test]
+fn a_volume_inside_another_one_is_neither_made_nor_deleted_with_it() {
+    let driver = Driver::start();
+    let outer = driver.make("pvc-1");
+    for prefix in ["volumes/pvc-1", "volumes/pvc-1/t", "volumes/pvc-1/t/deep/er"] {
+        let mut wish = driver.wish("pvc-2");
+        wish.parameters.insert("prefix".to_owned(), prefix.to_owned());
+        let said = ["inside the volume at", "volumes/pvc-1/", "choose a prefix outside"];
+        refused(driver.create(wish), Code::FailedPrecondition, &said);
+    }
+    // What somebody has put there all the same.
+    let place = driver.minio.data_of(&driver.bucket).join("volumes");
+    for below in ["pvc-1/other", "pvc-1/a/b"] {
+        fs::create_dir_all(place.join(below)).expect("made");
+        let from = place.join("pvc-1/strongroom.json");
+        let copied = Command::new("cp").arg("-r").arg(from).arg(place.join(below)).status();
+        assert!(copied.expect("cp runs").success());
+        let before = driver.objects();
+        let said = ["is not the volume's", "nothing is deleted"];
+        refused(driver.delete(&outer.id), Code::FailedPrecondition, &said);
+        assert_eq!(driver.objects(), before);
+        // And what was to be deleted can be used as before.
+        driver.attach(&outer);
+        driver.detach(&outer);
+        let first = below.split('/').take(2).collect::<Vec<_>>().join("/");
+        fs::remove_dir_all(place.join(first)).expect("removed");
+    }
+    driver.delete(&outer.id).expect("deleted");
+    assert_eq!(driver.objects(), Vec::<String>::new());
+    // The bucket itself may be one.
+    let mut wish = driver.wish("pvc-3");
+    wish.parameters.insert("prefix".to_owned(), String::new());
+    let descriptor = driver.minio.data_of(&driver.bucket).join("strongroom.json");
+    driver.block_on(async {
+        let key = Key::new("strongroom.json").expect("a key");
+        driver.store().await.put(&key, "{}".into(), PutWhen::Always).await.expect("written");
+    });
+    assert!(descriptor.exists());
+    refused(driver.create(wish), Code::FailedPrecondition, &["inside the volume at"]);
 }
 
 #[test]

@@ -3,16 +3,17 @@
 
 mod support;
 
+use nix::sys::signal::Signal;
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use support::calls::Made;
 use support::minio::Minio;
 use support::minio::cache::cached;
-use support::{Driver, fresh_hex, wait_for};
+use support::{Driver, Process, fresh_hex, wait_for};
 
 /// How often the keys are replaced.
 const ROUNDS: usize = 3;
@@ -76,6 +77,7 @@ impl Users {
 /// The keys of a user as a Secret has them.
 fn secrets(driver: &Driver, user: &User) -> HashMap<String, String> {
     let mut secrets = driver.secrets();
+    driver.more_secrets.borrow_mut().push(user.secret.clone());
     secrets.insert("accessKeyID".to_owned(), user.name.clone());
     secrets.insert("secretAccessKey".to_owned(), user.secret.clone());
     secrets
@@ -83,9 +85,13 @@ fn secrets(driver: &Driver, user: &User) -> HashMap<String, String> {
 
 /// As kubelet does it every now and then with `requiresRepublish`.
 fn republish(driver: &Driver, made: &Made, user: &User) {
+    try_to_republish(driver, made, user).expect("published");
+}
+
+fn try_to_republish(driver: &Driver, made: &Made, user: &User) -> Result<(), tonic::Status> {
     let mut request = driver.publish_request(made, &made.target);
     request.secrets = secrets(driver, user);
-    driver.publish_with(request).expect("published");
+    driver.publish_with(request)
 }
 
 fn attach(driver: &Driver, made: &Made, user: &User) {
@@ -187,5 +193,41 @@ fn revoked_keys_are_an_error_that_is_told_until_a_republish_brings_others() {
     for name in ["before", "after"] {
         assert_eq!(fs::read_to_string(made.target.join(name)).expect("read"), name);
     }
+    driver.detach(&made);
+}
+
+/// Revoked while the node plugin was away: the worker that it starts again is given the keys that a republish brings.
+#[test]
+fn keys_that_were_revoked_while_the_node_plugin_was_away_are_replaced_by_a_republish() {
+    let minio = Arc::new(Minio::start());
+    let directory = tempfile::tempdir().expect("a directory");
+    let users = Users { minio: minio.clone(), directory };
+    let mut driver = Driver::start_with(minio, &[]);
+    let made = driver.make("away");
+    let user = users.add();
+    attach(&driver, &made, &user);
+    let mut open = File::create(made.target.join("open")).expect("made");
+    open.write_all(b"before ").expect("written");
+    driver.end(Process::Node, Signal::SIGKILL);
+    wait_for("the end of the worker", || driver.workers().is_empty());
+    users.revoke(&user, &driver.bucket);
+    driver.run(Process::Node);
+    let condition = driver.condition(&made);
+    assert!(condition.abnormal, "{condition:?}");
+    // The secret is not another one yet.
+    try_to_republish(&driver, &made, &user).expect_err("revoked");
+    let never = User { name: fresh_hex::<8>(), secret: fresh_hex::<16>() };
+    try_to_republish(&driver, &made, &never).expect_err("nobody's");
+    let next = users.add();
+    republish(&driver, &made, &next);
+    assert!(!driver.condition(&made).abnormal);
+    open.write_all(b"after").expect("written");
+    open.sync_all().expect("stored");
+    drop(open);
+    // It is remembered: another worker needs no republish.
+    driver.end(Process::Node, Signal::SIGKILL);
+    wait_for("the end of the worker", || driver.workers().is_empty());
+    driver.run(Process::Node);
+    assert_eq!(fs::read_to_string(made.target.join("open")).expect("read"), "before after");
     driver.detach(&made);
 }

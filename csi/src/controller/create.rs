@@ -53,6 +53,7 @@ impl ControllerService {
             }
             None => {
                 let volume = place::volume(&store, &wish.handle);
+                check_outside(&*store, &wish.handle).await?;
                 check_empty(&*volume).await?;
                 wish.record().create(&*store, &key).await?
             }
@@ -207,6 +208,29 @@ impl Wish {
             .await
             .map_err(|error| status::of_volume(&error))
     }
+}
+
+/// A volume is never made inside another one: it would be deleted with that.
+async fn check_outside(bucket: &dyn Store, handle: &Handle) -> Result<(), Status> {
+    let prefix = handle.prefix();
+    let above = prefix.trim_end_matches('/').match_indices('/').map(|(at, _)| &prefix[..=at]);
+    // The bucket itself may be one, unless the whole of it is asked for.
+    for outer in Some("").filter(|_| !prefix.is_empty()).into_iter().chain(above) {
+        let key = Key::new(format!("{outer}{}", keys::DESCRIPTOR)).ok_or_else(|| {
+            Status::invalid_argument(format!("volume {handle}: its prefix is too long"))
+        })?;
+        match bucket.head(&key).await {
+            Ok(_) => {
+                return Err(Status::failed_precondition(format!(
+                    "volume {handle}: lies inside the volume at {}/{outer}: choose a prefix outside of it",
+                    handle.bucket()
+                )));
+            }
+            Err(error) if error.kind == StoreErrorKind::NotFound => {}
+            Err(error) => return Err(status::of_store(&error)),
+        }
+    }
+    Ok(())
 }
 
 /// A volume is never made where somebody else's objects are: it would be deleted with them.

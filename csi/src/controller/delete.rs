@@ -9,6 +9,7 @@ use crate::request;
 use crate::status;
 use crate::volume::Handle;
 use strongroom::store::{Key, ListRequest, Store};
+use strongroom::volume::native::keys;
 use tonic::Status;
 
 /// So often a prefix is listed anew because somebody still writes there.
@@ -40,10 +41,33 @@ impl ControllerService {
                 found.record.id
             )));
         }
+        let volume = place::volume(&bucket, &handle);
+        check_own(&*volume).await?;
         found.change(&*bucket, &key, |record| record.state = State::Deleting).await?;
-        empty(&*place::volume(&bucket, &handle)).await?;
+        empty(&*volume).await?;
         record::remove(&*bucket, &key).await?;
         Ok(DeleteVolumeResponse {})
+    }
+}
+
+/// Whatever else lies below the volume's prefix, another volume or files that somebody put there, is not deleted with it.
+async fn check_own(store: &dyn Store) -> Result<(), Status> {
+    let mut request = ListRequest { roll_up: true, ..ListRequest::default() };
+    loop {
+        let page = store.list(&request).await.map_err(|error| status::of_store(&error))?;
+        let objects = page.objects.iter().map(|object| object.key.as_str());
+        let mut names = objects.chain(page.prefixes.iter().map(String::as_str));
+        if let Some(other) = names.find(|name| !keys::TOP.contains(name)) {
+            return Err(Status::failed_precondition(format!(
+                "{}: {other} lies there, which is not the volume's: nothing is deleted until it is moved elsewhere \
+                 or removed by hand",
+                store.describe()
+            )));
+        }
+        match page.next {
+            Some(next) => request.start_after = Some(next),
+            None => return Ok(()),
+        }
     }
 }
 

@@ -52,9 +52,13 @@ impl NodeService {
         }
         if !secrets.is_empty() {
             let secrets = self.secrets(secrets)?;
-            let worker = self.worker_of(&id).await?;
-            if let Some(known) = self.recall(&id).await? {
-                self.renew(&id, known, &worker, &secrets).await?;
+            match (self.workers.get(&id), self.recall(&id).await?) {
+                (Some(worker), Some(known)) => {
+                    self.renew(&id, known, &worker, &secrets).await?;
+                }
+                // With the keys of this call: those that are remembered may have been revoked meanwhile.
+                (None, Some(known)) => self.revive_with(&id, known, &secrets).await?,
+                (_, None) => drop(self.worker_of(&id).await?),
             }
         }
         let read_only = readonly || options.read_only || usage.is_read_only();

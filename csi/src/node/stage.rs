@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom::store::Tls;
-use strongroom::tool::attach::protocol::Settings as WorkerSettings;
+use strongroom::tool::attach::protocol::{Settings as WorkerSettings, encode};
 use tonic::Status;
 
 /// kubelet waits two minutes for an answer.
@@ -206,22 +206,35 @@ impl NodeService {
         worker: &crate::worker::Worker,
         secrets: &Secrets,
     ) -> Result<(), Status> {
-        let encrypted = known.secrets.passphrase.is_some();
         let mut new = secrets.for_worker(false)?;
-        let same = new.access_key == known.secrets.access_key
-            && new.secret_key == known.secrets.secret_key
-            && new.session_token == known.secrets.session_token;
-        if same {
+        if !known.secrets.has_other_keys(&new) {
             return Ok(());
         }
         worker.credentials(new.copied()).await.map_err(|error| status::of_worker(&error))?;
-        if encrypted {
-            new.passphrase = known.secrets.passphrase.take();
-            new.derived = std::mem::take(&mut known.secrets.derived);
-        }
-        known.secrets = new;
+        known.secrets.take_keys(&mut new);
         self.remember(id, &known).await?;
         tracing::info!(volume = id, "its keys were replaced");
+        Ok(())
+    }
+
+    /// Starts the worker of a volume that has none, with keys that a call brought. They are remembered once they have
+    /// opened the volume: until then the former ones, which may be the better ones, are tried again as well.
+    pub(super) async fn revive_with(
+        &self,
+        id: &str,
+        mut known: Remembered,
+        secrets: &Secrets,
+    ) -> Result<(), Status> {
+        let mut new = secrets.for_worker(false)?;
+        if !known.secrets.has_other_keys(&new) {
+            return self.worker_of(id).await.map(drop);
+        }
+        known.secrets.take_keys(&mut new);
+        let blob = zeroize::Zeroizing::new(encode(&known));
+        let device = self.keeper.device(id).await.map_err(|error| status::of_keeper(&error))?;
+        self.start_worker(id, device, known).await?;
+        self.keeper.remember(id, &blob).await.map_err(|error| status::of_keeper(&error))?;
+        tracing::info!(volume = id, "its worker was started with other keys");
         Ok(())
     }
 

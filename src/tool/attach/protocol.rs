@@ -111,6 +111,20 @@ impl Drop for Derived {
 }
 
 impl Secrets {
+    /// Whether others are keys of another name or secret than these; passphrases are not looked at.
+    pub fn has_other_keys(&self, others: &Self) -> bool {
+        self.access_key != others.access_key
+            || self.secret_key != others.secret_key
+            || self.session_token != others.session_token
+    }
+
+    /// Takes the keys of others, and keeps the passphrase and what was derived from it.
+    pub fn take_keys(&mut self, others: &mut Self) {
+        self.access_key = others.access_key.take();
+        self.secret_key = others.secret_key.take();
+        self.session_token = others.session_token.take();
+    }
+
     /// A copy for another owner: not `Clone`, so that nothing copies them by accident.
     pub fn copied(&self) -> Self {
         let Self { access_key, secret_key, session_token, passphrase, derived } = self;
