@@ -2,7 +2,9 @@
 //! before the repository is Ready; what somebody has is kept as it should be.
 //!
 //! A namespace asks by its label `strongroom.io/backup-repo`, and what it got goes with the label. Or a Backup or
-//! Restore in it asks by KubeBlocks' labels, and what it got stays as long as the repository. A repository that is
+//! Restore in it asks by KubeBlocks' labels: then a configuration stays as long as any of them is there, a claim, whose
+//! volume has the backups, as long as the repository. What lies in a namespace asks for nothing: whoever may write
+//! Secrets there could otherwise give the keys to himself. A repository that is
 //! bound to namespaces (`strongroom.io/namespaces`) takes back what others have.
 
 use super::conditions::{Conditions, kinds};
@@ -134,11 +136,11 @@ pub(super) fn look(
         conditions.drop(kinds::NAMESPACES);
     } else {
         let plural = if prepared == 1 { "" } else { "s" };
-        conditions.yes(
-            kinds::NAMESPACES,
-            "NamespacesPrepared",
-            format!("{prepared} namespace{plural} of {} prepared", wanted.len()),
-        );
+        let message = format!("{prepared} namespace{plural} of {} prepared", wanted.len());
+        match prepared == wanted.len() {
+            true => conditions.yes(kinds::NAMESPACES, "NamespacesPrepared", message),
+            false => conditions.unknown(kinds::NAMESPACES, "PreparingNamespaces", message),
+        }
     }
 }
 
@@ -197,8 +199,8 @@ fn going(observed: &Observed) -> BTreeSet<&str> {
 /// The namespaces that ask by their label, and those with objects that ask.
 fn asking(observed: &Observed) -> (BTreeSet<&str>, BTreeSet<&str>) {
     let by_label = observed.namespaces.iter().map(|namespace| namespace.name.as_str());
-    let waiting = observed.objects.iter().filter(|object| object.waits);
-    (by_label.collect(), waiting.map(|object| object.namespace.as_str()).collect())
+    let by_object = observed.objects.iter().map(|object| object.namespace.as_str());
+    (by_label.collect(), by_object.collect())
 }
 
 /// The namespaces that have or ask for something, and whether what they get goes with the label.
@@ -208,31 +210,24 @@ fn wanted<'a>(
     by_label: &BTreeSet<&'a str>,
     by_object: &BTreeSet<&'a str>,
 ) -> BTreeMap<&'a str, bool> {
-    // What was made for a Backup or Restore once stays.
-    let secrets = observed
-        .secrets
-        .iter()
-        .filter(|secret| secret.metadata.name.as_deref() == Some(&called.tool_config));
-    let claims = observed
-        .claims
-        .iter()
-        .filter(|claim| claim.metadata.name.as_deref() == Some(&called.claim));
-    let (secrets, claims) = match observed.repo.spec.access_method {
-        AccessMethod::Tool => (Some(secrets), None),
-        AccessMethod::Mount => (None, Some(claims)),
-    };
-    let existing = secrets
-        .into_iter()
-        .flatten()
-        .map(|secret| &secret.metadata)
-        .chain(claims.into_iter().flatten().map(|claim| &claim.metadata));
-    let staying = existing
-        .filter(|metadata| metadata.deletion_timestamp.is_none() && !is_by_label(metadata))
-        .filter_map(|metadata| metadata.namespace.as_deref());
     let mut wanted: BTreeMap<&str, bool> = by_label.iter().map(|name| (*name, true)).collect();
     wanted.extend(by_object.iter().map(|name| (*name, false)));
-    wanted.extend(staying.map(|name| (name, false)));
+    if observed.repo.spec.access_method == AccessMethod::Mount {
+        // What was made for a Backup or Restore once stays; whoever may make claims could have one of the class anyway.
+        let claims = observed.claims.iter().map(|claim| &claim.metadata);
+        let staying = claims
+            .filter(|metadata| metadata.name.as_deref() == Some(&called.claim))
+            .filter(|metadata| metadata.deletion_timestamp.is_none() && !is_by_label(metadata))
+            .filter_map(|metadata| metadata.namespace.as_deref());
+        wanted.extend(staying.map(|name| (name, false)));
+    }
     wanted
+}
+
+/// Whether a namespace asks, be it by its label or by an object in it.
+pub(super) fn asks(observed: &Observed, namespace: &str) -> bool {
+    let (by_label, by_object) = asking(observed);
+    by_label.contains(namespace) || by_object.contains(namespace)
 }
 
 /// What namespaces have that they no longer ask for, or may not have. A claim whose deletion would delete backups

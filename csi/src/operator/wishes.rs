@@ -4,10 +4,11 @@ use super::conditions::kinds;
 use super::crd::{AccessMethod, ConditionStatus, StorageProvider, StorageProviderSpec};
 use super::encryption::Encryption;
 use super::names;
-use super::namespaces::list;
+use super::namespaces::{self, list};
 use super::objects::PASSPHRASE_KEY;
 use super::parameters::Parameters;
 use super::reconcile::Work;
+use k8s_openapi::api::core::v1::Secret;
 use std::collections::BTreeMap;
 
 impl<'o> Work<'o> {
@@ -99,11 +100,8 @@ impl<'o> Work<'o> {
         let kind = kinds::ENCRYPTION;
         let observed = self.observed;
         // What was made of an earlier wish remembers it; any of it may have been deleted by somebody.
-        let made = observed.csi_secret.iter().chain(&observed.secrets);
-        let kept = made
-            .filter_map(|secret| secret.data.as_ref()?.get(PASSPHRASE_KEY))
-            .map(|value| &value.0)
-            .next();
+        let held = |secret: &'o Secret| Some(&secret.data.as_ref()?.get(PASSPHRASE_KEY)?.0);
+        let kept = observed.csi_secret.as_ref().and_then(held);
         let annotations = observed.repo.metadata.annotations.as_ref();
         let digest = annotations.and_then(|all| all.get(names::DIGEST));
         let former = digest.and_then(|digest| Some(digest.split_once('-')?.1.to_uppercase()));
@@ -149,7 +147,15 @@ impl<'o> Work<'o> {
                 format!("Secret {namespace}/{name} has no passphrase under the key {key}");
             return self.refuse(kind, "PassphraseNotFound", message);
         };
-        if kept.is_some_and(|kept| *kept != passphrase) {
+        // What lies in namespaces their tenants can write: it counts where all of it says the same against the wish.
+        let copies = observed.secrets.iter().filter(|secret| self.is_given(secret));
+        let mut copies = copies.filter_map(held).peekable();
+        let is_another = match kept {
+            Some(kept) => *kept != passphrase,
+            None if former.is_none() || copies.peek().is_none() => false,
+            None => copies.all(|copy| *copy != passphrase),
+        };
+        if is_another {
             let message = format!(
                 "the passphrase in Secret {namespace}/{name} is another than the one that this repository began \
                  with, which opens its backups: put that one back, or make another repository"
@@ -166,5 +172,12 @@ impl<'o> Work<'o> {
         }
         self.conditions.yes(kind, "EncryptionChecked", format!("{} is used", wish.algorithm));
         Some(Some((wish, passphrase)))
+    }
+
+    /// Whether a Secret has the name and the place of one that a namespace was given.
+    fn is_given(&self, secret: &Secret) -> bool {
+        let namespace = secret.metadata.namespace.as_deref();
+        secret.metadata.name.as_deref() == Some(&self.called.tool_config)
+            && namespace.is_some_and(|namespace| namespaces::asks(self.observed, namespace))
     }
 }

@@ -104,6 +104,45 @@ fn another_algorithm_is_refused_and_encryption_is_remembered_without_the_drivers
     assert_eq!(reason(&world), "PassphraseChanged");
 }
 
+#[test]
+fn what_a_tenant_writes_changes_nothing_for_the_others() {
+    let forge = |world: &mut World, namespace: &str, passphrase: &str| {
+        let mut forged = world.config_in("mysql").expect("given").clone();
+        forged.metadata.namespace = Some(namespace.to_owned());
+        let data = forged.data.get_or_insert_default();
+        let value = k8s_openapi::ByteString(passphrase.as_bytes().to_vec());
+        data.insert("passphrase".to_owned(), value);
+        let is_other = |secret: &k8s_openapi::api::core::v1::Secret| {
+            secret.metadata.namespace != forged.metadata.namespace
+        };
+        world.observed.secrets.retain(is_other);
+        world.observed.secrets.push(forged);
+    };
+    // A plain repository is none that was encrypted.
+    let mut plain = world(AccessMethod::Tool);
+    plain.ask("mysql");
+    plain.become_ready();
+    for namespace in ["theirs", "mysql"] {
+        forge(&mut plain, namespace, "forged");
+        plain.settle();
+        assert_eq!(plain.phase(), Phase::Ready, "{namespace}");
+    }
+    // An encrypted one has the passphrase that it had, also without the driver's Secret.
+    let mut world = encrypted(AccessMethod::Tool);
+    world.ask("mysql");
+    world.ask("redis");
+    world.become_ready();
+    for namespace in ["theirs", "redis"] {
+        world.observed.csi_secret = None;
+        forge(&mut world, namespace, "forged");
+        world.settle();
+        assert_eq!(world.phase(), Phase::Ready, "{namespace}");
+        assert_eq!(reason(&world), "EncryptionChecked");
+    }
+    let data = world.config_in("redis").and_then(|config| config.data.as_ref()).expect("data");
+    assert_eq!(data["passphrase"].0, b"passphrase", "it is put right");
+}
+
 fn claim(world: &World, namespace: &str) -> Option<PersistentVolumeClaim> {
     let mut all = world.observed.claims.iter();
     all.find(|claim| claim.metadata.namespace.as_deref() == Some(namespace)).cloned()
