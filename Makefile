@@ -50,7 +50,7 @@ dist: ## Make static programs, an image's directory, bill of materials, checksum
 	tests/setup/tools.sh dist
 	deploy/dist.sh
 
-bench: build ## Measure: crypto, mounts over MinIO, peers, datasafed (LATENCY=20: peers with slow round trips)
+bench: build ## Measure: crypto, mounts over MinIO, peers, datasafed, volumes (LATENCY=20: peers with slow round trips)
 	tests/setup/tools.sh peers
 ifdef LATENCY
 	LATENCY=$(LATENCY) cargo bench --locked --bench peers
@@ -59,6 +59,7 @@ else
 	cargo bench --locked --bench mount
 	cargo bench --locked --bench peers
 	cargo bench --locked --bench datasafed
+	cargo bench --locked -p strongroom-csi --bench volume
 endif
 
 lint: tools ## Check format, clippy, licences and sources, layers

@@ -51,6 +51,10 @@ fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
 #[allow(clippy::print_stdout, reason = "figures for whoever runs it by hand")]
 fn fifty_volumes_on_a_node_are_served_through_a_kill_of_everything_but_the_keeper() {
     let mut driver = Driver::start();
+    let plugin = |driver: &Driver| {
+        own_memory(driver.pid(Process::Node)) + own_memory(driver.pid(Process::Keeper))
+    };
+    println!("own memory: node plugin and keeper without volumes {} KiB", plugin(&driver));
     let start = Instant::now();
     let made: Vec<_> = (0..VOLUMES).map(|number| driver.make(&format!("pvc-{number}"))).collect();
     println!("{VOLUMES} volumes made in {:?}", start.elapsed());
@@ -62,10 +66,10 @@ fn fifty_volumes_on_a_node_are_served_through_a_kill_of_everything_but_the_keepe
     // Before use: what a volume costs that nobody writes to yet.
     let workers: Vec<u64> = driver.workers().into_iter().map(own_memory).collect();
     let largest = workers.iter().max().expect("workers");
-    let (node, keeper) = (driver.pid(Process::Node), driver.pid(Process::Keeper));
-    let plugin = own_memory(node) + own_memory(keeper);
+    let plugin = plugin(&driver);
     println!("own memory: largest worker {largest} KiB, node plugin and keeper {plugin} KiB");
     assert!(*largest <= 30 << 10, "a worker has {largest} KiB before use");
+    assert!(plugin <= 40 << 10, "node plugin and keeper have {plugin} KiB");
 
     in_parallel(&made, |made| {
         fs::write(made.target.join("before"), &made.id).expect("written");

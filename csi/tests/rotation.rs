@@ -77,7 +77,7 @@ impl Users {
 /// The keys of a user as a Secret has them.
 fn secrets(driver: &Driver, user: &User) -> HashMap<String, String> {
     let mut secrets = driver.secrets();
-    driver.more_secrets.borrow_mut().push(user.secret.clone());
+    driver.more_secrets.lock().expect("ours").push(user.secret.clone());
     secrets.insert("accessKeyID".to_owned(), user.name.clone());
     secrets.insert("secretAccessKey".to_owned(), user.secret.clone());
     secrets

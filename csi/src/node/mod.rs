@@ -75,19 +75,18 @@ impl NodeService {
         self.keeper.list().await.map(drop).map_err(|error| error.to_string())
     }
 
-    /// The volumes of this node, for metrics. What a worker does not say soon is left away.
+    /// The volumes of this node, for metrics. What a worker does not say soon is left away; they are asked side by
+    /// side, so that many that are silent keep nobody waiting longer than one.
     pub async fn volumes(&self) -> Vec<crate::metrics::Volume> {
-        let mut volumes = Vec::new();
-        for held in self.keeper.list().await.unwrap_or_default() {
-            volumes.push(crate::metrics::Volume {
-                stats: self.stats_of(&held.volume).await,
-                id: held.volume,
-                served: held.served,
-                unserved_seconds: held.unserved_seconds,
-                targets: held.targets.len(),
-            });
-        }
-        volumes
+        let held = self.keeper.list().await.unwrap_or_default();
+        let asked = held.into_iter().map(async |held| crate::metrics::Volume {
+            stats: self.stats_of(&held.volume).await,
+            id: held.volume,
+            served: held.served,
+            unserved_seconds: held.unserved_seconds,
+            targets: held.targets.len(),
+        });
+        futures::future::join_all(asked).await
     }
 
     /// The secrets of a call, or the driver's own.

@@ -46,12 +46,14 @@ pub(crate) struct Driver {
     pub(crate) bucket: String,
     pub(crate) passphrase: String,
     /// What else must never be told.
-    pub(crate) more_secrets: std::cell::RefCell<Vec<String>>,
+    pub(crate) more_secrets: std::sync::Mutex<Vec<String>>,
     running: HashMap<Process, Child>,
     /// More flags for controller and node.
     flags: Vec<String>,
     /// More flags for the node alone, from its next start on.
     pub(crate) node_flags: Vec<String>,
+    /// What processes log, from their next start on.
+    pub(crate) log_level: &'static str,
     /// The program of workers, from the node plugin's next start on.
     pub(crate) worker_binary: PathBuf,
     runtime: tokio::runtime::Runtime,
@@ -81,6 +83,7 @@ impl Driver {
             running: HashMap::new(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             node_flags: Vec::new(),
+            log_level: "debug,h2=info,hyper=info,hyper_util=info,tower=info",
             worker_binary: strongroom(),
             runtime,
         };
@@ -224,7 +227,7 @@ impl Driver {
 
     /// Panics if a secret is in any output, command line or environment of the driver's processes.
     pub(crate) fn assert_no_secret(&self) {
-        let more = self.more_secrets.borrow();
+        let more = self.more_secrets.lock().expect("nobody panicked with it");
         let usual = [self.passphrase.as_str(), self.minio.secret_key.as_str()];
         let secrets: Vec<&str> = usual.into_iter().chain(more.iter().map(String::as_str)).collect();
         for (path, bytes) in self.outputs() {
@@ -269,7 +272,7 @@ impl Driver {
         }
         command
             .env("HOME", self.temporary.path())
-            .env("STRONGROOM_LOG", "debug,h2=info,hyper=info,hyper_util=info,tower=info")
+            .env("STRONGROOM_LOG", self.log_level)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
