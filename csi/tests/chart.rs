@@ -113,7 +113,9 @@ fn a_storage_class_names_its_secret_and_the_controller_may_read_that_one() {
     let text = "requiresRepublish: true\nkubeletDir: /var/snap/kubelet\nstorageClasses:\n- name: backups\n  \
                 reclaimPolicy: Retain\n  secret: {name: keys, namespace: vault}\n  parameters: {bucket: b, \
                 encryption: AES-256-CFB}\n  mountOptions: [memory-limit=512MiB]\nnetworkPolicy: {enabled: true}\n\
-                podDisruptionBudget: {enabled: true}\ntolerations: [{operator: Exists}]\n";
+                podDisruptionBudget: {enabled: true}\ntolerations: [{operator: Exists}]\n\
+                daemonsetTolerations: [{key: of-nodes, operator: Exists}]\n\
+                volumeAttributesClasses:\n- name: large\n  parameters: {memoryLimit: 1GiB, cacheSize: 10GiB}\n";
     std::fs::write(values.path(), text).expect("written");
     let text = rendered(&["--values", values.path().to_str().expect("text")]);
     let class = of_kind(&text, "StorageClass")[0];
@@ -132,6 +134,13 @@ fn a_storage_class_names_its_secret_and_the_controller_may_read_that_one() {
     assert!(!class.contains("controller-modify"), "{class}");
     assert!(text.contains("resources: [secrets], resourceNames: [\"keys\"], verbs: [get]"));
     assert!(text.contains("--below=/var/snap/kubelet"));
+    let [attributes] = of_kind(&text, "VolumeAttributesClass")[..] else { panic!("{text}") };
+    for line in ["storage.k8s.io/v1\n", "driverName: csi.strongroom.io", "memoryLimit: \"1GiB\""] {
+        assert!(attributes.contains(line), "{line}: {attributes}");
+    }
+    for set in of_kind(&text, "DaemonSet") {
+        assert!(set.contains("key: of-nodes"), "{set}");
+    }
     assert_eq!(of_kind(&text, "NetworkPolicy").len(), 3);
     assert_eq!(of_kind(&text, "PodDisruptionBudget").len(), 1);
 }
@@ -182,6 +191,7 @@ fn a_value_that_makes_no_sense_is_refused_by_its_name() {
         ("storageClasses[0].name=x", "storageClasses"),
         ("driverName=-x", "driverName"),
         ("operator.checkEvery=often", "checkEvery"),
+        ("volumeAttributesClasses[0].name=x", "volumeAttributesClasses"),
     ] {
         let output = helm(&["template", "--set", value]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();

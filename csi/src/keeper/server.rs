@@ -22,6 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often volumes without a worker are looked for.
 const WATCH: Duration = Duration::from_millis(500);
 
+/// A request that waits for the store, and then for another worker, is answered within so many seconds with the usual
+/// settings.
+const LONG_ENOUGH: u64 = 600;
+
 /// How the keeper runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -35,6 +39,20 @@ pub struct Settings {
     pub patience: Duration,
 }
 
+/// The kernel's limits for the time of a request that are shorter than what a request may have to wait, in seconds.
+fn request_limits() -> Vec<(&'static str, u64)> {
+    let limits =
+        ["/proc/sys/fs/fuse/max_request_timeout", "/proc/sys/fs/fuse/default_request_timeout"];
+    // Kernels before 6.14 have none.
+    let set = limits.map(|place| Some((place, limit(&std::fs::read_to_string(place).ok()?)?)));
+    set.into_iter().flatten().collect()
+}
+
+/// A limit, unless it is none or long enough.
+fn limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|seconds| (1..LONG_ENOUGH).contains(seconds))
+}
+
 /// Runs the keeper until it is killed: nothing else ends it, since all mounts end with it.
 ///
 /// # Errors
@@ -44,6 +62,12 @@ pub fn run(settings: Settings) -> io::Result<()> {
     let Settings { socket, allowed, below, patience } = settings;
     let listener = listen(&socket, &allowed)?;
     let volumes = Arc::new(Volumes::new(below, patience));
+    for (setting, seconds) in request_limits() {
+        tracing::warn!(
+            "{setting} is {seconds}: the kernel ends a mount for good when a request takes longer, be it that a worker is \
+             started anew or that the store is away: set it to 0"
+        );
+    }
     {
         let volumes = volumes.clone();
         std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
@@ -179,6 +203,12 @@ fn handle(stream: &UnixStream, volumes: &Volumes, allowed: &[u32]) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_that_is_shorter_than_a_wait_is_told() {
+        assert_eq!([limit("0\n"), limit("600\n"), limit("65535"), limit("none")], [None; 4]);
+        assert_eq!([limit("1\n"), limit("599")], [Some(1), Some(599)]);
+    }
 
     #[test]
     fn a_seat_is_given_back_also_by_a_panic() {

@@ -13,9 +13,7 @@ use super::observed::{Action, Asking, Kind, Object, Observed, Reference, Setting
 use super::provider::Driver;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{
-    Container, Namespace, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, Volume,
-};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
@@ -251,7 +249,7 @@ impl Cluster {
             let running =
                 ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed");
             for pod in self.all(api, &running).await? {
-                if pod.spec.as_ref().is_some_and(|spec| uses(spec, called)) {
+                if pod.spec.as_ref().is_some_and(|spec| super::users::uses(spec, called)) {
                     users.push(format!("Pod {space}/{}", pod.name_any()));
                 }
             }
@@ -429,29 +427,6 @@ impl Cluster {
     }
 }
 
-/// Whether a pod has the claim or the configuration: as a volume, by itself or among others, or in its environment.
-fn uses(pod: &PodSpec, called: &Names) -> bool {
-    let is_config = |name: Option<&str>| name == Some(&called.tool_config);
-    let of_volume = |volume: &Volume| {
-        let claim = volume.persistent_volume_claim.as_ref();
-        let secret = volume.secret.as_ref();
-        let projected = volume.projected.iter().flat_map(|all| all.sources.iter().flatten());
-        let mut projected = projected.filter_map(|source| source.secret.as_ref());
-        claim.is_some_and(|claim| claim.claim_name == called.claim)
-            || secret.is_some_and(|secret| is_config(secret.secret_name.as_deref()))
-            || projected.any(|secret| is_config(Some(&secret.name)))
-    };
-    let of_container = |container: &Container| {
-        let whole = container.env_from.iter().flatten().filter_map(|from| from.secret_ref.as_ref());
-        let single = container.env.iter().flatten();
-        let mut single = single.filter_map(|env| env.value_from.as_ref()?.secret_key_ref.as_ref());
-        whole.map(|secret| &secret.name).any(|name| is_config(Some(name)))
-            || single.any(|secret| is_config(Some(&secret.name)))
-    };
-    let mut containers = pod.containers.iter().chain(pod.init_containers.iter().flatten());
-    pod.volumes.iter().flatten().any(of_volume) || containers.any(of_container)
-}
-
 /// Backups and Restores are KubeBlocks' kinds; nothing but their metadata and phase is looked at.
 pub fn asking_resource(kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("dataprotection.kubeblocks.io", "v1alpha1", kind))
@@ -488,52 +463,4 @@ fn status_body<K: Resource<DynamicType = ()>, S: Serialize>(
         "metadata": {"uid": uid},
         "status": status,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pod_uses_a_repository_by_volumes_and_by_its_environment() {
-        let called = Names {
-            csi_secret: Default::default(),
-            storage_class: "sc".to_owned(),
-            claim: "pvc-x".to_owned(),
-            tool_config: "tool-config-x".to_owned(),
-            pre_check: "check".to_owned(),
-        };
-        let pod = |volume: Value, init: Value, container: Value| -> PodSpec {
-            let pod = json!({
-                "volumes": [{"name": "other", "emptyDir": {}}, volume],
-                "initContainers": [init],
-                "containers": [container],
-            });
-            serde_json::from_value(pod).expect("a pod")
-        };
-        let (none, plain) = (json!({"name": "none"}), json!({"name": "plain"}));
-        let volumes = [
-            json!({"name": "v", "secret": {"secretName": "tool-config-x"}}),
-            json!({"name": "v", "persistentVolumeClaim": {"claimName": "pvc-x"}}),
-            json!({"name": "v", "projected": {"sources": [{"secret": {"name": "tool-config-x"}}]}}),
-        ];
-        for volume in volumes {
-            assert!(uses(&pod(volume.clone(), plain.clone(), plain.clone()), &called), "{volume}");
-        }
-        let containers = [
-            json!({"name": "c", "envFrom": [{"secretRef": {"name": "tool-config-x"}}]}),
-            json!({"name": "c", "env": [{"name": "E", "valueFrom": {"secretKeyRef":
-                {"name": "tool-config-x", "key": "base-path"}}}]}),
-        ];
-        for container in containers {
-            for (init, container) in [(&plain, &container), (&container, &plain)] {
-                assert!(uses(&pod(none.clone(), init.clone(), container.clone()), &called));
-            }
-        }
-        let others = json!({"name": "c", "envFrom": [{"secretRef": {"name": "other"}}, {}],
-            "env": [{"name": "E", "value": "tool-config-x"}]});
-        let other =
-            json!({"name": "v", "projected": {"sources": [{"secret": {"name": "pvc-x"}}, {}]}});
-        assert!(!uses(&pod(other, others, plain), &called));
-    }
 }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `crd`, `names` | the kinds, labels and annotations |
 //! | `parameters`, `template`, `render`, `encryption` | what a repository asks for |
-//! | `observed`, `reconcile`, `wishes`, `storage`, `precheck`, `namespaces`, `deletion`, `provider`, `conditions`, `objects` | the core: pure |
+//! | `observed`, `reconcile`, `wishes`, `storage`, `precheck`, `namespaces`, `deletion`, `users`, `provider`, `conditions`, `objects` | the core: pure |
 //! | `cluster`, `neighbour`, `trouble`, `run` | the edge: the API server |
 //! | `health` | what it tells of itself |
 //! | `probe` | what the pre-check's Job runs |
@@ -31,6 +31,7 @@ pub mod run;
 mod storage;
 pub mod template;
 mod trouble;
+mod users;
 mod wishes;
 
 pub(crate) use trouble::causes;

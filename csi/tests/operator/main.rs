@@ -8,6 +8,7 @@ mod manifests;
 #[path = "../../../tests/support/minio.rs"]
 #[allow(dead_code, reason = "each test binary uses its own part")]
 mod minio;
+mod namespaces;
 mod scenarios;
 mod server;
 mod stories;

@@ -1,5 +1,6 @@
 //! The providers' manifests, and the users' manifests through them: what workloads and drivers are told.
 
+use crate::server::Server;
 use crate::world::{World, at, provider, read, root, secret, seed};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -350,4 +351,92 @@ fn the_seeds_say_what_they_say() {
     assert_eq!(repo.spec.config["forcePathStyle"], Value::Bool(true));
     let manifest: Value = read(&root().join("csi/tests/operator/seeds/s3.yaml"));
     assert_eq!(manifest["spec"]["config"]["region"], "cn-northwest-1");
+}
+
+/// Kinds of others, which this server does not know.
+const FOREIGN: [&str; 3] = ["ServiceMonitor", "PrometheusRule", "PostgresCluster"];
+/// Kinds without a namespace.
+const OF_CLUSTER: [&str; 7] = [
+    "StorageClass",
+    "VolumeAttributesClass",
+    "CSIDriver",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "PersistentVolume",
+    "CustomResourceDefinition",
+];
+const VALUES: &str = "
+requiresRepublish: true
+metricsPort: 9809
+monitoring: {serviceMonitor: true, prometheusRule: true, dashboard: true}
+networkPolicy: {enabled: true}
+podDisruptionBudget: {enabled: true}
+operator: {enabled: true}
+tolerations: [{key: a, operator: Exists}]
+daemonsetTolerations: [{key: b, operator: Exists}]
+storageClasses:
+- {name: backups, default: true, secret: {name: keys, namespace: vault}, parameters: {bucket: b}}
+volumeAttributesClasses:
+- {name: large, parameters: {memoryLimit: 1GiB, cacheSize: 10GiB}}
+";
+
+/// With every field: what a server does not know it would drop, and say nothing.
+#[test]
+fn the_api_server_takes_the_whole_chart_and_every_example() {
+    let server = Server::start();
+    let temporary = tempfile::tempdir().expect("a directory");
+    let values = temporary.path().join("values.yaml");
+    std::fs::write(&values, VALUES).expect("written");
+    let helm = crate::minio::cache::cached("bin/helm-v3.22.0");
+    let mut helm = std::process::Command::new(helm);
+    helm.args(["template", "release", "--kube-version", "1.34.0", "--namespace", "default"]);
+    helm.arg("--values").arg(&values).arg(root().join("deploy/chart"));
+    let output = helm.env("HOME", temporary.path()).output().expect("helm starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut texts = vec![String::from_utf8(output.stdout).expect("text")];
+    let mut examples = 0;
+    for file in std::fs::read_dir(root().join("deploy/examples")).expect("a directory") {
+        let path = file.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            texts.push(std::fs::read_to_string(path).expect("read"));
+            examples += 1;
+        }
+    }
+    assert_eq!(examples, 5);
+    server.namespace("vault", None);
+    let mut taken = BTreeMap::new();
+    let documents = texts.iter().flat_map(|text| text.split("\n---"));
+    for document in documents {
+        let Ok(Some(mut object)) = serde_saphyr::from_str::<Option<Value>>(document) else {
+            // Nothing but remarks.
+            assert!(!document.contains("\nkind:"), "{document}");
+            continue;
+        };
+        let kind = object["kind"].as_str().expect("a kind").to_owned();
+        if FOREIGN.contains(&kind.as_str()) {
+            continue;
+        }
+        if !OF_CLUSTER.contains(&kind.as_str()) && object["metadata"]["namespace"].is_null() {
+            object["metadata"]["namespace"] = Value::from("default");
+        }
+        server.would_take(object).unwrap_or_else(|error| panic!("{error}: {document}"));
+        *taken.entry(kind).or_insert(0) += 1;
+    }
+    let kinds = [
+        ("CSIDriver", 1),
+        ("ConfigMap", 1),
+        ("CronJob", 1),
+        ("CustomResourceDefinition", 2),
+        ("NetworkPolicy", 3),
+        ("PersistentVolume", 1),
+        ("Pod", 1),
+        ("StorageClass", 1),
+        ("VolumeAttributesClass", 1),
+    ];
+    for (kind, count) in kinds {
+        assert_eq!(taken.get(kind), Some(&count), "{kind}: {taken:?}");
+    }
+    for kind in ["DaemonSet", "Deployment", "ServiceAccount", "PodDisruptionBudget", "Service"] {
+        assert!(taken.contains_key(kind), "{kind}: {taken:?}");
+    }
 }

@@ -8,7 +8,9 @@ use crate::world::{read, root};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, ValidationDirective,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
@@ -191,6 +193,20 @@ impl Server {
 
     /// An object of any kind, as kubectl would send it.
     pub(crate) fn create_raw(&self, manifest: Value) -> Result<DynamicObject, kube::Error> {
+        let (api, object) = self.raw(manifest);
+        self.runtime.block_on(api.create(&PostParams::default(), &object))
+    }
+
+    /// Whether the server would take an object of any kind, with every field of it.
+    pub(crate) fn would_take(&self, manifest: Value) -> Result<DynamicObject, kube::Error> {
+        let (api, object) = self.raw(manifest);
+        let patch = PatchParams::apply("test").force().dry_run();
+        let patch = patch.validation(ValidationDirective::Strict);
+        let name = object.metadata.name.clone().expect("a name");
+        self.runtime.block_on(api.patch(&name, &patch, &Patch::Apply(&object)))
+    }
+
+    fn raw(&self, manifest: Value) -> (Api<DynamicObject>, DynamicObject) {
         let object: DynamicObject = serde_json::from_value(manifest).expect("an object");
         let types = object.types.clone().expect("its kind");
         let (group, version) =
@@ -200,7 +216,7 @@ impl Server {
             Some(namespace) => Api::namespaced_with(self.client.clone(), &namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
         };
-        self.runtime.block_on(api.create(&PostParams::default(), &object))
+        (api, object)
     }
 
     pub(crate) fn namespace(&self, name: &str, repo: Option<&str>) {
@@ -378,7 +394,12 @@ fn api_server(folder: &Path, (etcd, api): (u16, u16)) -> Command {
     let place = |name: &str| folder.join(name).display().to_string();
     let mut command = Command::new(program);
     command
-        .args(["kube-apiserver", "--bind-address=127.0.0.1", "--authorization-mode=RBAC"])
+        .args([
+            "kube-apiserver",
+            "--bind-address=127.0.0.1",
+            "--authorization-mode=RBAC",
+            "--allow-privileged=true",
+        ])
         .arg(format!("--etcd-servers=http://127.0.0.1:{etcd}"))
         .arg(format!("--secure-port={api}"))
         .arg(format!("--tls-cert-file={}", place("api.crt")))
