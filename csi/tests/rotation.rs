@@ -10,10 +10,11 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use strongroom_csi::api::csi::DeleteVolumeRequest;
 use support::calls::Made;
 use support::minio::Minio;
 use support::minio::cache::cached;
-use support::{Driver, Process, fresh_hex, wait_for};
+use support::{Driver, PREFIX, Process, fresh_hex, wait_for};
 
 /// How often the keys are replaced.
 const ROUNDS: usize = 3;
@@ -62,6 +63,25 @@ impl Users {
         self.administrate(&["admin", "user", "add", "store", &user.name, &user.secret]);
         let policy = ["admin", "policy", "attach", "store", "readwrite", "--user", &user.name];
         self.administrate(&policy);
+        user
+    }
+
+    /// One that may do something below a prefix alone.
+    fn add_below(&self, bucket: &str, prefix: &str) -> User {
+        let user = User { name: fresh_hex::<8>(), secret: fresh_hex::<16>() };
+        let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [format!("arn:aws:s3:::{bucket}")],
+             "Condition": {"StringLike": {"s3:prefix": [format!("{prefix}/*")]}}},
+            {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject",
+                "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
+             "Resource": [format!("arn:aws:s3:::{bucket}/{prefix}/*")]},
+        ]});
+        let file = self.directory.path().join("policy.json");
+        fs::write(&file, policy.to_string()).expect("written");
+        let file = file.to_str().expect("text");
+        self.administrate(&["admin", "policy", "create", "store", "below", file]);
+        self.administrate(&["admin", "user", "add", "store", &user.name, &user.secret]);
+        self.administrate(&["admin", "policy", "attach", "store", "below", "--user", &user.name]);
         user
     }
 
@@ -230,4 +250,26 @@ fn keys_that_were_revoked_while_the_node_plugin_was_away_are_replaced_by_a_repub
     driver.run(Process::Node);
     assert_eq!(fs::read_to_string(made.target.join("open")).expect("read"), "before after");
     driver.detach(&made);
+}
+
+/// As docs/operations.md advises: rights below the prefix that volumes are made in, and nowhere else.
+#[test]
+fn keys_that_reach_no_further_than_a_prefix_are_enough() {
+    let minio = Arc::new(Minio::start());
+    let directory = tempfile::tempdir().expect("a directory");
+    let users = Users { minio: minio.clone(), directory };
+    let driver = Driver::start_with(minio, &[]);
+    let user = users.add_below(&driver.bucket, PREFIX);
+    let place = format!("store/{}", driver.bucket);
+    assert!(!users.mc(&user, &["ls", &format!("{place}/elsewhere/")]).0, "it may look elsewhere");
+    let mut wish = driver.wish("pvc-1");
+    wish.secrets = secrets(&driver, &user);
+    let volume = driver.create(wish).expect("created");
+    let made = driver.made("pvc-1", volume);
+    attach(&driver, &made, &user);
+    fs::write(made.target.join("file"), "content").expect("stored");
+    driver.detach(&made);
+    let request = DeleteVolumeRequest { volume_id: made.id, secrets: secrets(&driver, &user) };
+    driver.block_on(driver.controller().delete_volume(request)).expect("deleted");
+    assert_eq!(driver.objects(), Vec::<String>::new());
 }

@@ -210,7 +210,8 @@ impl Wish {
     }
 }
 
-/// A volume is never made inside another one: it would be deleted with that.
+/// A volume is never made inside another one: it would be deleted with that. Where these keys may not look, DeleteVolume
+/// of the outer one still finds it.
 async fn check_outside(bucket: &dyn Store, handle: &Handle) -> Result<(), Status> {
     let prefix = handle.prefix();
     let above = prefix.trim_end_matches('/').match_indices('/').map(|(at, _)| &prefix[..=at]);
@@ -227,6 +228,10 @@ async fn check_outside(bucket: &dyn Store, handle: &Handle) -> Result<(), Status
                 )));
             }
             Err(error) if error.kind == StoreErrorKind::NotFound => {}
+            // Keys may reach no further than the prefix that volumes are made in.
+            Err(error) if error.kind == StoreErrorKind::Denied => {
+                tracing::debug!(volume = %handle, "not known whether {key} is there: {error}");
+            }
             Err(error) => return Err(status::of_store(&error)),
         }
     }
