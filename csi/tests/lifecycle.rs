@@ -224,8 +224,7 @@ fn no_process_shows_a_secret_at_the_highest_level_of_its_log() {
 fn prometheus_finds_calls_and_volumes() {
     use std::io::{Read, Write};
     let mut driver = Driver::start();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let address = free.expect("a free port");
+    let address = support::minio::free_address();
     driver.node_flags = vec![format!("--metrics={address}")];
     driver.restart(Process::Node);
     let made = driver.make("pvc-1");

@@ -241,14 +241,27 @@ fn program() -> PathBuf {
     cached(Path::new("bin").join(PROGRAM))
 }
 
-/// An address that nobody listened at a moment ago, on loopback.
+/// An address that nobody listened at a moment ago, on loopback, and that this process was not given before.
 pub(crate) fn free_address() -> SocketAddr {
     free_address_on(Ipv4Addr::LOCALHOST.into())
 }
 
+/// Below the range that the kernel takes ports for connections from: one of those may go to the client of another
+/// test before the server that it is meant for listens.
 fn free_address_on(listen: IpAddr) -> SocketAddr {
-    let listener = TcpListener::bind((listen, 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket")
+    const PORTS: std::ops::Range<u32> = 10_240..32_768;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let range = PORTS.end - PORTS.start;
+    // Each process of tests begins somewhere else.
+    let first = std::process::id().wrapping_mul(2_654_435_761);
+    for _ in PORTS {
+        let next = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % range;
+        let port = u16::try_from(PORTS.start + next).expect("below 32,768");
+        if TcpListener::bind((listen, port)).is_ok() {
+            return (listen, port).into();
+        }
+    }
+    panic!("no port is free at {listen}");
 }
 
 /// Waits until the server says that it is ready for requests.

@@ -2,8 +2,8 @@
 //! kubelet of a cluster are not there: a test ends Jobs itself, after it ran what their pods would have run with what
 //! their pods would have had.
 
-use crate::minio::Minio;
 use crate::minio::cache::cached;
+use crate::minio::{Minio, free_address};
 use crate::world::{read, root};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
@@ -18,7 +18,7 @@ use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -49,13 +49,27 @@ pub(crate) struct Server {
 }
 
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+    free_address().port()
 }
 
 impl Server {
     /// Everything but the operator.
     pub(crate) fn start() -> Self {
+        // Another process may take a port between our look and the server's: again, with other ports.
+        let begun = Instant::now();
+        loop {
+            let mut server = Self::launch();
+            if server.answers() {
+                server.install();
+                return server;
+            }
+            server.tell();
+            assert!(begun.elapsed() < PATIENCE, "the API server does not answer");
+        }
+    }
+
+    /// etcd and the API server, perhaps not ready yet.
+    fn launch() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (etcd, peer, api) = (free_port(), free_port(), free_port());
         let kubeconfig = prepare(folder.path(), api);
@@ -81,7 +95,7 @@ impl Server {
         let client = runtime.block_on(async {
             Client::try_from(config.await.expect("a configuration")).expect("a client")
         });
-        let mut server = Self {
+        Self {
             minio: Minio::shared(),
             client,
             runtime,
@@ -90,12 +104,23 @@ impl Server {
             operator: None,
             observed: free_port(),
             ports,
-        };
-        server.wait("the API server", |client| async move {
-            client.apiserver_version().await.map(|_| Some(())).map_err(|error| error.to_string())
-        });
-        server.install();
-        server
+        }
+    }
+
+    /// Waits until the API server answers; not when it or etcd has ended.
+    fn answers(&mut self) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if self.runtime.block_on(self.client.apiserver_version()).is_ok() {
+                return true;
+            }
+            let ended = |child: &mut Child| child.try_wait().expect("a child of ours").is_some();
+            if self.processes.iter_mut().any(ended) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
     }
 
     /// The kinds, the providers, the CSI driver's object and the operator's namespace.
