@@ -5,7 +5,9 @@
 //! What the cluster refuses (no right, an invalid object) is remembered for the next look, so that a condition says
 //! it; everything else is an error, after which the repository is looked at again.
 
-use super::crd::{BackupRepo, BackupRepoStatus, StorageProvider, StorageProviderStatus};
+use super::crd::{
+    AccessMethod, BackupRepo, BackupRepoStatus, StorageProvider, StorageProviderStatus,
+};
 use super::encryption::Encryption;
 use super::names;
 use super::objects::{Names, name};
@@ -121,6 +123,12 @@ impl Cluster {
             false => (Vec::new(), Vec::new()),
         };
         let defaults = self.other_defaults(&repos, &repo).await?;
+        let objects = self.objects(&label).await?;
+        let supplied = match repo.spec.access_method {
+            AccessMethod::Tool => places(&secrets, &called.tool_config),
+            AccessMethod::Mount => places(&claims, &called.claim),
+        };
+        let ending = self.ending(&objects, &supplied).await?;
         Ok(Some(Observed {
             now: Timestamp::now(),
             provider,
@@ -134,7 +142,8 @@ impl Cluster {
             pods,
             warnings,
             namespaces: self.namespaces(&value).await?,
-            objects: self.objects(&label).await?,
+            objects,
+            ending,
             defaults,
             users,
             volumes,
@@ -194,6 +203,24 @@ impl Cluster {
             name: namespace.name_any(),
         });
         Ok(asking.collect())
+    }
+
+    /// Which namespaces of objects are being deleted: nothing can be made in them any more. What is `supplied` needs
+    /// nothing and is not asked for.
+    async fn ending(
+        &self,
+        objects: &[Object],
+        supplied: &BTreeSet<String>,
+    ) -> kube::Result<BTreeSet<String>> {
+        let lacking: BTreeSet<&String> = objects.iter().map(|object| &object.namespace).collect();
+        let mut ending = BTreeSet::new();
+        for name in lacking.into_iter().filter(|name| !supplied.contains(*name)) {
+            let found = Api::<Namespace>::all(self.client.clone()).get_metadata_opt(name).await?;
+            if found.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
+                ending.insert(name.clone());
+            }
+        }
+        Ok(ending)
     }
 
     /// Backups and Restores, where there are such kinds.
@@ -463,4 +490,10 @@ fn status_body<K: Resource<DynamicType = ()>, S: Serialize>(
         "metadata": {"uid": uid},
         "status": status,
     })
+}
+
+/// The namespaces that have an object of this name.
+fn places<K: ResourceExt>(objects: &[K], name: &str) -> BTreeSet<String> {
+    let called = objects.iter().filter(|object| object.meta().name.as_deref() == Some(name));
+    called.filter_map(ResourceExt::namespace).collect()
 }

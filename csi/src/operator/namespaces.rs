@@ -193,7 +193,8 @@ pub(super) fn is_older(one: &ObjectMeta, other: &ObjectMeta) -> bool {
 
 fn going(observed: &Observed) -> BTreeSet<&str> {
     let going = observed.namespaces.iter().filter(|namespace| namespace.going);
-    going.map(|namespace| namespace.name.as_str()).collect()
+    let going = going.map(|namespace| namespace.name.as_str());
+    going.chain(observed.ending.iter().map(String::as_str)).collect()
 }
 
 /// The namespaces that ask by their label, and those with objects that ask.

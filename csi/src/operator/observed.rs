@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret, Toleration};
 use k8s_openapi::api::storage::v1::StorageClass;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ pub struct Observed {
     pub namespaces: Vec<Asking>,
     /// Backups and Restores with the repository's label.
     pub objects: Vec<Object>,
+    /// The namespaces of those that are being deleted; only of those that have not got what they ask for.
+    pub ending: BTreeSet<String>,
     /// Other repositories that say that they are the default.
     pub defaults: Vec<String>,
     /// Who has a volume or a configuration of the repository open; looked at while it is being deleted.

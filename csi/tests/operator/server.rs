@@ -231,7 +231,7 @@ impl Server {
         self.runtime.block_on(api.patch(&name, &patch, &Patch::Apply(&object)))
     }
 
-    fn raw(&self, manifest: Value) -> (Api<DynamicObject>, DynamicObject) {
+    pub(crate) fn raw(&self, manifest: Value) -> (Api<DynamicObject>, DynamicObject) {
         let object: DynamicObject = serde_json::from_value(manifest).expect("an object");
         let types = object.types.clone().expect("its kind");
         let (group, version) =

@@ -2,7 +2,7 @@
 
 use crate::server::{HOME, Server};
 use crate::world::root;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Secret};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
@@ -344,4 +344,65 @@ fn an_api_server_that_is_away_for_a_minute_is_waited_for() {
         "the status alone"
     );
     assert_eq!(configs.len(), 2);
+}
+
+#[test]
+fn backups_and_restores_ask_for_their_namespaces_but_not_for_those_that_are_going() {
+    let mut server = Server::start();
+    for (kind, plural) in [("Backup", "backups"), ("Restore", "restores")] {
+        let group = "dataprotection.kubeblocks.io";
+        let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        let version = json!({"name": "v1alpha1", "served": true, "storage": true,
+                             "schema": {"openAPIV3Schema": schema}});
+        let names = json!({"kind": kind, "plural": plural, "singular": kind.to_lowercase()});
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.{group}")},
+            "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
+        });
+        server.create_raw(definition).expect("taken");
+    }
+    server.operate();
+    credential(&server, &server.minio.secret_key);
+    for name in ["mysql", "redis", "going"] {
+        server.namespace(name, None);
+    }
+    let asking = |kind: &str, namespace: &str| {
+        let labels =
+            json!({LABEL: "shared", "dataprotection.kubeblocks.io/wait-repo-preparation": "true"});
+        json!({"apiVersion": "dataprotection.kubeblocks.io/v1alpha1", "kind": kind,
+               "metadata": {"name": "nightly", "namespace": namespace, "labels": labels}})
+    };
+    let made = |manifest: Value| {
+        server.wait("the kind", |_| {
+            let made = server.create_raw(manifest.clone());
+            async move { made.map(Some).map_err(|error| error.to_string()) }
+        })
+    };
+    let backups = [made(asking("Backup", "mysql")), made(asking("Restore", "redis"))];
+    made(asking("Backup", "going"));
+    // No controller-manager is there to empty it: it stays as it is, on its way.
+    let spaces = Api::<Namespace>::all(server.client.clone());
+    server.runtime.block_on(spaces.delete("going", &DeleteParams::default())).expect("deleted");
+
+    server.create_raw(minio_repo(&server, "shared", &server.minio.new_bucket())).expect("taken");
+    assert!(server.run_pre_check("shared"));
+    server.wait_for("shared", is(Phase::Ready));
+    let configs = wait_for_configs(&server, "shared", 2);
+    let mut places: Vec<_> = configs.iter().filter_map(ResourceExt::namespace).collect();
+    places.sort();
+    assert_eq!(places, ["mysql", "redis"]);
+    server.wait_for("shared", |repo| {
+        message(repo, "NamespacesPrepared") == "2 namespaces of 2 prepared"
+    });
+    assert!(!server.log().contains("being terminated"), "{}", server.log());
+    // Whoever waited goes on, and what a namespace got goes with the last that asked.
+    for backup in &backups {
+        let (api, object) = server.raw(serde_json::to_value(backup).expect("an object"));
+        let name = object.name_any();
+        let waits = server.runtime.block_on(api.get(&name)).expect("there");
+        assert!(!waits.labels().contains_key("dataprotection.kubeblocks.io/wait-repo-preparation"));
+        server.runtime.block_on(api.delete(&name, &DeleteParams::default())).expect("deleted");
+    }
+    wait_for_configs(&server, "shared", 0);
 }

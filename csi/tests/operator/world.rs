@@ -112,6 +112,7 @@ impl World {
                 pods: Vec::new(),
                 warnings: Vec::new(),
                 namespaces: Vec::new(),
+                ending: Default::default(),
                 objects: Vec::new(),
                 defaults: Vec::new(),
                 users: Vec::new(),
