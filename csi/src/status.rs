@@ -117,8 +117,12 @@ pub(crate) fn in_our_words(text: &str) -> String {
             "which an access mode of one node needs: add the option exclusive=false, and let one pod write",
         ),
         (
-            "give the authority's certificate with --ca-cert FILE or AWS_CA_BUNDLE",
-            "give the authority's certificate with the driver's --ca-bundle FILE",
+            "--ca-cert FILE or AWS_CA_BUNDLE",
+            "the driver's --ca-bundle FILE (store.caBundleConfigMap of its chart)",
+        ),
+        (
+            "--client-cert FILE and --client-key FILE, or CLIENT_CERT_PATH and CLIENT_KEY_PATH",
+            "the driver's --client-cert FILE and --client-key FILE (store.clientCertSecret of its chart)",
         ),
     ];
     let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");

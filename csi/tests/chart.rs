@@ -82,7 +82,7 @@ fn without_the_liveness_sidecar_nobody_asks_for_it() {
 #[test]
 fn every_flag_in_the_chart_is_one_of_the_program() {
     let text = rendered(&[
-        "--set=store.endpoint=https://minio:9000,store.region=eu,store.caBundleConfigMap=ca",
+        "--set=store.endpoint=https://minio:9000,store.region=eu,store.caBundleConfigMap=ca,store.clientCertSecret=us",
         "--set=node.cacheDir=/var/cache/strongroom,metricsPort=9809,operator.enabled=true",
     ]);
     let documents = [of_kind(&text, "Deployment"), of_kind(&text, "DaemonSet")].concat();

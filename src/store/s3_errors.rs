@@ -102,6 +102,11 @@ pub(super) fn remedy(
         StoreErrorKind::Invalid if plain && code.is_none() && status == Some(400) => {
             "if the server speaks TLS, write https:// in the endpoint"
         }
+        // Also what nginx answers whoever shows no certificate.
+        StoreErrorKind::Invalid if code.is_none() && status == Some(400) => {
+            "the server does not say why: if it asks for a client certificate, give it with --client-cert FILE \
+             and --client-key FILE, or CLIENT_CERT_PATH and CLIENT_KEY_PATH; if the keys are temporary, get new ones"
+        }
         StoreErrorKind::Full => "make room, or raise the quota",
         _ => return why,
     };

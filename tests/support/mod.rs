@@ -5,6 +5,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
 
 pub(crate) mod authority;
+pub(crate) mod front;
+pub(crate) mod gate;
+pub(crate) mod issuer;
 pub(crate) mod minio;
 
 use minio::Minio;

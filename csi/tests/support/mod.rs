@@ -5,7 +5,11 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
 
+#[path = "../../../tests/support/authority.rs"]
+pub(crate) mod authority;
 pub(crate) mod calls;
+#[path = "../../../tests/support/gate.rs"]
+pub(crate) mod gate;
 #[path = "../../../tests/support/minio.rs"]
 pub(crate) mod minio;
 mod system;
@@ -45,6 +49,8 @@ pub(crate) struct Driver {
     pub(crate) minio: Arc<Minio>,
     pub(crate) bucket: String,
     pub(crate) passphrase: String,
+    /// How the store is reached; `None`: as it listens.
+    pub(crate) endpoint: Option<String>,
     /// What else must never be told.
     pub(crate) more_secrets: std::sync::Mutex<Vec<String>>,
     running: HashMap<Process, Child>,
@@ -79,6 +85,7 @@ impl Driver {
             minio,
             bucket,
             passphrase: format!("pass {}", fresh_hex::<16>()),
+            endpoint: None,
             more_secrets: Default::default(),
             running: HashMap::new(),
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
@@ -114,7 +121,7 @@ impl Driver {
             ("accessKeyID", &self.minio.access_key),
             ("secretAccessKey", &self.minio.secret_key),
             ("passphrase", &self.passphrase),
-            ("endpoint", &self.minio.endpoint),
+            ("endpoint", self.endpoint.as_ref().unwrap_or(&self.minio.endpoint)),
         ]
         .map(|(key, value)| (key.to_owned(), value.clone()))
         .into()

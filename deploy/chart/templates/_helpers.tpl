@@ -37,6 +37,10 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- if .Values.store.caBundleConfigMap }}
 - --ca-bundle=/etc/strongroom/ca/ca.crt
 {{- end }}
+{{- if .Values.store.clientCertSecret }}
+- --client-cert=/etc/strongroom/client/tls.crt
+- --client-key=/etc/strongroom/client/tls.key
+{{- end }}
 {{- end -}}
 
 {{- define "strongroom.logFlags" -}}

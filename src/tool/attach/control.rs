@@ -128,7 +128,11 @@ impl Control {
                 Answer::Done
             }
             // A directory needs none.
-            (None, ..) => Answer::Done,
+            (None, None, None) => Answer::Done,
+            (None, ..) => Answer::Failed {
+                kind: FailureKind::Invalid,
+                message: "new keys: it was started without any, and does not sign".to_owned(),
+            },
             _ => Answer::Failed {
                 kind: FailureKind::Invalid,
                 message: "new keys: name or secret is missing".to_owned(),
