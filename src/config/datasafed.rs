@@ -9,7 +9,7 @@ pub use storage::{Place, place};
 
 use super::ini::Ini;
 use super::obscure::obscure;
-use super::system_world;
+use super::{parse_megabits, system_world};
 use crate::crypto::datasafed::StreamKey;
 use crate::crypto::{Passphrase, Suite};
 use crate::store::ClientIdentity;
@@ -109,6 +109,33 @@ impl Conf {
 /// The prefix of all paths: cleaned of blanks, not yet of dots.
 pub fn base_path() -> String {
     variable("DATASAFED_BACKEND_BASE_PATH").to_string_lossy().trim().to_owned()
+}
+
+/// Bits a second to and from the storage, if there is a limit. The original datasafed knows none.
+pub fn rate_limit() -> Result<Option<u64>, DatasafedError> {
+    limit("STRONGROOM_RATE_LIMIT", parse_megabits)
+}
+
+/// Requests to a bucket under way at once, if there is a limit.
+pub fn concurrency() -> Result<Option<usize>, DatasafedError> {
+    limit("STRONGROOM_CONCURRENCY", |text| {
+        let number = text.parse().ok().filter(|number| (1..=1024).contains(number));
+        number.ok_or_else(|| "is no number from 1 to 1024".to_owned())
+    })
+}
+
+fn limit<T>(
+    name: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, DatasafedError> {
+    let given = variable(name);
+    let text = given.to_string_lossy();
+    match text.trim() {
+        "" => Ok(None),
+        text => {
+            parse(text).map(Some).map_err(|why| DatasafedError(format!("{name}: {text:?} {why}")))
+        }
+    }
 }
 
 /// The key of encrypted files, if the environment or else the file's section `[encryption]` asks for encryption:

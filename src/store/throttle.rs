@@ -36,7 +36,8 @@ impl Rate {
         Self { limiter, burst, turn: Mutex::new(()) }
     }
 
-    pub(super) async fn pay(&self, bytes: u64) {
+    /// Returns when so many bytes may go.
+    pub async fn pay(&self, bytes: u64) {
         let mut units = bytes.div_ceil(UNIT);
         // Records, look-ups, a session's renewal: a lease would run out behind the bodies of a large file. They take
         // what is there, if it is enough.

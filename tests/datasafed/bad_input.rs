@@ -5,7 +5,7 @@ use crate::worlds::{PASSPHRASE, Place, World};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 fn ours(world: &World, arguments: &[&str]) -> Outcome {
     world.call(Program::Ours, Program::Ours, arguments).run()
@@ -40,6 +40,34 @@ fn an_unknown_provider_or_key_is_named_with_those_that_are_known() {
     with_conf(&world, &half, list).bad(&["storage.secret_access_key is empty"]);
     let flag = format!("{conf}force_path_style = perhaps\n");
     with_conf(&world, &flag, list).bad(&["force_path_style = perhaps", "true or false"]);
+}
+
+#[test]
+fn a_configuration_that_its_user_may_not_read_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let world = World::new(Place::Bucket);
+    // Where somebody else may look, unlike in the world's own directory.
+    let folder = tempfile::tempdir().expect("a folder");
+    let conf = folder.path().join("its.conf");
+    fs::write(&conf, world.configuration(Program::Ours)).expect("written");
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+    };
+    mode(folder.path(), 0o755);
+    mode(&conf, 0o600);
+    // As itself it may lie where nobody else gets to.
+    let program = folder.path().join("datasafed");
+    fs::copy(crate::support::STRONGROOM, &program).expect("copied");
+    let mut command = Command::new(program);
+    command.arg("-c").arg(&conf).args(["list", "/"]).env_clear().uid(65_534).current_dir("/");
+    let output = command.output().expect("it starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for part in ["Error: ", "its.conf", "permission denied", "readable for the user"] {
+        assert!(told.contains(part), "{part:?} is not in {told:?}");
+    }
+    assert_eq!(told.lines().count(), 1, "{told}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod bad_input;
 mod comparison;
 mod compressions;
 mod differences;
+mod endurance;
 mod generator;
 mod google_parts;
 mod keys;

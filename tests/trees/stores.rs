@@ -1,60 +1,12 @@
 //! Several stores in one command, and how much is asked of one.
 
+use crate::support::front::most_at_once;
 use crate::support::minio::Minio;
 use crate::support::{Backend, Volume, random_bytes, set_mode};
 use crate::text;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// A server's requests under way at once, counted by who stands before it.
-fn most_at_once(upstream: std::net::SocketAddr) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
-    let most = Arc::new(AtomicUsize::new(0));
-    let (told, under_way) = (most.clone(), Arc::new(AtomicUsize::new(0)));
-    std::thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let (most, under_way) = (told.clone(), under_way.clone());
-            std::thread::spawn(move || {
-                let server = TcpStream::connect(upstream).expect("it is there");
-                let mut up = server.try_clone().expect("a second handle");
-                let mut from = client.try_clone().expect("a second handle");
-                let is_asked = Arc::new(AtomicBool::new(false));
-                let asked = is_asked.clone();
-                let counted = under_way.clone();
-                // What a client sends begins a request; what the server sends ends it.
-                std::thread::spawn(move || {
-                    let mut buffer = [0; 65536];
-                    while let Ok(count @ 1..) = from.read(&mut buffer) {
-                        if !asked.swap(true, Ordering::SeqCst) {
-                            let now = counted.fetch_add(1, Ordering::SeqCst) + 1;
-                            most.fetch_max(now, Ordering::SeqCst);
-                        }
-                        if up.write_all(&buffer[..count]).is_err() {
-                            return;
-                        }
-                    }
-                    let _ = up.shutdown(Shutdown::Both);
-                });
-                let (mut server, mut client) = (server, client);
-                let mut buffer = [0; 65536];
-                while let Ok(count @ 1..) = server.read(&mut buffer) {
-                    if is_asked.swap(false, Ordering::SeqCst) {
-                        under_way.fetch_sub(1, Ordering::SeqCst);
-                    }
-                    if client.write_all(&buffer[..count]).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    (endpoint, most)
-}
 
 #[test]
 fn no_more_requests_are_under_way_than_were_allowed() {

@@ -151,7 +151,7 @@ async fn tool(file: &Path, path: &str) -> Result<(), Trouble> {
         place @ (Place::Azure { .. } | Place::Google { .. } | Place::Ftp { .. }) => {
             let root = root(&place);
             let afterwards = TaskTracker::new();
-            let opened = files(place, &afterwards).await;
+            let opened = files(place, None, &afterwards).await;
             let opened = opened.map_err(|error| Trouble::of_store(&error))?;
             match others(opened, path).await {
                 Ok(content) if content == CONTENT => Ok(()),

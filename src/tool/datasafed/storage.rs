@@ -4,12 +4,13 @@ use super::paths;
 use crate::config::datasafed::{Conf, Place};
 use crate::config::{self, datasafed as settings};
 use crate::store::{
-    Ftp, Remote, Retry, RetryFiles, RetryPolicy, S3Store, StoreError, StoreErrorKind,
+    BoundedFiles, Ftp, Limit, Rate, Remote, Retry, RetryFiles, RetryPolicy, S3Store, StoreError,
+    StoreErrorKind,
 };
 use crate::tool::output::Failure;
 use crate::volume::objects::{
-    BucketFiles, DirectoryFiles, Entry, Files, FtpFiles, Layout, ListFiles, Modified, ObjectsError,
-    RemoteFiles, Requests,
+    BucketFiles, DirectoryFiles, Entry, Files, FtpFiles, Layout, LimitedFiles, ListFiles, Modified,
+    ObjectsError, RemoteFiles, Requests,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub(super) use crate::volume::objects::error::reason;
 
 /// How long a request is tried again before the first one was answered, and where nothing is lost.
 const SOON: Duration = Duration::from_secs(30);
+/// Requests under way at once unless told otherwise: more than any command has.
+const MANY: usize = 1024;
 /// How long in the middle of a transfer.
 const PATIENT: Duration = Duration::from_secs(15 * 60);
 
@@ -52,8 +55,12 @@ impl Storage {
         settings::refuse_kopia()?;
         let afterwards = TaskTracker::new();
         let world = config::system_world();
-        let files = files(settings::place(&conf)?, &afterwards).await;
-        let files = files.map_err(|error| failure(error.into()))?;
+        let (rate, at_once) = (settings::rate_limit()?, settings::concurrency()?);
+        let files = files(settings::place(&conf)?, at_once, &afterwards).await;
+        let mut files = files.map_err(|error| failure(error.into()))?;
+        if let Some(rate) = rate {
+            files = Arc::new(LimitedFiles::new(files, Arc::new(Rate::new(rate))));
+        }
         let base = paths::base(&settings::base_path())?;
         let key = settings::encryption(&conf)?.map(Arc::new);
         let layout = Layout::new(files, key, world.entropy);
@@ -118,9 +125,13 @@ impl Storage {
     }
 }
 
-/// The files of a place. Sends no request. What is still to be done after a transfer was broken off is tracked by
-/// `afterwards`.
-pub async fn files(place: Place, afterwards: &TaskTracker) -> Result<Arc<dyn Files>, StoreError> {
+/// The files of a place; `at_once` bounds the requests to a bucket that are under way. Sends no request. What is still
+/// to be done after a transfer was broken off is tracked by `afterwards`.
+pub async fn files(
+    place: Place,
+    at_once: Option<usize>,
+    afterwards: &TaskTracker,
+) -> Result<Arc<dyn Files>, StoreError> {
     let world = config::system_world();
     let (entropy, afterwards) = (&world.entropy, afterwards.clone());
     Ok(match place {
@@ -145,10 +156,13 @@ pub async fn files(place: Place, afterwards: &TaskTracker) -> Result<Arc<dyn Fil
             let s3 = Arc::new(S3Store::connect(*config).await?);
             let soon = RetryPolicy::within(SOON);
             let patient = RetryPolicy::within(PATIENT);
+            let files = Arc::new(RetryFiles::new(s3.clone(), soon, patient, entropy.clone()));
+            // As many turns as there may be requests, for all of these together.
+            let limit = Arc::new(Limit::new(s3, at_once.unwrap_or(MANY)));
             let requests = Requests {
-                store: Arc::new(Retry::new(s3.clone(), soon, entropy.clone())),
-                patient: Arc::new(Retry::new(s3.clone(), patient, entropy.clone())),
-                files: Arc::new(RetryFiles::new(s3, soon, patient, entropy.clone())),
+                store: Arc::new(Retry::new(limit.clone(), soon, entropy.clone())),
+                patient: Arc::new(Retry::new(limit.clone(), patient, entropy.clone())),
+                files: Arc::new(BoundedFiles::new(files, limit, None)),
                 afterwards,
             };
             Arc::new(BucketFiles::new(requests, &prefix))
@@ -166,11 +180,12 @@ fn is_of_place(error: &ObjectsError) -> bool {
 /// An error in the words of this command line: what the store's errors call by the names of other settings
 /// is set in the configuration file here.
 pub(super) fn failure(error: ObjectsError) -> Failure {
-    const WORDS: [(&str, &str); 5] = [
+    const WORDS: [(&str, &str); 6] = [
         ("AWS_ACCESS_KEY_ID or the profile", "storage.access_key_id"),
         ("AWS_SECRET_ACCESS_KEY or the profile", "storage.secret_access_key"),
         ("give it with --region", "set storage.region"),
         ("--ca-cert FILE or AWS_CA_BUNDLE", "AWS_CA_BUNDLE"),
+        ("--client-cert FILE and --client-key FILE, or ", ""),
         (
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a --profile",
             "set storage.access_key_id and storage.secret_access_key",

@@ -14,6 +14,7 @@
 //! | [`directory`] | files in a local directory |
 //! | [`ftp`] | files on a server of FTP |
 //! | [`remote`] | files in stores that do not speak S3 |
+//! | [`limited`] | any of these within a rate |
 //! | [`tree`] | a bucket as a mount needs it: names, ranges, copies; [`attributes`] of files in headers |
 //! | [`writer`] | a file that a mount writes |
 //! | [`parts`] | how a stream is cut, and how much of it may be in memory |
@@ -28,6 +29,7 @@ pub mod tree;
 pub mod writer;
 
 mod ftp;
+mod limited;
 mod listing;
 mod local;
 mod remote;
@@ -38,6 +40,7 @@ pub use directory::DirectoryFiles;
 pub use error::ObjectsError;
 pub use ftp::FtpFiles;
 pub use layout::{Layout, SUFFIX};
+pub use limited::LimitedFiles;
 pub use local::{Replacement, Unfinished};
 pub use parts::PartWriter;
 pub use remote::RemoteFiles;
