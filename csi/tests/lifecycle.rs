@@ -181,7 +181,9 @@ fn kubelet_finds_the_plugin_by_its_registration_socket() {
     use strongroom_csi::api::registration::{InfoRequest, RegistrationStatus};
     let driver = Driver::start();
     let socket = driver.local("registry/csi.strongroom.io-reg.sock");
-    support::wait_for("the registration socket", || socket.exists());
+    // It has its name a moment before it listens.
+    let listens = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+    support::wait_for("the registration socket", listens);
     let address = format!("unix:{}", socket.display());
     let endpoint = tonic::transport::Endpoint::from_shared(address).expect("an address");
     let mut client =
