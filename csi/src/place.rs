@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strongroom::config::system_world;
 use strongroom::store::{
-    Limit, Prefixed, Retry, RetryPolicy, S3Config, S3Store, Store, StoreError, Tls,
+    Limit, Prefixed, Retry, RetryPolicy, S3Config, S3Store, Store, StoreError, StoreErrorKind, Tls,
 };
 
 /// Requests of one call under way at once.
@@ -45,7 +45,11 @@ pub async fn bucket(
         endpoint,
         path_style,
         tls: defaults.tls.clone(),
-        credentials: secrets.credentials(),
+        // Nothing is ever sent without a signature.
+        credentials: secrets.credentials().ok_or_else(|| {
+            let why = "its keys come with the first pod that uses it";
+            StoreError::new(StoreErrorKind::Denied, "connect", bucket).with_source(why)
+        })?,
         ..S3Config::default()
     };
     let store: Arc<dyn Store> = Arc::new(S3Store::connect(config).await?);

@@ -161,6 +161,32 @@ fn the_operator_comes_with_its_kinds_when_it_is_asked_for() {
 }
 
 #[test]
+fn kubelet_hands_tokens_over_where_they_have_an_audience() {
+    let usual = rendered(&[]);
+    let [usual] = of_kind(&usual, "CSIDriver")[..] else { panic!("{usual}") };
+    for line in ["podInfoOnMount: false", "requiresRepublish: false"] {
+        assert!(usual.contains(line), "{line}: {usual}");
+    }
+    assert!(!usual.contains("tokenRequests"), "{usual}");
+    let values = tempfile::NamedTempFile::new().expect("a file");
+    let text = "tokenAudiences: [sts.amazonaws.com]\nstorageClasses:\n- name: lent\n  \
+                secret: {name: keys, namespace: vault}\n  nodeSecret: {name: phrase, namespace: vault}\n  \
+                parameters: {bucket: b, roleArn: 'arn:aws:iam::1:role/backup'}\n";
+    std::fs::write(values.path(), text).expect("written");
+    let lent = rendered(&["--values", values.path().to_str().expect("text")]);
+    let class = of_kind(&lent, "StorageClass")[0];
+    for line in ["provisioner-secret-name: \"keys\"", "node-publish-secret-name: \"phrase\""] {
+        assert!(class.contains(line), "{line}: {class}");
+    }
+    assert!(!class.contains("node-stage-secret"), "{class}");
+    let [lent] = of_kind(&lent, "CSIDriver")[..] else { panic!("{lent}") };
+    let tokens = "tokenRequests:\n    - audience: \"sts.amazonaws.com\"";
+    for line in ["podInfoOnMount: true", "requiresRepublish: true", tokens] {
+        assert!(lent.contains(line), "{line}: {lent}");
+    }
+}
+
+#[test]
 fn monitoring_is_there_where_it_is_wanted() {
     let text = rendered(&[
         "--set=metricsPort=9809,monitoring.serviceMonitor=true,monitoring.prometheusRule=true",

@@ -68,7 +68,7 @@ pub use retry_files::RetryFiles;
 pub use s3::S3Store;
 pub use s3_connect::{ListVersion, Listing, PART_LIMIT, Profile, S3Config, S3Credentials, S3Keys};
 pub use s3_errors::NO_CREDENTIALS;
-pub use s3_identity::WebIdentity;
+pub use s3_identity::{GivenToken, TokenKeys, WebIdentity};
 pub use throttle::{Rate, Throttle};
 pub use transport::{ClientIdentity, Tls};
 

@@ -3,16 +3,20 @@
 //! whom was refused.
 
 use super::s3_errors::root_cause;
-use aws_config::SdkConfig;
+use super::transport::{self, Tls};
+use super::{StoreError, StoreErrorKind};
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_sts::Client;
+use aws_sdk_sts::config::retry::RetryConfig;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
+use zeroize::Zeroizing;
 
 /// How a failure of this begins, for whoever tells what to do about it.
 pub(super) const FAILED: &str = "web identity: ";
@@ -62,41 +66,133 @@ impl TokenCredentials {
         let token = tokio::fs::read_to_string(&identity.token_file).await;
         let token = token.map_err(|error| format!("{FAILED}the token's file {file}: {error}"))?;
         let session = identity.session.as_deref().unwrap_or(SESSION);
-        let request = client
-            .assume_role_with_web_identity()
-            .role_arn(&identity.role)
-            .role_session_name(session)
-            .web_identity_token(token.trim());
-        let answer = request.send().await.map_err(|error| {
-            let why = match (error.code(), error.message()) {
-                (Some(code), Some(message)) => format!("{code}: {message}"),
-                _ => root_cause(&error),
-            };
-            let role = &identity.role;
-            let status = error.raw_response().map_or(0, |response| response.status().as_u16());
-            let begins = match &error {
-                SdkError::TimeoutError(_)
-                | SdkError::DispatchFailure(_)
-                | SdkError::ResponseError(_) => UNANSWERED,
-                _ if status >= 500 || status == 429 => UNANSWERED,
-                _ => FAILED,
-            };
-            format!(
-                "{begins}{place} gives nothing for the token in {file} and the role {role}: {why}"
-            )
-        })?;
-        let given = answer.credentials();
-        let given = given.ok_or_else(|| format!("{FAILED}{place} answered without credentials"))?;
-        let expires = SystemTime::try_from(*given.expiration());
-        let expires = expires.map_err(|_| format!("{FAILED}{place} told no time that there is"))?;
+        let whose = format!("the token in {file}");
+        let keys = exchange((client, place), &identity.role, session, &token, &whose).await?;
         Ok(Credentials::new(
-            given.access_key_id(),
-            given.secret_access_key(),
-            Some(given.session_token().to_owned()),
-            Some(expires),
+            keys.access_key,
+            keys.secret_key.as_str(),
+            Some(keys.session_token.to_string()),
+            Some(keys.expires),
             "WebIdentity",
         ))
     }
+}
+
+/// A token that somebody handed over, for keys of a while.
+pub struct GivenToken {
+    /// It.
+    pub token: Zeroizing<String>,
+    /// Whose it is, for messages.
+    pub whose: String,
+    /// The role that is asked for.
+    pub role: String,
+    /// How the session is called in the provider's logs.
+    pub session: String,
+    /// Who gives keys for the token, unless it is the store or Amazon.
+    pub endpoint: Option<String>,
+    /// The store's endpoint: one that is not Amazon's gives keys itself.
+    pub store: Option<String>,
+    /// The region; us-east-1 unless it is told.
+    pub region: Option<String>,
+    /// Whom to trust, and who we are, where the endpoint speaks TLS.
+    pub tls: Tls,
+}
+
+/// Keys of a while.
+pub struct TokenKeys {
+    /// Name of the access key.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: Zeroizing<String>,
+    /// What goes with every request.
+    pub session_token: Zeroizing<String>,
+    /// Until when they are good.
+    pub expires: SystemTime,
+}
+
+impl GivenToken {
+    /// Gets keys for it: one request, not repeated.
+    ///
+    /// # Errors
+    /// `Denied` if nothing is given for the token, `Unavailable` if that may pass by itself, `Invalid` if no client can
+    /// be made. The message has no token.
+    pub async fn keys(&self) -> Result<TokenKeys, StoreError> {
+        let Self { token, whose, role, session, endpoint, store, region, tls } = self;
+        let failed =
+            |kind, why: String| StoreError::new(kind, "assume role", role).with_source(why);
+        let http = transport::client(tls, false);
+        let http = http.map_err(|why| failed(StoreErrorKind::Invalid, why.to_string()))?;
+        let region = region.clone().unwrap_or_else(|| "us-east-1".to_owned());
+        // From the caller alone: nothing of this process's environment or files.
+        let settings = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .retry_config(RetryConfig::disabled())
+            .http_client(http)
+            .region(Region::new(region))
+            .build();
+        let identity = WebIdentity {
+            token_file: PathBuf::new(),
+            role: role.clone(),
+            session: Some(session.clone()),
+            endpoint: endpoint.clone(),
+        };
+        let TokenCredentials { client, place, .. } =
+            TokenCredentials::new(identity, &settings, store.as_deref());
+        let keys = exchange((&client, &place), role, session, token, whose).await;
+        keys.map_err(|why| {
+            let kind = match why.starts_with(UNANSWERED) {
+                true => StoreErrorKind::Unavailable,
+                false => StoreErrorKind::Denied,
+            };
+            failed(kind, why)
+        })
+    }
+}
+
+/// Asks for keys; why not begins with [`FAILED`] or [`UNANSWERED`].
+async fn exchange(
+    (client, place): (&Client, &str),
+    role: &str,
+    session: &str,
+    token: &str,
+    whose: &str,
+) -> Result<TokenKeys, String> {
+    let token = token.trim();
+    if token.is_empty() {
+        return Err(format!("{FAILED}{whose} is empty"));
+    }
+    let request = client
+        .assume_role_with_web_identity()
+        .role_arn(role)
+        .role_session_name(session)
+        .web_identity_token(token);
+    let answer = request.send().await.map_err(|error| {
+        let why = match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code}: {message}"),
+            _ => root_cause(&error),
+        };
+        // Whoever answers may repeat what was wrong.
+        let why = why.replace(token, "(the token)");
+        let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+        let begins = match &error {
+            SdkError::TimeoutError(_)
+            | SdkError::DispatchFailure(_)
+            | SdkError::ResponseError(_) => UNANSWERED,
+            _ if status >= 500 || status == 429 => UNANSWERED,
+            _ => FAILED,
+        };
+        format!("{begins}{place} gives nothing for {whose} and the role {role}: {why}")
+    })?;
+    let given = answer.credentials();
+    let given = given.ok_or_else(|| format!("{FAILED}{place} answered without credentials"))?;
+    let expires = SystemTime::try_from(*given.expiration());
+    let expires = expires.map_err(|_| format!("{FAILED}{place} told no time that there is"))?;
+    Ok(TokenKeys {
+        access_key: given.access_key_id().to_owned(),
+        secret_key: Zeroizing::new(given.secret_access_key().to_owned()),
+        session_token: Zeroizing::new(given.session_token().to_owned()),
+        expires,
+    })
 }
 
 impl ProvideCredentials for TokenCredentials {

@@ -15,7 +15,7 @@ use crate::place::{self, Defaults};
 use crate::record::Record;
 use crate::request;
 use crate::status;
-use crate::volume::{Dialect, Handle, Parameters, Secrets};
+use crate::volume::{Dialect, Handle, Keys, Parameters, Secrets};
 pub use listing::Listed;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -53,8 +53,8 @@ impl ControllerService {
     /// The secrets of a call, or the driver's own.
     fn secrets(&self, given: HashMap<String, String>) -> Result<Secrets, Status> {
         match (&self.settings.credentials, given.is_empty()) {
-            (Some(directory), true) => Secrets::read(directory),
-            _ => Secrets::parse(given),
+            (Some(directory), true) => Secrets::read(directory, Keys::Needed),
+            _ => Secrets::parse(given, Keys::Needed),
         }
     }
 

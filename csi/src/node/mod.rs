@@ -6,6 +6,7 @@ mod publish;
 mod stage;
 mod state;
 mod stats;
+mod token;
 
 use crate::api::csi::node_server::Node;
 use crate::api::csi::node_service_capability::{Rpc, Type, rpc};
@@ -15,7 +16,7 @@ use crate::keeper::{Held, Keeper};
 use crate::observe;
 use crate::place::Defaults;
 use crate::status;
-use crate::volume::{Dialect, Secrets};
+use crate::volume::{Dialect, Keys, Secrets};
 use state::Workers;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -90,10 +91,10 @@ impl NodeService {
     }
 
     /// The secrets of a call, or the driver's own.
-    fn secrets(&self, given: HashMap<String, String>) -> Result<Secrets, Status> {
+    fn secrets(&self, given: HashMap<String, String>, keys: Keys) -> Result<Secrets, Status> {
         match (&self.settings.credentials, given.is_empty()) {
-            (Some(directory), true) => Secrets::read(directory),
-            _ => Secrets::parse(given),
+            (Some(directory), true) => Secrets::read(directory, keys),
+            _ => Secrets::parse(given, keys),
         }
     }
 

@@ -3,12 +3,12 @@
 use super::NodeService;
 use crate::api::csi::volume_capability::access_mode::Mode;
 use crate::api::csi::{
-    NodePublishVolumeRequest, NodePublishVolumeResponse, NodeUnpublishVolumeRequest,
-    NodeUnpublishVolumeResponse,
+    NodePublishVolumeRequest, NodePublishVolumeResponse, NodeStageVolumeRequest,
+    NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse,
 };
 use crate::request;
 use crate::status;
-use crate::volume::Options;
+use crate::volume::{Keys, Options, Role};
 use tonic::Status;
 
 impl NodeService {
@@ -24,8 +24,8 @@ impl NodeService {
             volume_capability,
             readonly,
             secrets,
-            // What it says of the volume counted when it was staged.
-            volume_context: _,
+            // What it says of the volume counted when it was staged; with a roleArn it tells of the pod, too.
+            volume_context,
         } = request;
         request::volume_id(&id)?;
         let target = request::path("target_path", &target_path)?;
@@ -37,6 +37,18 @@ impl NodeService {
             .map_err(|why| Status::invalid_argument(format!("mount_flags: {why}")))?;
         let _turn = self.busy.begin(&id)?;
         let refused = |why: String| Status::failed_precondition(format!("volume {id}: {why}"));
+        if volume_context.contains_key(Role::ARN) {
+            // What NodeStage is told, but for what it could not know.
+            let wish = self.wish(NodeStageVolumeRequest {
+                volume_id: id.clone(),
+                staging_target_path,
+                volume_capability,
+                secrets: secrets.clone(),
+                volume_context: volume_context.clone(),
+                ..NodeStageVolumeRequest::default()
+            })?;
+            self.serve_by_token(wish, &volume_context, &secrets).await?;
+        }
         let held =
             self.held(&id).await?.filter(|held| held.path == staging && held.mounted).ok_or_else(
                 || refused(format!("it is not staged at {}: stage it first", staging.display())),
@@ -50,12 +62,10 @@ impl NodeService {
                 other.display()
             )));
         }
-        if !secrets.is_empty() {
-            let secrets = self.secrets(secrets)?;
+        if !volume_context.contains_key(Role::ARN) && !secrets.is_empty() {
+            let secrets = self.secrets(secrets, Keys::Needed)?;
             match (self.workers.get(&id), self.recall(&id).await?) {
-                (Some(worker), Some(known)) => {
-                    self.renew(&id, known, &worker, &secrets).await?;
-                }
+                (Some(worker), Some(known)) => self.renew(&id, known, &worker, &secrets).await?,
                 // With the keys of this call: those that are remembered may have been revoked meanwhile.
                 (None, Some(known)) => self.revive_with(&id, known, &secrets).await?,
                 (_, None) => drop(self.worker_of(&id).await?),

@@ -8,16 +8,17 @@
 
 use super::NodeService;
 use super::state::Remembered;
+use super::token::Lent;
 use crate::api::csi::{
     NodeStageVolumeRequest, NodeStageVolumeResponse, NodeUnstageVolumeRequest,
     NodeUnstageVolumeResponse,
 };
 use crate::keeper::{Held, MountOptions};
-use crate::place;
+use crate::place::{self, Defaults};
 use crate::record::{Record, State};
 use crate::request::{self, Use};
 use crate::status;
-use crate::volume::{Encryption, Handle, Options, Parameters, Reach, Secrets};
+use crate::volume::{Encryption, Handle, Keys, Options, Parameters, Reach, Secrets};
 use data_encoding::HEXLOWER;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -26,21 +27,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom::store::Tls;
-use strongroom::tool::attach::protocol::{Settings as WorkerSettings, encode};
+use strongroom::tool::attach::protocol::Settings as WorkerSettings;
 use tonic::Status;
 
 /// kubelet waits two minutes for an answer.
 const DRAINING: Duration = Duration::from_secs(100);
 
 /// What a call asks for, parsed.
-struct Wish {
-    id: String,
+pub(super) struct Wish {
+    pub(super) id: String,
     handle: Handle,
     path: PathBuf,
     usage: Use,
-    parameters: Parameters,
+    pub(super) parameters: Parameters,
     context: BTreeMap<String, String>,
-    secrets: Secrets,
+    pub(super) secrets: Secrets,
 }
 
 impl NodeService {
@@ -57,6 +58,9 @@ impl NodeService {
             if let Some(known) = &known {
                 wish.check_same(known)?;
             }
+            if wish.parameters.role.is_some() {
+                return Ok(NodeStageVolumeResponse {});
+            }
             if let (Some(known), Some(worker)) = (known, self.workers.get(&wish.id)) {
                 self.renew(&wish.id, known, &worker, &wish.secrets).await?;
                 return Ok(NodeStageVolumeResponse {});
@@ -65,7 +69,23 @@ impl NodeService {
             // The keeper was restarted: the mount that this worker serves is nobody's any more.
             drop(worker);
         }
-        let remembered = self.prepare(&wish).await?;
+        if wish.parameters.role.is_none() {
+            self.mount(&wish, held, None).await?;
+        }
+        // Otherwise its keys come with its pods, and the first of them has it mounted: kubelet looks at what is staged,
+        // and would wait for ever for a mount that no worker has served yet.
+        Ok(NodeStageVolumeResponse {})
+    }
+
+    /// Has a volume mounted where it is staged, and served. What fails leaves no new mount behind.
+    pub(super) async fn mount(
+        &self,
+        wish: &Wish,
+        held: Option<Held>,
+        lent: Option<Lent>,
+    ) -> Result<(), Status> {
+        let mut remembered = self.prepare(wish).await?;
+        remembered.lent = lent;
         let options = MountOptions {
             read_only: remembered.settings.options.contains_key("read_only"),
             selinux_context: wish.parameters.options.selinux_context.clone(),
@@ -74,10 +94,10 @@ impl NodeService {
         let device = staged.map_err(|error| status::of_keeper(&error))?;
         let started = async {
             self.remember(&wish.id, &remembered).await?;
-            self.start_worker(&wish.id, device, remembered).await
+            self.start_worker(&wish.id, device, &mut remembered).await
         };
         match started.await {
-            Ok(_) => Ok(NodeStageVolumeResponse {}),
+            Ok(_) => Ok(()),
             Err(error) => {
                 // What was there before, pods may use; what is new, nobody does.
                 if held.is_none_or(|held| !held.mounted) {
@@ -91,7 +111,8 @@ impl NodeService {
         }
     }
 
-    fn wish(&self, request: NodeStageVolumeRequest) -> Result<Wish, Status> {
+    /// What is to be staged, of a call that does or of one that stands for it.
+    pub(super) fn wish(&self, request: NodeStageVolumeRequest) -> Result<Wish, Status> {
         let NodeStageVolumeRequest {
             volume_id,
             publish_context: _,
@@ -119,7 +140,8 @@ impl NodeService {
             // Whose pod it is changes from call to call.
             .filter(|(key, _)| !key.contains('/'))
             .collect();
-        let secrets = self.secrets(secrets)?;
+        let keys = if parameters.role.is_some() { Keys::Lent } else { Keys::Needed };
+        let secrets = self.secrets(secrets, keys)?;
         Ok(Wish { id: volume_id, handle, path, usage, parameters, context, secrets })
     }
 
@@ -156,10 +178,11 @@ impl NodeService {
                 options: self.worker_options(id, usage, options, reach),
                 steal: false,
             },
-            secrets: secrets.for_worker(parameters.encryption != Encryption::None)?,
+            secrets: secrets.for_worker(wish.needs_passphrase())?,
             mode: usage.mode.into(),
             context: context.clone(),
             capacity,
+            lent: None,
         })
     }
 
@@ -230,10 +253,9 @@ impl NodeService {
             return self.worker_of(id).await.map(drop);
         }
         known.secrets.take_keys(&mut new);
-        let blob = zeroize::Zeroizing::new(encode(&known));
         let device = self.keeper.device(id).await.map_err(|error| status::of_keeper(&error))?;
-        self.start_worker(id, device, known).await?;
-        self.keeper.remember(id, &blob).await.map_err(|error| status::of_keeper(&error))?;
+        self.start_worker(id, device, &mut known).await?;
+        self.remember(id, &known).await?;
         tracing::info!(volume = id, "its worker was started with other keys");
         Ok(())
     }
@@ -260,14 +282,21 @@ impl NodeService {
                 target.display()
             )));
         }
+        self.unmount(&held).await?;
+        Ok(NodeUnstageVolumeResponse {})
+    }
+
+    /// Stores what was written, then takes the mount away, then the worker.
+    pub(super) async fn unmount(&self, held: &Held) -> Result<(), Status> {
+        let id = held.volume.as_str();
         if held.mounted {
-            self.drain(&id, held.remembered).await?;
+            self.drain(id, held.remembered).await?;
         }
-        self.keeper.unstage(&id).await.map_err(|error| status::of_keeper(&error))?;
-        if let Some(worker) = self.workers.remove(&id).and_then(Arc::into_inner) {
+        self.keeper.unstage(id).await.map_err(|error| status::of_keeper(&error))?;
+        if let Some(worker) = self.workers.remove(id).and_then(Arc::into_inner) {
             worker.stop().await;
         }
-        Ok(NodeUnstageVolumeResponse {})
+        Ok(())
     }
 
     /// Everything that programs have written reaches the store, or the volume stays as it is.
@@ -276,10 +305,12 @@ impl NodeService {
             // No worker was ever started: nobody can have written anything.
             return Ok(());
         }
+        let lent = self.recall(id).await.ok().flatten().and_then(|known| known.lent);
         let pending = |why: String| {
+            let remedy = lent.as_ref().map_or_else(String::new, Lent::remedy);
             Status::aborted(format!(
                 "volume {id}: not everything that was written is in the store yet, and it stays mounted \
-                 until it is: {why}"
+                 until it is: {why}{remedy}"
             ))
         };
         let worker =
@@ -300,7 +331,16 @@ impl NodeService {
 }
 
 impl Wish {
-    fn check_same_path(&self, held: &Held) -> Result<(), Status> {
+    /// How the store is reached.
+    pub(super) fn reach(&self, defaults: &Defaults) -> Reach {
+        place::reach(&self.parameters.reach.or(self.handle.reach()), &self.secrets, defaults)
+    }
+
+    pub(super) fn needs_passphrase(&self) -> bool {
+        self.parameters.encryption != Encryption::None
+    }
+
+    pub(super) fn check_same_path(&self, held: &Held) -> Result<(), Status> {
         match held.path == self.path {
             true => Ok(()),
             false => Err(Status::failed_precondition(format!(
@@ -312,7 +352,7 @@ impl Wish {
     }
 
     /// The same call again is fine; the same volume used otherwise is not.
-    fn check_same(&self, known: &Remembered) -> Result<(), Status> {
+    pub(super) fn check_same(&self, known: &Remembered) -> Result<(), Status> {
         let read_only = self.parameters.options.read_only || self.usage.is_read_only();
         let same = known.mode == i32::from(self.usage.mode)
             && known.context == self.context

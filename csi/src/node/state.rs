@@ -7,6 +7,7 @@
 //! started is tried again until it can, or is unstaged.
 
 use super::NodeService;
+use super::token::Lent;
 use crate::status;
 use crate::volume::WorkerSecrets;
 use crate::worker::Worker;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use strongroom::tool::attach::protocol::{Settings as WorkerSettings, encode, parse};
 use tonic::Status;
+use zeroize::Zeroizing;
 
 /// How often volumes without a worker are looked for.
 const REVIVING: Duration = Duration::from_secs(5);
@@ -35,6 +37,30 @@ pub(super) struct Remembered {
     pub(super) context: BTreeMap<String, String>,
     /// Its size in bytes; 0: none was asked for.
     pub(super) capacity: i64,
+    /// Whose its keys are, if they are lent for the tokens of pods.
+    #[serde(default)]
+    pub(super) lent: Option<Lent>,
+}
+
+impl Remembered {
+    fn parse(blob: &[u8]) -> Option<Self> {
+        let by_token = parse::<ByToken<Self>>(blob).map(|ByToken { by_token }| by_token);
+        by_token.or_else(|_| parse(blob)).ok()
+    }
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        match self.lent {
+            Some(_) => encode(&ByToken { by_token: self }),
+            None => encode(self),
+        }
+    }
+}
+
+/// How a volume whose keys are lent is remembered. Versions of this program that know of no such volumes do not find
+/// what they look for, and leave it alone: they would serve it to pods of every account.
+#[derive(Serialize, Deserialize)]
+struct ByToken<T> {
+    by_token: T,
 }
 
 /// The workers that this process has started, by volume.
@@ -93,9 +119,9 @@ impl NodeService {
     /// What the keeper remembers of a staged volume.
     pub(super) async fn recall(&self, volume: &str) -> Result<Option<Remembered>, Status> {
         let blob = self.keeper.recall(volume).await.map_err(|error| status::of_keeper(&error))?;
-        let Some(blob) = blob.map(zeroize::Zeroizing::new) else { return Ok(None) };
+        let Some(blob) = blob.map(Zeroizing::new) else { return Ok(None) };
         // Another version of this program may have written it: then the next NodeStage does anew.
-        Ok(parse(&blob).ok())
+        Ok(Remembered::parse(&blob))
     }
 
     pub(super) async fn remember(
@@ -103,7 +129,7 @@ impl NodeService {
         volume: &str,
         remembered: &Remembered,
     ) -> Result<(), Status> {
-        let blob = encode(remembered);
+        let blob = remembered.encode();
         self.keeper.remember(volume, &blob).await.map_err(|error| status::of_keeper(&error))
     }
 
@@ -112,16 +138,16 @@ impl NodeService {
         &self,
         volume: &str,
         device: crate::keeper::Device,
-        mut remembered: Remembered,
+        remembered: &mut Remembered,
     ) -> Result<Arc<Worker>, Status> {
-        let Remembered { settings, secrets, .. } = &remembered;
+        let Remembered { settings, secrets, .. } = &*remembered;
         match Worker::start(&self.settings.worker, device, settings, secrets.copied()).await {
             Ok(worker) => {
                 let derived = worker.derived();
                 if derived != remembered.secrets.derived {
                     remembered.secrets.derived = derived;
                     // Only makes the next start shorter.
-                    if let Err(status) = self.remember(volume, &remembered).await {
+                    if let Err(status) = self.remember(volume, remembered).await {
                         tracing::warn!(volume, "{}", status.message());
                     }
                 }
@@ -140,14 +166,14 @@ impl NodeService {
         if let Some(worker) = self.workers.get(volume) {
             return Ok(worker);
         }
-        let remembered = self.recall(volume).await?.ok_or_else(|| {
+        let mut remembered = self.recall(volume).await?.ok_or_else(|| {
             Status::failed_precondition(format!(
                 "volume {volume}: its keys are not known any more (the keeper was restarted): it has to be \
                  staged again"
             ))
         })?;
         let device = self.keeper.device(volume).await.map_err(|error| status::of_keeper(&error))?;
-        self.start_worker(volume, device, remembered).await
+        self.start_worker(volume, device, &mut remembered).await
     }
 
     /// Looks for volumes without a worker, now and from time to time. Returns after the first look, or when

@@ -10,8 +10,8 @@ mod secrets;
 pub(crate) use handle::records_prefix;
 pub use handle::{Handle, ID_LIMIT, Reach};
 pub use options::{MUTABLE, Options};
-pub use parameters::{Encryption, Parameters};
-pub use secrets::{Secrets, WorkerSecrets};
+pub use parameters::{Encryption, Parameters, Role};
+pub use secrets::{Keys, Secrets, WorkerSecrets};
 
 /// Whose parameters and secrets are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

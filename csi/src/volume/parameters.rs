@@ -16,6 +16,8 @@ const OWN: &[&str] = &[
     "region",
     "forcePathStyle",
     "options",
+    Role::ARN,
+    Role::ENDPOINT,
 ];
 /// What csi-s3 has besides.
 const CSI_S3: &[&str] = &["mounter", "capacity"];
@@ -46,6 +48,22 @@ impl Encryption {
     }
 }
 
+/// A role whose keys are lent for the tokens of pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// Which.
+    pub arn: String,
+    /// Who lends them, unless it is the store or Amazon.
+    pub endpoint: Option<String>,
+}
+
+impl Role {
+    /// The parameter that names it.
+    pub const ARN: &str = "roleArn";
+    /// The parameter that names who lends.
+    pub const ENDPOINT: &str = "stsEndpoint";
+}
+
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
@@ -59,6 +77,8 @@ pub struct Parameters {
     pub reach: Reach,
     /// How it is mounted.
     pub options: Options,
+    /// The role that its pods have; `None`: the keys are in a secret.
+    pub role: Option<Role>,
 }
 
 impl Parameters {
@@ -107,6 +127,20 @@ impl Parameters {
                 .transpose()
                 .map_err(named("forcePathStyle"))?,
         };
+        let lender = said(Role::ENDPOINT).map(check_endpoint).transpose();
+        let lender = lender.map_err(named(Role::ENDPOINT))?;
+        let role = match said(Role::ARN) {
+            Some(arn) if is_role(arn) => Some(Role { arn: arn.to_owned(), endpoint: lender }),
+            Some(arn) => {
+                return Err(named(Role::ARN)(format!(
+                    "{arn:?} is no role: arn:aws:iam::ACCOUNT:role/NAME"
+                )));
+            }
+            None if lender.is_some() => {
+                return Err(named(Role::ENDPOINT)("has no meaning without roleArn".to_owned()));
+            }
+            None => None,
+        };
         let options = match dialect {
             Dialect::Own => Options::parse(said("options").unwrap_or_default()),
             Dialect::CsiS3 => geesefs::parse(said("options").unwrap_or_default()).map(|parsed| {
@@ -120,6 +154,7 @@ impl Parameters {
             encryption,
             reach,
             options: options.map_err(named("options"))?,
+            role,
         })
     }
 
@@ -192,6 +227,11 @@ fn check_layout(layout: Option<&str>, mounter: Option<&str>) -> Result<(), Strin
     }
 }
 
+fn is_role(text: &str) -> bool {
+    let is_word = text.bytes().all(|byte| byte.is_ascii_graphic());
+    text.starts_with("arn:") && (20..=2048).contains(&text.len()) && is_word
+}
+
 fn switch(text: &str) -> Result<bool, String> {
     match text {
         "true" => Ok(true),
@@ -248,6 +288,8 @@ mod tests {
             (("encryption", "ROT13"), "`encryption`"),
             (("endpoint", "ftp://x"), "`endpoint`"),
             (("forcePathStyle", "yes"), "`forcePathStyle`"),
+            (("roleArn", "backup"), "`roleArn`"),
+            (("stsEndpoint", "https://sts.example"), "without roleArn"),
             (("options", "bogus=1"), "`bogus` is unknown"),
         ] {
             let error = parse(&[given], Dialect::Own).expect_err(given.0);

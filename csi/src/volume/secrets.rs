@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use strongroom::crypto::Passphrase;
-use strongroom::store::S3Credentials;
+use strongroom::store::{S3Credentials, TokenKeys};
 use strongroom::tool::attach::protocol::Derived;
 use tonic::Status;
 use zeroize::Zeroizing;
@@ -23,10 +23,18 @@ const INSECURE: &str = "insecure";
 const KNOWN: &[&str] =
     &[ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, PASSPHRASE, ENDPOINT, REGION, INSECURE];
 
+/// Whether a secret has to have keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// It has.
+    Needed,
+    /// They are lent for the tokens of pods; those of the secret, which may be the provisioner's, are not looked at.
+    Lent,
+}
+
 /// What a secret holds.
 pub struct Secrets {
-    access_key: String,
-    secret_key: Zeroizing<String>,
+    keys: Option<(String, Zeroizing<String>)>,
     session_token: Option<Zeroizing<String>>,
     passphrase: Option<Zeroizing<String>>,
     reach: Reach,
@@ -43,7 +51,7 @@ impl Secrets {
     ///
     /// # Errors
     /// UNAUTHENTICATED and which key is missing, empty or malformed.
-    pub fn parse(given: HashMap<String, String>) -> Result<Self, Status> {
+    pub fn parse(given: HashMap<String, String>, keys: Keys) -> Result<Self, Status> {
         let mut given: HashMap<String, Zeroizing<String>> =
             given.into_iter().map(|(key, value)| (key, Zeroizing::new(value))).collect();
         for key in given.keys() {
@@ -63,10 +71,14 @@ impl Secrets {
             })?;
             word(key, value)
         };
-        let access_key = needed(ACCESS_KEY)?.to_string();
-        let secret_key = needed(SECRET_KEY)?;
-        let session_token =
-            text(SESSION_TOKEN)?.map(|value| word(SESSION_TOKEN, value)).transpose()?;
+        let (keys, session_token) = match keys {
+            Keys::Lent => (None, None),
+            Keys::Needed => {
+                let keys = (needed(ACCESS_KEY)?.to_string(), needed(SECRET_KEY)?);
+                let token = text(SESSION_TOKEN)?.map(|value| word(SESSION_TOKEN, value));
+                (Some(keys), token.transpose()?)
+            }
+        };
         let passphrase = text(PASSPHRASE)?;
         let insecure = match text(INSECURE)? {
             None => false,
@@ -86,7 +98,13 @@ impl Secrets {
             .transpose()
             .map_err(|why| refused(&why))?;
         let reach = Reach { endpoint, region, path_style: None };
-        Ok(Self { access_key, secret_key, session_token, passphrase, reach })
+        Ok(Self { keys, session_token, passphrase, reach })
+    }
+
+    /// With keys that were lent.
+    pub fn lend(&mut self, keys: &TokenKeys) {
+        self.keys = Some((keys.access_key.clone(), keys.secret_key.clone()));
+        self.session_token = Some(keys.session_token.clone());
     }
 
     /// Reads a directory with a file for each key, as Kubernetes mounts a secret. It is read at each call, so
@@ -94,7 +112,7 @@ impl Secrets {
     ///
     /// # Errors
     /// As [`Self::parse`], or FAILED_PRECONDITION if a file cannot be read.
-    pub fn read(directory: &Path) -> Result<Self, Status> {
+    pub fn read(directory: &Path, keys: Keys) -> Result<Self, Status> {
         let mut given = HashMap::new();
         for key in KNOWN {
             let path = directory.join(key);
@@ -111,7 +129,7 @@ impl Secrets {
                 }
             }
         }
-        Self::parse(given)
+        Self::parse(given, keys)
     }
 
     /// How the store is reached, as far as the secret says it.
@@ -119,13 +137,11 @@ impl Secrets {
         &self.reach
     }
 
-    /// For a connection of this process.
-    pub fn credentials(&self) -> S3Credentials {
-        S3Credentials::Given {
-            access_key: self.access_key.clone(),
-            secret_key: self.secret_key.clone(),
-            session_token: self.session_token.clone(),
-        }
+    /// For a connection of this process; `None` while they are not lent yet.
+    pub fn credentials(&self) -> Option<S3Credentials> {
+        let (access_key, secret_key) = self.keys.clone()?;
+        let session_token = self.session_token.clone();
+        Some(S3Credentials::Given { access_key, secret_key, session_token })
     }
 
     /// The volume's passphrase.
@@ -146,9 +162,10 @@ impl Secrets {
             true => Some(self.needed_passphrase()?.to_string()),
             false => None,
         };
+        let keys = self.keys.as_ref();
         Ok(WorkerSecrets {
-            access_key: Some(self.access_key.clone()),
-            secret_key: Some(self.secret_key.to_string()),
+            access_key: keys.map(|(name, _)| name.clone()),
+            secret_key: keys.map(|(_, secret)| secret.to_string()),
             session_token: self.session_token.as_ref().map(|token| token.to_string()),
             passphrase,
             derived: Derived::default(),
@@ -219,7 +236,7 @@ mod tests {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect();
         all.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        Secrets::parse(all)
+        Secrets::parse(all, Keys::Needed)
     }
 
     #[test]
@@ -249,7 +266,7 @@ mod tests {
             assert!(status.message().contains(why), "{status}");
             assert!(!status.message().contains("hunter"), "{status}");
         }
-        let missing = Secrets::parse(HashMap::new()).expect_err("nothing there");
+        let missing = Secrets::parse(HashMap::new(), Keys::Needed).expect_err("nothing there");
         assert!(missing.message().contains("no `accessKeyID`"), "{missing}");
     }
 

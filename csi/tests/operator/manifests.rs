@@ -9,6 +9,7 @@ use strongroom_csi::operator::names;
 use strongroom_csi::operator::parameters::Parameters;
 use strongroom_csi::operator::provider::{self as providers, Driver};
 use strongroom_csi::operator::render::Templates;
+use strongroom_csi::volume::{Keys, Secrets};
 
 const ALL: [&str; 11] = [
     "azureblob",
@@ -160,7 +161,7 @@ fn the_driver_is_told_where_the_bucket_is() {
         let parsed = strongroom_csi::volume::Parameters::parse(&given, dialect);
         assert!(parsed.is_ok(), "{name}: {parsed:?}");
         if !endpoint.starts_with('<') {
-            let parsed = strongroom_csi::volume::Secrets::parse(data.into_iter().collect());
+            let parsed = Secrets::parse(data.into_iter().collect(), Keys::Needed);
             assert!(parsed.is_ok(), "{name}: {parsed:?}");
         }
     }
@@ -367,6 +368,7 @@ const OF_CLUSTER: [&str; 7] = [
 ];
 const VALUES: &str = "
 requiresRepublish: true
+tokenAudiences: [sts.amazonaws.com]
 metricsPort: 9809
 monitoring: {serviceMonitor: true, prometheusRule: true, dashboard: true}
 networkPolicy: {enabled: true}

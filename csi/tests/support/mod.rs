@@ -10,6 +10,8 @@ pub(crate) mod authority;
 pub(crate) mod calls;
 #[path = "../../../tests/support/gate.rs"]
 pub(crate) mod gate;
+#[path = "../../../tests/support/issuer.rs"]
+pub(crate) mod issuer;
 #[path = "../../../tests/support/minio.rs"]
 pub(crate) mod minio;
 mod system;
@@ -137,8 +139,8 @@ impl Driver {
     /// The bucket, as its owner sees it.
     pub(crate) async fn store(&self) -> Arc<dyn strongroom::store::Store> {
         use strongroom_csi::place::{Defaults, bucket};
-        use strongroom_csi::volume::{Reach, Secrets};
-        let secrets = Secrets::parse(self.secrets()).expect("usable");
+        use strongroom_csi::volume::{Keys, Reach, Secrets};
+        let secrets = Secrets::parse(self.secrets(), Keys::Needed).expect("usable");
         let defaults = Defaults { patience: PATIENCE, ..Defaults::default() };
         bucket(&self.bucket, &Reach::default(), &secrets, &defaults).await.expect("a client")
     }
