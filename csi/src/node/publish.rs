@@ -37,7 +37,8 @@ impl NodeService {
             .map_err(|why| Status::invalid_argument(format!("mount_flags: {why}")))?;
         let _turn = self.busy.begin(&id)?;
         let refused = |why: String| Status::failed_precondition(format!("volume {id}: {why}"));
-        if volume_context.contains_key(Role::ARN) {
+        let by_token = volume_context.contains_key(Role::ARN);
+        if by_token {
             // What NodeStage is told, but for what it could not know.
             let wish = self.wish(NodeStageVolumeRequest {
                 volume_id: id.clone(),
@@ -62,7 +63,7 @@ impl NodeService {
                 other.display()
             )));
         }
-        if !volume_context.contains_key(Role::ARN) && !secrets.is_empty() {
+        if !by_token && !secrets.is_empty() {
             let secrets = self.secrets(secrets, Keys::Needed)?;
             match (self.workers.get(&id), self.recall(&id).await?) {
                 (Some(worker), Some(known)) => self.renew(&id, known, &worker, &secrets).await?,

@@ -170,7 +170,7 @@ impl NodeService {
                 .add_mutable(&mutable.clone().into_iter().collect())
                 .map_err(Status::failed_precondition)?;
         }
-        let reach = place::reach(&asked, secrets, defaults);
+        let reach = wish.reach(defaults);
         Ok(Remembered {
             settings: WorkerSettings {
                 url: handle.url(),

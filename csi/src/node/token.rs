@@ -13,7 +13,6 @@
 use super::NodeService;
 use super::stage::Wish;
 use crate::status;
-use crate::volume::WorkerSecrets;
 use crate::worker::{State, Worker};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -167,9 +166,8 @@ impl NodeService {
             let keys = self.keys_for(&wish, &pod, self.settings.defaults.patience).await?;
             wish.secrets.lend(&keys);
             let lent = Lent { account: pod.whole(), since: now, until: seconds(keys.expires) };
-            if held.as_ref().is_none_or(|held| !held.mounted) {
-                drop(self.workers.remove(&id));
-            }
+            // One that is left serves a mount that is nobody's any more.
+            drop(self.workers.remove(&id));
             return self.mount(&wish, held, Some(lent)).await;
         };
         wish.check_same(&known)?;
@@ -193,22 +191,12 @@ impl NodeService {
             }
             Err(status) => return Err(status),
         };
-        known.secrets.take_keys(&mut lent_keys(&keys));
+        wish.secrets.lend(&keys);
         known.lent = Some(Lent { account: pod.whole(), since: now, until: seconds(keys.expires) });
         match worker {
-            Some(worker) => {
-                let given = worker.credentials(lent_keys(&keys)).await;
-                given.map_err(|error| status::of_worker(&error))?;
-            }
-            None => {
-                let device = self.keeper.device(&id).await;
-                let device = device.map_err(|error| status::of_keeper(&error))?;
-                self.start_worker(&id, device, &mut known).await?;
-            }
+            Some(worker) => self.renew(&id, known, &worker, &wish.secrets).await,
+            None => self.revive_with(&id, known, &wish.secrets).await,
         }
-        self.remember(&id, &known).await?;
-        tracing::info!(volume = id, account = pod.whole(), "its keys were renewed");
-        Ok(())
     }
 
     /// Whether keys may be what a volume lacks: none serves it, or its store is away from where it is served.
@@ -249,14 +237,6 @@ impl NodeService {
             ))),
         }
     }
-}
-
-fn lent_keys(keys: &TokenKeys) -> WorkerSecrets {
-    let mut secrets = WorkerSecrets::default();
-    secrets.access_key = Some(keys.access_key.clone());
-    secrets.secret_key = Some(keys.secret_key.to_string());
-    secrets.session_token = Some(keys.session_token.to_string());
-    secrets
 }
 
 /// Since 1970; nothing before.
