@@ -159,6 +159,7 @@ survive!(
     config_file,
     ledger,
     state_entry,
+    files_entry,
     attach_message,
     template,
     object_headers,

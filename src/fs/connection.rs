@@ -13,12 +13,13 @@
 //! Crash story: the request is written down before it is answered, and that it was answered afterwards. A
 //! server that finds the first without the second asks for unanswered requests and looks which one comes.
 
-use super::recorder::Recorder;
-use super::remembered::InitForm;
+use super::ledger::Ledger;
+use super::remembered::{INIT as INIT_KEY, InitForm};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use prost::Message;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -87,13 +88,13 @@ impl Connection {
 
     /// The library has answered: tells the kernel, or compares with what it was told, and puts the
     /// connection in the place of the descriptor that the library was given.
-    pub(super) fn establish(mut self, library: RawFd, recorder: &Recorder) -> io::Result<OwnedFd> {
+    pub(super) fn establish(mut self, library: RawFd, ledger: &Ledger) -> io::Result<OwnedFd> {
         let mut answer = [0; LONGEST];
         let length = nix::unistd::read(&self.ours, &mut answer)?;
         let answer = &answer[..length];
         if !self.resumed {
             self.init.reply = answer.to_vec();
-            recorder.put_init(&self.init);
+            self.write_down(ledger);
             nix::unistd::write(&self.fuse, answer)?;
         } else if answer != self.init.reply {
             return Err(io::Error::other(
@@ -105,7 +106,7 @@ impl Connection {
         }
         if !self.init.answered {
             self.init.answered = true;
-            recorder.put_init(&self.init);
+            self.write_down(ledger);
         }
         // SAFETY: `library` is the descriptor that the session, which the caller holds, owns and goes on
         // owning: it is replaced in one step and never closed here. No other thread uses it yet.
@@ -115,6 +116,10 @@ impl Connection {
             ask_again(self.fuse.as_fd());
         }
         Ok(self.fuse)
+    }
+
+    fn write_down(&self, ledger: &Ledger) {
+        ledger.put(INIT_KEY, &self.init.encode_to_vec());
     }
 
     /// The former server may have been killed before the kernel had its answer.

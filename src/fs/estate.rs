@@ -196,13 +196,6 @@ impl Keep for KeptByLedger {
 /// How a connection to the kernel was negotiated, if it was.
 pub struct Negotiated(pub(super) Option<InitForm>);
 
-impl Recorder {
-    /// Writes down how the connection to the kernel was negotiated.
-    pub(super) fn put_init(&self, init: &InitForm) {
-        self.ledger.put(super::remembered::INIT, &init.encode_to_vec());
-    }
-}
-
 impl FileSystem {
     /// The same in memory that outlives this process, going on where a former one stopped.
     ///

@@ -36,7 +36,7 @@ const LARGEST: u64 = 1 << 30;
 const LONGEST: usize = 1 << 20;
 
 /// The memory, and where in it everything is.
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     file: File,
     inner: Mutex<Inner>,
 }

@@ -5,6 +5,7 @@ mod absent;
 mod ahead;
 pub mod arena;
 mod arena_table;
+pub(crate) mod attachable;
 mod attributes;
 pub mod burden;
 mod compact;

@@ -19,8 +19,8 @@ use std::sync::Arc;
 /// A request of the kernel. One that is sent again has the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId {
-    number: u64,
-    resent: bool,
+    pub(super) number: u64,
+    pub(super) resent: bool,
 }
 
 impl RequestId {
@@ -36,8 +36,13 @@ tokio::task_local! {
     static REQUEST: (RequestId, Cell<u64>);
 }
 
+/// Does some work as that of a request.
+pub(super) async fn as_work_of<W: Future<Output = ()>>(request: RequestId, work: W) {
+    REQUEST.scope((request, Cell::new(0)), work).await;
+}
+
 /// The request that this task works on, if it matters.
-fn current() -> Option<RequestId> {
+pub(super) fn current() -> Option<RequestId> {
     REQUEST.try_with(|(request, _)| *request).ok()
 }
 
@@ -45,7 +50,7 @@ impl FileSystem {
     /// Works on a request that must not happen twice; `work` ends when it is answered.
     pub async fn as_request<W: Future<Output = ()>>(&self, request: RequestId, work: W) {
         let Some(recorder) = &self.recorder else { return work.await };
-        REQUEST.scope((request, Cell::new(0)), work).await;
+        as_work_of(request, work).await;
         recorder.ledger.remove(&key(b'R', request.number));
         self.unanswered.lock().remove(&request.number);
     }

@@ -1,8 +1,8 @@
 //! Mounting: the connection to the kernel, from mount(2) to the last answer. With `fuse.rs` the only
 //! file that knows the FUSE library.
 
+use super::attachable::Attachable;
 use super::connection::Connection;
-use super::core::FileSystem;
 use super::estate::Negotiated;
 use super::front::Front;
 use super::fuse::FuseAdapter;
@@ -109,38 +109,36 @@ pub struct Attached {
 }
 
 /// Serves a mount's connection, from its beginning or where a former process stopped. For a file system
-/// that [`FileSystem::take_over`] has made.
+/// that was made to be taken over.
 ///
 /// # Errors
 /// If the connection is none, or the kernel was told something else by the former process.
-pub fn attach(
-    fs: Arc<FileSystem>,
+pub(crate) fn attach<F: Attachable>(
+    fs: Arc<F>,
     fuse: OwnedFd,
     negotiated: Negotiated,
     threads: usize,
     runtime: tokio::runtime::Handle,
 ) -> io::Result<Attached> {
-    let recorder = fs.recorder.clone();
-    let recorder =
-        recorder.ok_or_else(|| io::Error::other("nothing would be kept of this mount"))?;
+    let kept = || fs.kept().ok_or_else(|| io::Error::other("nothing would be kept of this mount"));
+    kept()?;
     let (connection, library) = Connection::prepare(fuse, negotiated.0)?;
     let mut config = Config::default();
     config.acl = SessionACL::All;
     // All threads read from one descriptor: a clone that a process makes dies with it and takes the
     // requests that were read through it along.
     config.n_threads = Some(threads.max(1));
-    let adapter = FuseAdapter::new(fs, runtime);
+    let adapter = FuseAdapter::new(fs.clone(), runtime);
     let tasks = adapter.tasks();
     let number = library.as_raw_fd();
     let session = Session::from_fd(adapter, library, SessionACL::All, config)?;
-    let fuse = connection.establish(number, &recorder)?;
-    let arena = recorder.arena.clone();
+    let fuse = connection.establish(number, kept()?)?;
     let thread = std::thread::Builder::new().name("fuse".to_owned()).spawn(move || {
         let _fuse = fuse;
         session.run()
     })?;
     // Not before: who fails to serve must leave the memory as it found it.
-    arena.decide();
+    fs.decide();
     Ok(Attached { thread, tasks })
 }
 

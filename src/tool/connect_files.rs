@@ -40,7 +40,8 @@ impl Common {
                 return Err(Failure::new(format!(
                     "{url}: here is a volume of strongroom, whose objects are no files: mount it without \
                      --layout objects"
-                )));
+                ))
+                .of(FailureKind::Invalid));
             }
         }
         let source = own.passphrase(&own.file()?);
@@ -63,6 +64,18 @@ impl Common {
         };
         let requests =
             Requests { patient: store.clone(), store, files, afterwards: TaskTracker::new() };
-        Ok(BucketTree::new(requests, url.path.trim_matches('/'), key, world.entropy))
+        let tree = BucketTree::new(requests, url.path.trim_matches('/'), key, world.entropy);
+        // Where a directory says by which passphrase its files are encrypted, another one is told before anything is
+        // read or written.
+        if let Some(root) = tree.mark("").await?
+            && tree.is_of_another_key(&root)
+        {
+            return Err(Failure::new(format!(
+                "{url}: the passphrase of {}, or the algorithm, is not the one by which its files are encrypted",
+                source.shown()
+            ))
+            .of(FailureKind::Passphrase));
+        }
+        Ok(tree)
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod minio;
 #[path = "../support/system.rs"]
 mod system;
 
+#[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use system::{ends_with_this_thread, fresh, fresh_hex, mounts_below, wait_for};
 
 use crate::node::{Node, Order, Report};
@@ -59,6 +60,14 @@ impl Ground {
         Self::new(Some(Minio::shared()), "10m", &[])
     }
 
+    pub(crate) fn is_of_files(&self) -> bool {
+        self.options.iter().any(|(name, _)| *name == "layout")
+    }
+
+    pub(crate) fn is_encrypted(&self) -> bool {
+        !self.is_of_files() || self.options.iter().any(|(name, _)| *name == "encryption")
+    }
+
     pub(crate) fn new(
         minio: Option<Arc<Minio>>,
         patience: &'static str,
@@ -101,7 +110,9 @@ impl Ground {
         std::fs::write(&secret, &ground.passphrase).expect("written");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&secret, mode).expect("mode set");
-        ground.tool(&["init", &ground.url, "--encryption", "AES-256-GCM", "--kdf", "raw"]);
+        if !ground.is_of_files() {
+            ground.tool(&["init", &ground.url, "--encryption", "AES-256-GCM", "--kdf", "raw"]);
+        }
         ground.start_keeper();
         ground
     }
@@ -193,7 +204,7 @@ impl Ground {
             secrets.access_key = Some(environment["AWS_ACCESS_KEY_ID"].clone());
             secrets.secret_key = Some(environment["AWS_SECRET_ACCESS_KEY"].clone());
         }
-        secrets.passphrase = Some(self.passphrase.clone());
+        secrets.passphrase = self.is_encrypted().then(|| self.passphrase.clone());
         secrets
     }
 

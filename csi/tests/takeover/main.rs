@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
 
 mod alone;
+mod churn;
 mod data;
 mod ground;
 mod names;

@@ -17,7 +17,7 @@ const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 
 /// The kind in st_mode.
-fn format(kind: Kind) -> u32 {
+pub(super) fn format(kind: Kind) -> u32 {
     match kind {
         Kind::File => libc::S_IFREG,
         Kind::Directory => libc::S_IFDIR,

@@ -8,12 +8,20 @@ use std::collections::HashSet;
 pub(super) struct Users {
     threads: HashSet<u32>,
     processes: HashSet<u32>,
+    /// Nobody can be told from another one: numbers of processes are those of somewhere else.
+    anybody: bool,
 }
 
 impl Users {
+    /// Of a file whose users cannot be told apart: any close may be that of whoever writes it.
+    pub(super) fn anybody() -> Self {
+        Self { anybody: true, ..Self::default() }
+    }
+
     /// Notes a thread that opened it or wrote.
     pub(super) fn note(&mut self, thread: u32) {
-        if self.threads.insert(thread)
+        if !self.anybody
+            && self.threads.insert(thread)
             && let Some(process) = process_of(thread)
         {
             self.processes.insert(process);
@@ -22,7 +30,8 @@ impl Users {
 
     /// Whether a close by this thread is one of a process that only has the file from its parent.
     pub(super) fn is_bystander(&self, thread: u32) -> bool {
-        !self.threads.contains(&thread)
+        !self.anybody
+            && !self.threads.contains(&thread)
             && process_of(thread).is_some_and(|process| !self.processes.contains(&process))
     }
 }

@@ -21,7 +21,7 @@ use std::io;
 use std::sync::Arc;
 
 /// The largest file: what a store's uploads in parts can hold.
-const LARGEST: u64 = 5 << 40;
+pub(super) const LARGEST: u64 = 5 << 40;
 /// Zeros that are sent for a gap, so that a file that is written from front to back with holes need not be
 /// kept elsewhere.
 const GAP: u64 = 256 << 20;
@@ -190,6 +190,7 @@ impl ObjectFs {
                 tracing::warn!("scratch file not written anew: {error}");
             }
         }
+        self.keep_spare(node, &content);
         {
             let mut state = node.state.lock();
             let size = state.size.max(end);
@@ -202,7 +203,7 @@ impl ObjectFs {
     }
 
     /// The headers of a file that is on its way: without a time that nobody set, since it is not known yet.
-    fn headers_begun(&self, node: &Node) -> Headers {
+    pub(super) fn headers_begun(&self, node: &Node) -> Headers {
         let path = self.path(node).unwrap_or_default();
         let state = node.state.lock();
         self.headers_anew(&state, &path, state.time_was_set)
@@ -256,6 +257,7 @@ impl ObjectFs {
                 self.make_overlay(node, content).await?.set_size(size);
             }
         }
+        self.keep_spare(node, content);
         let mut state = node.state.lock();
         self.changed(&mut state, size);
         state.opened = None;
@@ -296,6 +298,7 @@ impl ObjectFs {
         if zeroes {
             overlay.zero(ByteRange::new(offset, length));
         }
+        self.keep_spare(node, &content);
         self.changed(&mut node.state.lock(), grown);
         Ok(())
     }

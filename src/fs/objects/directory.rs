@@ -24,7 +24,20 @@ const UNKNOWN: Ino = Ino(0xffff_ffff);
 /// An open directory: what was in it when it was read from its beginning.
 pub(super) struct DirectoryHandle {
     node: Arc<Node>,
-    rows: tokio::sync::Mutex<Vec<Row>>,
+    rows: tokio::sync::Mutex<Rows>,
+}
+
+/// What was in it, once it was read.
+#[derive(Default)]
+struct Rows {
+    rows: Vec<Row>,
+    is_listed: bool,
+}
+
+impl DirectoryHandle {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self { node, rows: tokio::sync::Mutex::default() }
+    }
 }
 
 #[derive(Clone)]
@@ -43,18 +56,24 @@ impl ObjectFs {
         let node = self.parent(ino)?;
         node.state.lock().handles += 1;
         let id = HandleId(self.next_number());
-        let handle = DirectoryHandle { node, rows: tokio::sync::Mutex::default() };
-        self.directories.lock().insert(id, Arc::new(handle));
+        self.directories.lock().insert(id, Arc::new(DirectoryHandle::new(node)));
+        if let Some(keep) = &self.keep {
+            keep.opened_directory(id, ino);
+        }
         Ok(id)
     }
 
     pub(super) async fn releasedir(&self, handle: HandleId) {
-        let Some(handle) = self.directories.lock().remove(&handle) else { return };
+        let Some(open) = self.directories.lock().remove(&handle) else { return };
+        if let Some(keep) = &self.keep {
+            keep.closed(handle);
+        }
+        let handle = open;
         {
             let mut state = handle.node.state.lock();
             state.handles = state.handles.saturating_sub(1);
         }
-        let rows = std::mem::take(&mut *handle.rows.lock().await);
+        let Rows { rows, .. } = std::mem::take(&mut *handle.rows.lock().await);
         self.let_go(rows);
         self.table.lock().drop_if_unused(handle.node.ino);
     }
@@ -74,14 +93,16 @@ impl ObjectFs {
     ) -> Result<Vec<DirEntry>, FsError> {
         let handle = self.directories.lock().get(&handle).cloned().ok_or(FsError::BadHandle)?;
         let _paths = self.paths.read().await;
-        let mut rows = handle.rows.lock().await;
+        let mut known = handle.rows.lock().await;
         let ino = handle.node.ino;
         let mut told = Vec::new();
-        if offset == 0 {
-            let listed = self.list(&handle.node).await?;
-            let former = std::mem::replace(&mut *rows, listed);
-            self.let_go(former);
+        // One that a former process was listing goes on where that was, in the order of names.
+        if offset == 0 || !known.is_listed {
+            let rows = self.list(&handle.node).await?;
+            let former = std::mem::replace(&mut *known, Rows { rows, is_listed: true });
+            self.let_go(former.rows);
         }
+        let rows = &mut known.rows;
         let above = handle.node.state.lock().place.as_ref().map_or(Ino::ROOT, |(above, _)| *above);
         for (index, (name, ino)) in
             [(b".".to_vec(), ino), (b"..".to_vec(), above)].into_iter().enumerate()

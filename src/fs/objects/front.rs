@@ -3,12 +3,25 @@
 use super::ObjectFs;
 use crate::fs::errno::FsError;
 use crate::fs::front::Front;
+use crate::fs::once::RequestId;
 use crate::fs::types::*;
 use bytes::Bytes;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 impl Front for ObjectFs {
+    fn as_request<W>(
+        self: &Arc<Self>,
+        request: RequestId,
+        work: W,
+    ) -> impl Future<Output = ()> + Send
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        ObjectFs::once(self, request, work)
+    }
+
     async fn lookup(
         self: &Arc<Self>,
         _caller: &Caller,
@@ -57,7 +70,9 @@ impl Front for ObjectFs {
         modes: (u32, u32),
         rdev: u32,
     ) -> Result<EntryReply, FsError> {
-        ObjectFs::mknod(self, caller, parent, name, modes, rdev).await
+        let kind = Kind::from_mode(modes.0).unwrap_or(Kind::File);
+        let make = ObjectFs::mknod(self, caller, parent, name, modes, rdev);
+        self.made_once((parent, name), kind, make).await
     }
 
     async fn mkdir(
@@ -67,15 +82,16 @@ impl Front for ObjectFs {
         name: &[u8],
         modes: (u32, u32),
     ) -> Result<EntryReply, FsError> {
-        ObjectFs::mkdir(self, caller, parent, name, modes).await
+        let make = ObjectFs::mkdir(self, caller, parent, name, modes);
+        self.made_once((parent, name), Kind::Directory, make).await
     }
 
     async fn unlink(self: &Arc<Self>, parent: Ino, name: &[u8]) -> Result<(), FsError> {
-        ObjectFs::unlink(self, parent, name).await
+        self.removed_once(parent, name, ObjectFs::unlink(self, parent, name)).await
     }
 
     async fn rmdir(self: &Arc<Self>, parent: Ino, name: &[u8]) -> Result<(), FsError> {
-        ObjectFs::rmdir(self, parent, name).await
+        self.removed_once(parent, name, ObjectFs::rmdir(self, parent, name)).await
     }
 
     async fn symlink(
@@ -85,7 +101,8 @@ impl Front for ObjectFs {
         name: &[u8],
         target: &[u8],
     ) -> Result<EntryReply, FsError> {
-        ObjectFs::symlink(self, caller, parent, name, target).await
+        let make = ObjectFs::symlink(self, caller, parent, name, target);
+        self.made_once((parent, name), Kind::Symlink, make).await
     }
 
     async fn rename(
@@ -94,7 +111,7 @@ impl Front for ObjectFs {
         to: (Ino, &[u8]),
         mode: RenameMode,
     ) -> Result<(), FsError> {
-        ObjectFs::rename(self, from, to, mode).await
+        self.rename_once(from, to, mode).await
     }
 
     /// An object has one name.
@@ -108,7 +125,7 @@ impl Front for ObjectFs {
         ino: Ino,
         mode: OpenMode,
     ) -> Result<Opened, FsError> {
-        ObjectFs::open(self, caller, ino, mode).await
+        self.open_once(caller, ino, mode).await
     }
 
     async fn create(
@@ -119,7 +136,7 @@ impl Front for ObjectFs {
         modes: (u32, u32),
         open: OpenMode,
     ) -> Result<(EntryReply, Opened), FsError> {
-        ObjectFs::create(self, caller, parent, name, modes, open).await
+        self.create_once(caller, (parent, name), modes, open).await
     }
 
     async fn read(

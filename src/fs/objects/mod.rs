@@ -19,6 +19,8 @@
 //! | [`callers`] | who closes a file, and who only happens to have it |
 //! | [`overlay`], [`scratch`] | a file changed in its middle |
 //! | [`reading`] | ranges, ahead of who reads in order |
+//! | [`remembered`], [`recorder`], [`spare`] | what a process that takes over finds |
+//! | [`takeover`], [`once`] | going on where a former process stopped |
 
 mod attributes;
 mod callers;
@@ -27,15 +29,20 @@ mod directory;
 mod front;
 mod moves;
 mod names;
+mod once;
 mod opening;
 mod overlay;
 mod reading;
+mod recorder;
+pub mod remembered;
+mod spare;
 mod storing;
 mod table;
+mod takeover;
 
 use super::errno::FsError;
 use super::ownership::Ownership;
-use super::types::{EntryReply, HandleId, Ino, Kind, OpenMode};
+use super::types::{EntryReply, HandleId, Ino, Kind, OpenMode, Opened};
 use crate::store::StoreError;
 use crate::volume::VolumeError;
 use crate::volume::objects::writer::Budget;
@@ -45,6 +52,8 @@ use callers::Users;
 use directory::DirectoryHandle;
 use parking_lot::Mutex;
 use reading::Blocks;
+pub use remembered::ObjectsEstate;
+use remembered::{Keep, ReplyForm};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -104,6 +113,12 @@ pub struct ObjectFs {
     blocks: Blocks,
     /// Held, shared, by whoever uses a path for longer; a directory's move has it alone.
     paths: RwLock<()>,
+    /// Where what another process would need to go on is written down; `None` if nobody can take over.
+    keep: Option<Arc<Keep>>,
+    /// Handles that a former process gave out and perhaps never told the kernel of, by request.
+    unanswered: Mutex<HashMap<u64, Opened>>,
+    /// Changes of names that a former process had begun, by request.
+    replies: Mutex<HashMap<u64, ReplyForm>>,
 }
 
 impl ObjectFs {
@@ -114,12 +129,22 @@ impl ObjectFs {
         owner: (u32, u32),
         world: World,
     ) -> Result<Arc<Self>, StoreError> {
+        Ok(Arc::new(Self::prepare(tree, config, owner, world, None).await?))
+    }
+
+    async fn prepare(
+        tree: Arc<BucketTree>,
+        config: ObjectsConfig,
+        owner: (u32, u32),
+        world: World,
+        keep: Option<Arc<Keep>>,
+    ) -> Result<Self, StoreError> {
         tree.check().await?;
         let fs = Self {
             tree,
             world,
             owner,
-            table: Mutex::default(),
+            table: Mutex::new(Table::new(keep.clone())),
             handles: Mutex::default(),
             directories: Mutex::default(),
             counter: AtomicU64::new(1),
@@ -127,6 +152,9 @@ impl ObjectFs {
             blocks: Blocks::new(config.memory / 4),
             paths: RwLock::new(()),
             config,
+            keep,
+            unanswered: Mutex::default(),
+            replies: Mutex::default(),
         };
         let mut root = State::new(Kind::Directory, fs.world.clock.now(), 0);
         let mark = fs.tree.mark("").await.map_err(|error| match error {
@@ -138,7 +166,7 @@ impl ObjectFs {
         })?;
         fs.fill(&mut root, mark);
         fs.table.lock().add_root(root);
-        Ok(Arc::new(fs))
+        Ok(fs)
     }
 
     fn node(&self, ino: Ino) -> Result<Arc<Node>, FsError> {

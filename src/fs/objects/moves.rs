@@ -52,7 +52,7 @@ impl ObjectFs {
     }
 
     /// All paths, when nobody uses one for a moment. Waited for in short turns: the others wait behind it.
-    async fn all_paths(&self) -> Result<RwLockWriteGuard<'_, ()>, FsError> {
+    pub(super) async fn all_paths(&self) -> Result<RwLockWriteGuard<'_, ()>, FsError> {
         let since = self.now();
         loop {
             match tokio::time::timeout(TURN, self.paths.write()).await {

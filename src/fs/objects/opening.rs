@@ -5,6 +5,7 @@ use super::content::Content;
 use super::table::Node;
 use super::{Handle, ObjectFs};
 use crate::fs::errno::FsError;
+use crate::fs::once;
 use crate::fs::types::{Caller, HandleId, Ino, Kind, OpenMode, Opened};
 use std::sync::Arc;
 
@@ -17,11 +18,23 @@ impl ObjectFs {
             state.writers += u32::from(mode.write);
             state.replaced
         };
-        let mut users = Users::default();
+        // A file system that outlives its server is served from within a container: it does not know the kernel's
+        // numbers of processes.
+        let mut users = if self.keep.is_some() { Users::anybody() } else { Users::default() };
         users.note(caller.pid);
         let users = Arc::new(parking_lot::Mutex::new(users));
         self.handles.lock().insert(id, Handle { node: node.clone(), mode, replaced, users });
         id
+    }
+
+    /// The answer that a file is open, for a handle that is.
+    fn opened(&self, node: &Node, mode: OpenMode, opened: Opened) -> Opened {
+        if let Some(keep) = &self.keep
+            && let Ok(handle) = self.handle(opened.handle)
+        {
+            keep.opened(opened, (node.ino, mode), handle.replaced, once::current());
+        }
+        opened
     }
 
     pub(super) async fn open(
@@ -71,24 +84,27 @@ impl ObjectFs {
             return Err(error);
         }
         drop((content, paths));
-        let mut state = node.state.lock();
-        let etag = state.found.as_ref().map(|found| found.etag.clone());
-        let keep_cache = !state.dirty && etag.is_some() && state.opened == etag;
-        state.opened = etag;
-        Ok(Opened { handle, direct_io: mode.direct, keep_cache })
+        let keep_cache = {
+            let mut state = node.state.lock();
+            let etag = state.found.as_ref().map(|found| found.etag.clone());
+            let keep_cache = !state.dirty && etag.is_some() && state.opened == etag;
+            state.opened = etag;
+            keep_cache
+        };
+        Ok(self.opened(&node, mode, Opened { handle, direct_io: mode.direct, keep_cache }))
     }
 
     /// The handle of a file that was just made, and is to be stored even if nothing is written.
     pub(super) fn open_new(&self, caller: &Caller, node: &Arc<Node>, mode: OpenMode) -> Opened {
-        Opened {
-            handle: self.open_handle(caller, node, mode),
-            direct_io: mode.direct,
-            keep_cache: false,
-        }
+        let handle = self.open_handle(caller, node, mode);
+        self.opened(node, mode, Opened { handle, direct_io: mode.direct, keep_cache: false })
     }
 
     fn close_handle(&self, handle: HandleId) -> Option<(Arc<Node>, OpenMode)> {
         let Handle { node, mode, .. } = self.handles.lock().remove(&handle)?;
+        if let Some(keep) = &self.keep {
+            keep.closed(handle);
+        }
         let mut state = node.state.lock();
         state.handles = state.handles.saturating_sub(1);
         state.writers = state.writers.saturating_sub(u32::from(mode.write));
@@ -135,6 +151,7 @@ impl ObjectFs {
             // Nobody can ask for it any more, or its writer was told that it is lost, or that another one's
             // stands there.
             *content = Content::Clean;
+            self.keep_spare(&node, &content);
             let mut state = node.state.lock();
             (state.dirty, state.checked, state.opened) = (false, None, None);
             let is_nowhere = state.found.is_none();

@@ -76,6 +76,7 @@ impl ObjectFs {
             if let Some(found) = found {
                 self.stored(node, found);
             }
+            self.keep_spare(node, content);
             return Ok(());
         }
         let (written, size) = match content {
@@ -106,11 +107,13 @@ impl ObjectFs {
         // The bytes are in the store under this name: what follows may fail without losing them.
         *content = Content::Clean;
         let time_was_set = {
-            let mut state = node.state.lock();
+            // Whoever takes over learns of both at once.
+            let mut state = node.state.lock_silently();
             state.dirty = false;
             state.time_was_set
         };
         self.stored(node, found.clone());
+        self.keep_spare(node, content);
         if found.headers == wanted {
             return Ok(());
         }
@@ -330,8 +333,15 @@ impl ObjectFs {
         self.path(node).unwrap_or_else(|_| "a removed file".to_owned()).escape_debug().to_string()
     }
 
-    /// Stores everything; what could not be, and why.
+    /// Stores everything before the end; what could not be, and why.
     pub(super) async fn drain(self: &Arc<Self>) -> Vec<(String, FsError)> {
+        let failed = self.store_all().await;
+        self.tree.settle().await;
+        failed
+    }
+
+    /// The same while the mount is used, now and later.
+    pub(super) async fn store_all(self: &Arc<Self>) -> Vec<(String, FsError)> {
         let nodes = self.table.lock().all();
         let dirty: Vec<_> = nodes.into_iter().filter(|node| node.state.lock().dirty).collect();
         let stores = dirty.into_iter().map(|node| async move {
@@ -355,7 +365,6 @@ impl ObjectFs {
         });
         let stores: Vec<_> = stores.collect();
         let results = futures::stream::iter(stores).buffer_unordered(16).collect::<Vec<_>>().await;
-        self.tree.settle().await;
         results.into_iter().flatten().collect()
     }
 }

@@ -2,6 +2,9 @@
 
 use super::content::Content;
 use super::reading::Ahead;
+use super::recorder::Recorded;
+use super::remembered::{Keep, Written};
+use super::spare::Spare;
 use crate::fs::errno::FsError;
 use crate::fs::types::{Ino, Kind};
 use crate::store::{ETag, Headers};
@@ -17,7 +20,20 @@ pub(super) struct Node {
     pub(super) ino: Ino,
     /// What is not in the store yet; held by whoever changes it.
     pub(super) content: tokio::sync::Mutex<Content>,
-    pub(super) state: Mutex<State>,
+    /// The same bytes for a process that takes over; changed by whoever has the content.
+    pub(super) spare: Mutex<Spare>,
+    pub(super) state: Recorded,
+}
+
+impl Node {
+    fn new(ino: Ino, state: State, content: Content, keep: Option<Arc<Keep>>) -> Self {
+        Self {
+            ino,
+            content: tokio::sync::Mutex::new(content),
+            spare: Mutex::default(),
+            state: Recorded::new(state, keep, ino),
+        }
+    }
 }
 
 pub(super) struct State {
@@ -73,6 +89,8 @@ pub(super) struct State {
     /// Names that were looked for in a directory in vain, and when.
     pub(super) absent: HashMap<String, Duration>,
     pub(super) ahead: Ahead,
+    /// What whoever takes over knows of it.
+    pub(super) written: Written,
 }
 
 impl State {
@@ -110,6 +128,7 @@ impl State {
             names: None,
             absent: HashMap::new(),
             ahead: Ahead::default(),
+            written: Written::default(),
         }
     }
 
@@ -155,9 +174,15 @@ pub(super) struct Table {
     nodes: HashMap<Ino, Arc<Node>>,
     /// In the order of directories.
     places: BTreeMap<(Ino, String), Ino>,
+    /// Where nodes are written down for whoever takes over.
+    keep: Option<Arc<Keep>>,
 }
 
 impl Table {
+    pub(super) fn new(keep: Option<Arc<Keep>>) -> Self {
+        Self { keep, ..Self::default() }
+    }
+
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
         self.nodes.get(&ino).cloned()
     }
@@ -212,9 +237,25 @@ impl Table {
     }
 
     pub(super) fn add_root(&mut self, state: State) {
-        let state = Mutex::new(State { lookups: 1, ..state });
-        let content = tokio::sync::Mutex::default();
-        self.nodes.insert(Ino::ROOT, Arc::new(Node { ino: Ino::ROOT, content, state }));
+        let state = State { lookups: 1, ..state };
+        let root = Node::new(Ino::ROOT, state, Content::Clean, self.keep.clone());
+        self.nodes.insert(Ino::ROOT, Arc::new(root));
+    }
+
+    /// A node of a former process, without a name yet.
+    pub(super) fn restore(&mut self, ino: Ino, state: State) {
+        let node = Node::new(ino, state, Content::Clean, self.keep.clone());
+        self.nodes.insert(ino, Arc::new(node));
+    }
+
+    /// Its name; whether nobody else has that.
+    pub(super) fn restore_place(&mut self, ino: Ino, parent: Ino, name: &str) -> bool {
+        let Some(node) = self.nodes.get(&ino).cloned() else { return false };
+        let is_free = !self.places.contains_key(&(parent, name.to_owned()));
+        if is_free && self.nodes.contains_key(&parent) {
+            self.place(&node, parent, name);
+        }
+        is_free
     }
 
     /// A new node under a name, which no other node has. Its number is made from its path, so that it stays
@@ -235,11 +276,7 @@ impl Table {
         while self.nodes.contains_key(&ino) {
             ino = Ino(ino.0.wrapping_add(1).max(2));
         }
-        let node = Arc::new(Node {
-            ino,
-            content: tokio::sync::Mutex::new(content),
-            state: Mutex::new(state),
-        });
+        let node = Arc::new(Node::new(ino, state, content, self.keep.clone()));
         self.nodes.insert(ino, node.clone());
         self.place(&node, parent, name);
         Ok(node)
@@ -255,8 +292,14 @@ impl Table {
 
     /// Takes a node's name away.
     pub(super) fn detach(&mut self, node: &Arc<Node>) {
-        let Some((parent, name)) = node.state.lock().place.take() else { return };
-        let place = (parent, name);
+        let place = node.state.lock().place.take();
+        if let Some(place) = place {
+            self.unplace(node, place);
+        }
+    }
+
+    fn unplace(&mut self, node: &Arc<Node>, place: (Ino, String)) {
+        let parent = place.0;
         if self.places.get(&place) == Some(&node.ino) {
             self.places.remove(&place);
         }
@@ -275,9 +318,15 @@ impl Table {
         if let Some(former) = self.child(parent, name).filter(|former| former.ino != node.ino) {
             self.detach(&former);
         }
-        // Not dropped between its two names.
-        node.state.lock().lookups += 1;
-        self.detach(node);
+        // Not dropped between its two names; and whoever takes over never finds it without one.
+        let place = {
+            let mut state = node.state.lock_silently();
+            state.lookups += 1;
+            state.place.take()
+        };
+        if let Some(place) = place {
+            self.unplace(node, place);
+        }
         self.place(node, parent, name);
         let mut state = node.state.lock();
         state.lookups = state.lookups.saturating_sub(1);
@@ -301,7 +350,9 @@ impl Table {
                 return;
             };
             let place = node.state.lock().place.clone();
-            self.nodes.remove(&at);
+            if let Some(node) = self.nodes.remove(&at) {
+                node.state.forget();
+            }
             let Some(place) = place else { return };
             if self.places.get(&place) == Some(&at) {
                 self.places.remove(&place);

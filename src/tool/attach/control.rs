@@ -5,12 +5,11 @@ use super::protocol::{
     parse,
 };
 use super::socket;
-use crate::fs::core::FileSystem;
+use crate::fs::attachable::Attachable;
 use crate::fs::errno::FsError;
 use crate::fs::operations::{self, Operation};
 use crate::store::{Count, S3Keys};
 use crate::tool::connect::MeterSlot;
-use crate::volume::native::keys;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -24,8 +23,8 @@ const FAILURES_TOLD: usize = 5;
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What the questions are about.
-pub(super) struct Control {
-    pub(super) fs: Arc<FileSystem>,
+pub(super) struct Control<F> {
+    pub(super) fs: Arc<F>,
     pub(super) runtime: Handle,
     pub(super) meter: MeterSlot,
     /// The keys, where they can be replaced.
@@ -43,7 +42,7 @@ pub(super) enum End {
     Now,
 }
 
-impl Control {
+impl<F: Attachable> Control<F> {
     /// Answers until the worker is to end, or nobody asks any more. Blocks the thread.
     pub(super) fn serve(&self, stream: &UnixStream) -> End {
         loop {
@@ -81,14 +80,13 @@ impl Control {
     }
 
     fn health(&self, within: u64) -> Health {
-        let (within, volume) = (Duration::from_millis(within), self.fs.volume().clone());
-        let asked = self.runtime.block_on(async {
-            tokio::time::timeout(within, volume.store().head(&keys::descriptor())).await
-        });
+        let within = Duration::from_millis(within);
+        let asked =
+            self.runtime.block_on(async { tokio::time::timeout(within, self.fs.look()).await });
         let message = match asked {
             Ok(Ok(_)) => String::new(),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("{}: no answer within {within:?}", volume.store().describe()),
+            Err(_) => format!("{}: no answer within {within:?}", self.fs.place()),
         };
         let reachable = message.is_empty();
         self.reachable.store(reachable, Ordering::Relaxed);
@@ -108,13 +106,10 @@ impl Control {
             requests: self.meter.requests().map(told_request).collect(),
             operations: operations::operations().into_iter().map(told_operation).collect(),
             errors: operations::errors(),
-            caches: [
-                ("memory", Some(self.fs.volume().cache_hits())),
-                ("disk", self.meter.disk_cache()),
-            ]
-            .into_iter()
-            .filter_map(|(cache, counts)| Some((cache.to_owned(), counts?)))
-            .collect(),
+            caches: [("memory", self.fs.cache_hits()), ("disk", self.meter.disk_cache())]
+                .into_iter()
+                .filter_map(|(cache, counts)| Some((cache.to_owned(), counts?)))
+                .collect(),
             pid: std::process::id(),
         }
     }

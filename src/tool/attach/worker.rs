@@ -12,13 +12,15 @@ use super::protocol::{Answer, Derived, FailureKind, Hello, Secrets, Settings, VE
 use super::socket;
 use crate::config::{self, Handed, VolumeUrl};
 use crate::crypto::Passphrase;
+use crate::fs::attachable::Attachable;
 use crate::fs::core::{FileSystem, FsConfig};
-use crate::fs::estate::Estate;
+use crate::fs::estate::{Estate, Negotiated};
+use crate::fs::objects::{ObjectFs, ObjectsConfig, ObjectsEstate};
 use crate::fs::session::{Attached, attach};
 use crate::store::{S3Credentials, S3Keys};
 use crate::tool::connect::{self, EndSignals};
 use crate::tool::mount::{cached, report_on_signal, stop};
-use crate::tool::mount_settings::{MountChoices, MountFlags};
+use crate::tool::mount_settings::{MountChoices, MountFlags, ObjectsChoice};
 use crate::tool::output::Failure;
 use crate::tool::settings::{Common, Given};
 use crate::volume::native::OpenSettings;
@@ -65,10 +67,10 @@ pub(in crate::tool) fn run(path: &Path, common: &Common) -> Result<ExitCode, Fai
     match started {
         Ok(served) => {
             stream.set_read_timeout(None).map_err(named)?;
-            let takeovers = served.control.fs.burden().takeovers;
-            let derived = Derived::encode(&served.passphrase.derived());
-            send(&stream, &Answer::Serving { takeovers, derived }).map_err(named)?;
-            served.until_the_end(stream)
+            match served {
+                Started::Volume(served) => served.serve(stream),
+                Started::Files(served) => served.serve(stream),
+            }
         }
         Err(failure) => {
             let answer = Answer::Failed { kind: failure.kind(), message: failure.to_string() };
@@ -102,10 +104,16 @@ fn understood(message: &[u8], descriptors: Vec<OwnedFd>) -> Result<Order, Failur
     Ok(Order { settings, secrets, fuse, arena, state: state.into() })
 }
 
-/// A volume that is served.
-struct Served {
+/// What is served.
+enum Started {
+    Volume(Served<FileSystem>),
+    Files(Served<ObjectFs>),
+}
+
+/// A file system that is served.
+struct Served<F> {
     runtime: tokio::runtime::Runtime,
-    control: Arc<Control>,
+    control: Arc<Control<F>>,
     attached: Attached,
     gc: Option<Background>,
     signals: EndSignals,
@@ -114,7 +122,7 @@ struct Served {
     passphrase: Handed,
 }
 
-fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Served, Failure> {
+fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Started, Failure> {
     let Order { settings, mut secrets, fuse, arena, state } = order;
     let invalid = |text: String| Failure::new(text).of(FailureKind::Invalid);
     let url: VolumeUrl = settings.url.parse()?;
@@ -138,47 +146,108 @@ fn start(order: Order, common: &Common, starter: &UnixStream) -> Result<Served, 
     // Ends before the answer that the start came to.
     let meter = common.meter.clone();
     let _progress = Progress::tell(starter, progress::STEP, move || meter.answered())?;
-    let choices = MountFlags::default().resolve(&common.file()?)?;
-    if choices.objects.is_some() {
-        return Err(Failure::new("--layout objects cannot be taken over by another process yet"));
-    }
-    let busy = |error: std::io::Error| Failure::new(error).of(FailureKind::Busy);
+    let mut choices = MountFlags::default().resolve(&common.file()?)?;
     // Before anything is read of it.
     let place = Place::take(&state).map_err(busy)?;
-    let runtime = connect::runtime()?;
-    let (fs, attached, gc, signals, let_go) = runtime.block_on(async {
-        let estate = Estate::open(state, arena, choices.memory / 2, &config::system_world())
-            .map_err(|error| Failure::new(error).of(FailureKind::Damaged))?;
-        let negotiated = estate.negotiated();
-        let (collects, exclusive) = (choices.collects, choices.exclusive);
-        // Before anyone can see the worker and send one.
-        let signals = EndSignals::register()?;
-        let let_go = signal(SignalKind::from_raw(LET_GO as i32))?;
-        let reports = signal(SignalKind::user_defined1())?;
-        let fs = open(&common, &url, &settings, choices, estate).await?;
-        tokio::spawn(report_on_signal(reports, common.meter.clone()));
-        // Never dropped, wherever this process stops, be it by an error or by a panic: that would give back
-        // the memory of dirty bytes, which are the next worker's.
-        std::mem::forget(fs.clone());
-        place.read_requests().map_err(busy)?;
-        let handle = tokio::runtime::Handle::current();
-        let attached = attach(fs.clone(), fuse, negotiated, THREADS, handle)?;
-        // Where that cannot be told, it is served all the same: nobody else gets at the connection.
-        if let Err(error) = place.served() {
-            tracing::warn!("volume {}: {error}", settings.name);
+    let start = Start { common, url, settings, keys, passphrase, fuse, place };
+    let damaged = |error: std::io::Error| Failure::new(error).of(FailureKind::Damaged);
+    match choices.objects.take() {
+        None => {
+            let estate = Estate::open(state, arena, choices.memory / 2, &config::system_world());
+            let estate = estate.map_err(damaged)?;
+            let (negotiated, collects) = (estate.negotiated(), choices.collects);
+            let open = async |start: &Start| {
+                let fs = open(&start.common, &start.url, &start.settings, choices, estate).await?;
+                let gc = collects.then(|| Background::start(fs.volume(), config::host_name()));
+                Ok((fs, gc))
+            };
+            start.serve(negotiated, open).map(Started::Volume)
         }
-        let gc = collects.then(|| Background::start(fs.volume(), config::host_name()));
-        tracing::debug!(exclusive, "volume {} is served", settings.name);
-        Ok::<_, Failure>((fs, attached, gc, signals, let_go))
-    })?;
-    let control = Arc::new(Control {
-        fs,
-        runtime: runtime.handle().clone(),
-        meter: common.meter.clone(),
-        keys,
-        reachable: AtomicBool::new(true),
-    });
-    Ok(Served { runtime, control, attached, gc, signals, let_go, name: settings.name, passphrase })
+        Some(objects) => {
+            let estate = ObjectsEstate::open(state, arena, choices.memory / 2).map_err(damaged)?;
+            let negotiated = estate.negotiated();
+            let open = async |start: &Start| {
+                let fs = open_files(&start.common, &start.url, (choices, objects), estate).await?;
+                Ok((fs, None))
+            };
+            start.serve(negotiated, open).map(Started::Files)
+        }
+    }
+}
+
+fn busy(error: std::io::Error) -> Failure {
+    Failure::new(error).of(FailureKind::Busy)
+}
+
+/// What a worker starts with, whatever it serves.
+struct Start {
+    common: Common,
+    url: VolumeUrl,
+    settings: Settings,
+    keys: Option<S3Keys>,
+    passphrase: Handed,
+    fuse: OwnedFd,
+    place: Place,
+}
+
+impl Start {
+    /// Opens what is to be served, and takes the connection over.
+    fn serve<F: Attachable>(
+        self,
+        negotiated: Negotiated,
+        open: impl AsyncFnOnce(&Self) -> Result<(Arc<F>, Option<Background>), Failure>,
+    ) -> Result<Served<F>, Failure> {
+        let runtime = connect::runtime()?;
+        let (fs, attached, gc, signals, let_go) = runtime.block_on(async {
+            // Before anyone can see the worker and send one.
+            let signals = EndSignals::register()?;
+            let let_go = signal(SignalKind::from_raw(LET_GO as i32))?;
+            let reports = signal(SignalKind::user_defined1())?;
+            let (fs, gc) = open(&self).await?;
+            tokio::spawn(report_on_signal(reports, self.common.meter.clone()));
+            // Never dropped, wherever this process stops, be it by an error or by a panic: that would give back
+            // the memory of dirty bytes, which are the next worker's.
+            std::mem::forget(fs.clone());
+            self.place.read_requests().map_err(busy)?;
+            let handle = tokio::runtime::Handle::current();
+            let fuse = self.fuse.try_clone()?;
+            let attached = attach(fs.clone(), fuse, negotiated, THREADS, handle)?;
+            // Where that cannot be told, it is served all the same: nobody else gets at the connection.
+            if let Err(error) = self.place.served() {
+                tracing::warn!("volume {}: {error}", self.settings.name);
+            }
+            tracing::debug!("volume {} is served", self.settings.name);
+            Ok::<_, Failure>((fs, attached, gc, signals, let_go))
+        })?;
+        let Self { common, settings: Settings { name, .. }, keys, passphrase, .. } = self;
+        let control = Arc::new(Control {
+            fs,
+            runtime: runtime.handle().clone(),
+            meter: common.meter.clone(),
+            keys,
+            reachable: AtomicBool::new(true),
+        });
+        Ok(Served { runtime, control, attached, gc, signals, let_go, name, passphrase })
+    }
+}
+
+/// Opens a bucket's files, and takes over.
+async fn open_files(
+    common: &Common,
+    url: &VolumeUrl,
+    (choices, objects): (MountChoices, ObjectsChoice),
+    estate: ObjectsEstate,
+) -> Result<Arc<ObjectFs>, Failure> {
+    let ObjectsChoice { suite, scratch } = objects;
+    let MountChoices { memory, attribute_ttl, ownership, .. } = choices;
+    let unusable = |error: std::io::Error| {
+        Failure::new(format!("scratch directory {}: {error}", scratch.display()))
+    };
+    let scratch = scratch.canonicalize().map_err(unusable)?;
+    let tree = Arc::new(common.files(url, suite).await?);
+    let config = ObjectsConfig { memory, attribute_ttl, ownership, scratch };
+    // What nobody has said an owner of is root's, as on the mounts of others: this process is nobody in particular.
+    Ok(ObjectFs::take_over(tree, config, (0, 0), config::system_world(), estate).await?)
 }
 
 /// Opens the volume, goes on with the former worker's session, and takes over.
@@ -240,7 +309,14 @@ async fn open(
     Ok(FileSystem::take_over(volume, config, handle, estate).await?)
 }
 
-impl Served {
+impl<F: Attachable> Served<F> {
+    fn serve(self, stream: UnixStream) -> Result<ExitCode, Failure> {
+        let takeovers = self.control.fs.burden().takeovers;
+        let derived = Derived::encode(&self.passphrase.derived());
+        send(&stream, &Answer::Serving { takeovers, derived })?;
+        self.until_the_end(stream)
+    }
+
     fn until_the_end(self, stream: UnixStream) -> Result<ExitCode, Failure> {
         let Self { runtime, control, attached, gc, mut signals, mut let_go, name, passphrase } =
             self;
@@ -268,11 +344,19 @@ impl Served {
                 _ = signals.first() => End::Stored,
                 _ = let_go.recv() => End::Now,
             };
-            if end == End::Stored {
+            // What a successor would not find is stored first, whoever is waiting.
+            if end == End::Stored || !control.fs.leaves_everything() {
+                let may_go = async {
+                    loop {
+                        if let_go.recv().await.is_none() || control.fs.leaves_everything() {
+                            return;
+                        }
+                    }
+                };
                 tokio::select! {
                     () = &mut gone => return true,
                     () = store_everything(&control.fs, &name) => {}
-                    _ = let_go.recv() => return false,
+                    () = may_go => return false,
                 }
                 // Unmounted a moment ago, and the kernel's last word is not here yet.
                 return tokio::time::timeout(LAST_WORD, gone).await.is_ok();
@@ -303,18 +387,23 @@ impl Served {
 }
 
 /// Returns when there is nothing left to store.
-async fn store_everything(fs: &Arc<FileSystem>, name: &str) {
+async fn store_everything<F: Attachable>(fs: &Arc<F>, name: &str) {
+    let mut told = String::new();
     loop {
         let failed = fs.store_everything().await;
         let left = fs.burden().dirty_bytes;
         match failed.first() {
             None if left == 0 => return,
             None => {}
-            Some((file, error)) => tracing::warn!(
-                "volume {name}: {left} bytes and {} changes are not stored; the first: {file}: {error}; \
-                 tried again until they are",
-                failed.len()
-            ),
+            Some((file, error)) => {
+                let why = format!("{} changes; the first: {file}: {error}", failed.len());
+                if why != told {
+                    tracing::warn!(
+                        "volume {name}: {left} bytes are not stored, of {why}; tried again until they are"
+                    );
+                }
+                told = why;
+            }
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -310,12 +310,16 @@ impl BucketTree {
     /// # Errors
     /// `OtherKey` if it has, and those of the request.
     pub async fn prove_key(&self, path: &str, found: &Found) -> Result<(), ObjectsError> {
-        let check = found.headers.metadata.get(KEY_CHECK);
-        let refusal = self.key.as_ref().zip(check).and_then(|(key, check)| key.refuses(check));
-        match refusal {
-            Some(_) => self.read(path, &found.etag, ByteRange::new(0, 1)).await.map(drop),
-            None => Ok(()),
+        match self.is_of_another_key(found) {
+            true => self.read(path, &found.etag, ByteRange::new(0, 1)).await.map(drop),
+            false => Ok(()),
         }
+    }
+
+    /// Whether what is beside an object says that it was made with another passphrase or algorithm.
+    pub fn is_of_another_key(&self, found: &Found) -> bool {
+        let check = found.headers.metadata.get(KEY_CHECK);
+        self.key.as_ref().zip(check).is_some_and(|(key, check)| key.refuses(check).is_some())
     }
 
     /// Copies a file, with its own headers or others; returns the copy's mark.

@@ -41,6 +41,8 @@ impl Budget {
 
 /// A file being written. Until [`Writer::finish`] nothing appears in the store. Dropped, it never was.
 pub struct Writer {
+    /// Which of all that this process has begun.
+    id: u64,
     tree: Arc<BucketTree>,
     path: String,
     plan: Plan,
@@ -89,7 +91,9 @@ impl Writer {
         let overhead = if tree.is_encrypted() { OVERHEAD } else { 0 };
         let plan = Plan::parts(tree.part_limit(), size.map(|size| size.saturating_add(overhead)));
         let (buffer, share, leaving) = (Vec::new(), None, None);
+        static COUNT: AtomicU64 = AtomicU64::new(1);
         Self {
+            id: COUNT.fetch_add(1, Ordering::Relaxed),
             tree,
             path,
             plan,
@@ -101,6 +105,11 @@ impl Writer {
             failed: false,
             has_stalled: false,
         }
+    }
+
+    /// Which of all that this process has begun; never 0.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Bytes so far.

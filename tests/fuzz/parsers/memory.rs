@@ -1,6 +1,7 @@
 //! What a worker finds in the memory that a former one left, and what comes over its socket.
 
 use strongroom::fs::ledger;
+use strongroom::fs::objects::remembered::parse_entry;
 use strongroom::fs::remembered::check_entry;
 use strongroom::tool::attach::protocol::{
     Answer, Hello, Request, Secrets, Settings, VERSION, encode, parse,
@@ -40,6 +41,33 @@ pub(super) fn state_entry(input: &[u8]) {
     let Some((length, rest)) = input.split_first() else { return };
     let (key, value) = rest.split_at(usize::from(*length).min(rest.len()));
     let _ = check_entry(key, value);
+}
+
+/// The same of a mount of files.
+pub(super) fn files_entry(input: &[u8]) {
+    let Some((length, rest)) = input.split_first() else { return };
+    let (key, value) = rest.split_at(usize::from(*length).min(rest.len()));
+    let _ = parse_entry(key, value);
+}
+
+pub(super) fn files_entry_seeds() -> Vec<Vec<u8>> {
+    let entry = |letter: u8, value: &[u8]| {
+        let mut seed = vec![9, letter, 0, 0, 0, 0, 0, 0, 0, 7];
+        seed.extend_from_slice(value);
+        seed
+    };
+    // In protobuf: a file with a name and an object with metadata, an open file, a change of names.
+    let found = [0x7a, 16, 0x08, 5, 0x1a, 2, b'e', b't', 0x32, 6, 0x0a, 1, b'a', 0x12, 1, b'b'];
+    let node = [&[0x08, 1, 0x12, 2, b'n', b'm', 0x18, 0xa4, 0x83, 2, 0x38, 5][..], &found].concat();
+    let open = [0x0a, 6, 0x08, 7, 0x10, 3, 0x28, 9, 0x10, 1];
+    vec![
+        entry(b'N', &node),
+        entry(b'L', &[3, 0, 0, 0, 0, 0, 0, 0]),
+        entry(b'H', &open),
+        entry(b'D', &[1, 0, 0, 0, 0, 0, 0, 0]),
+        entry(b'R', &[0x10, 7, 0x18, 1]),
+        b"\x01F1".to_vec(),
+    ]
 }
 
 pub(super) fn entry_seeds() -> Vec<Vec<u8>> {

@@ -44,6 +44,7 @@ pub const PARSERS: &[Parser] = &[
     Parser { name: "config_file", check: texts::config_file, seeds: texts::config_seeds },
     Parser { name: "ledger", check: memory::ledger, seeds: memory::ledger_seeds },
     Parser { name: "state_entry", check: memory::state_entry, seeds: memory::entry_seeds },
+    Parser { name: "files_entry", check: memory::files_entry, seeds: memory::files_entry_seeds },
     Parser { name: "attach_message", check: memory::attach_message, seeds: memory::message_seeds },
     Parser { name: "template", check: templates::template, seeds: templates::seeds },
     Parser { name: "object_headers", check: texts::object_headers, seeds: texts::header_seeds },

@@ -1,0 +1,304 @@
+//! Going on where a former process stopped: nodes, names, open files and changes under way come from its ledger
+//! without asking the store. What programs had written and the store does not have is there if it was a short file
+//! written from front to back (`spare.rs`); else it is lost, and EIO tells everybody who has the file open, or opens it
+//! next, until the last close. What stands in the store under its name is whole then, and of before.
+
+use super::callers::Users;
+use super::content::Content;
+use super::directory::DirectoryHandle;
+use super::remembered::{Former, Kept, ObjectsEstate, Written};
+use super::spare::{Spare, ino_of};
+use super::table::{Node, State};
+use super::{Handle, ObjectFs, ObjectsConfig};
+use crate::fs::arena::Run;
+use crate::fs::attachable::Attachable;
+use crate::fs::burden::Burden;
+use crate::fs::errno::FsError;
+use crate::fs::ledger::Ledger;
+use crate::fs::remembered::key;
+use crate::fs::types::{HandleId, Ino, Kind, Opened};
+use crate::store::StoreError;
+use crate::volume::objects::BucketTree;
+use crate::volume::objects::writer::Taken;
+use crate::world::World;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Names above each other, at most: no key is that deep.
+const DEEPEST: usize = 1024;
+
+impl ObjectFs {
+    /// Serves the files of a bucket, going on where a former process stopped.
+    ///
+    /// # Errors
+    /// If the store cannot be asked; then what is kept is as it was.
+    pub async fn take_over(
+        tree: Arc<BucketTree>,
+        config: ObjectsConfig,
+        owner: (u32, u32),
+        world: World,
+        estate: ObjectsEstate,
+    ) -> Result<Arc<Self>, StoreError> {
+        let ObjectsEstate { keep, former, runs, .. } = estate;
+        let fs = Self::prepare(tree, config, owner, world, Some(keep)).await?;
+        let fs = Arc::new(fs);
+        fs.restore(former, runs).await;
+        Ok(fs)
+    }
+
+    async fn restore(self: &Arc<Self>, mut former: Former, runs: Vec<Run>) {
+        self.restore_nodes(&mut former);
+        self.restore_handles(&mut former);
+        let mut bytes: HashMap<Ino, Vec<Run>> = HashMap::new();
+        for run in runs {
+            if let Some(ino) = ino_of(&run) {
+                bytes.entry(ino).or_default().push(run);
+            }
+        }
+        let nodes = self.table.lock().all();
+        for node in nodes.iter().filter(|node| node.ino != Ino::ROOT) {
+            let runs = bytes.remove(&node.ino).unwrap_or_default();
+            self.restore_content(node, runs, former.damaged).await;
+        }
+        for node in nodes {
+            self.table.lock().drop_if_unused(node.ino);
+        }
+        *self.replies.lock() = std::mem::take(&mut former.replies);
+        if former.damaged {
+            tracing::error!(
+                "not everything that the former server left can be read: files that were open for writing report EIO, \
+                 and some names have to be looked up again"
+            );
+        }
+        if let Some(keep) = &self.keep {
+            keep.ledger.told(&former.senseless);
+        }
+    }
+
+    /// Nodes under the names that they had; those above them are known, or it makes no sense.
+    fn restore_nodes(&self, former: &mut Former) {
+        let nodes = std::mem::take(&mut former.nodes);
+        let mut table = self.table.lock();
+        let mut senseless = Vec::new();
+        for (ino, (kept, written)) in &nodes {
+            let mut state = self.state_of(kept);
+            let lookups = former.lookups.remove(ino).unwrap_or(0);
+            state.lookups = lookups;
+            state.written = Written { node: written.clone(), lookups };
+            table.restore(*ino, state);
+        }
+        for (ino, (kept, _)) in &nodes {
+            let Some((parent, name)) = &kept.place else { continue };
+            let is_stored = kept.found.is_some() || kept.kind == Kind::Directory;
+            // Removed a moment ago, and nobody had come to say that its name is gone.
+            let is_somewhere = is_stored || kept.dirty;
+            let makes_sense = leads_to_root(*ino, &nodes)
+                && nodes.get(parent).is_none_or(|(above, _)| above.kind == Kind::Directory);
+            if is_somewhere && !(makes_sense && table.restore_place(*ino, *parent, name)) {
+                senseless.push(key(b'N', ino.0));
+            }
+        }
+        drop(table);
+        // Lookups of nothing.
+        let lost = former.lookups.keys().map(|ino| key(b'L', ino.0)).collect::<Vec<_>>();
+        for key in senseless.into_iter().chain(lost) {
+            former.spoilt(key);
+        }
+    }
+
+    fn state_of(&self, kept: &Kept) -> State {
+        let mut state = State::new(kept.kind, self.world.clock.now(), self.next_number());
+        self.fill(&mut state, kept.found.clone());
+        let Kept { mode, owner, rdev, size, times, .. } = kept;
+        (state.mode, state.rdev, state.size) = (*mode, *rdev, *size);
+        ((state.uid, state.gid), (state.mtime, state.ctime)) = (*owner, *times);
+        (state.dirty, state.removed_here) = (kept.dirty, kept.removed_here);
+        (state.time_was_set, state.was_moved) = (kept.time_was_set, kept.was_moved);
+        (state.replaced, state.checked) = (kept.replaced, None);
+        state
+    }
+
+    fn restore_handles(&self, former: &mut Former) {
+        let mut highest = 0;
+        for (number, (form, replaced)) in std::mem::take(&mut former.files) {
+            let Ok(node) = self.node(Ino(form.ino)) else {
+                former.spoilt(key(b'H', number));
+                continue;
+            };
+            let mode = form.mode();
+            {
+                let mut state = node.state.lock();
+                state.handles += 1;
+                state.writers += u32::from(mode.write);
+            }
+            let users = Arc::new(parking_lot::Mutex::new(Users::anybody()));
+            let id = HandleId(number);
+            self.handles.lock().insert(id, Handle { node, mode, replaced, users });
+            let (direct_io, keep_cache) = (form.direct_io, form.keep_cache);
+            if form.unique != 0 {
+                let opened = Opened { handle: id, direct_io, keep_cache };
+                self.unanswered.lock().insert(form.unique, opened);
+            }
+            highest = highest.max(number);
+        }
+        for (number, ino) in std::mem::take(&mut former.directories) {
+            let Ok(node) = self.parent(ino) else {
+                former.spoilt(key(b'D', number));
+                continue;
+            };
+            node.state.lock().handles += 1;
+            let handle = Arc::new(DirectoryHandle::new(node));
+            self.directories.lock().insert(HandleId(number), handle);
+            highest = highest.max(number);
+        }
+        self.counter.fetch_max(highest.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// What was not in the store: its bytes, or that they are lost.
+    async fn restore_content(self: &Arc<Self>, node: &Arc<Node>, runs: Vec<Run>, damaged: bool) {
+        let (kind, is_dirty, has_name, is_open, is_written, size) = {
+            let state = node.state.lock();
+            let (is_open, is_written) = (state.handles > 0, state.writers > 0);
+            (state.kind, state.dirty, state.place.is_some(), is_open, is_written, state.size)
+        };
+        if kind != Kind::File {
+            return;
+        }
+        let name = self.shown(node);
+        let lost = || {
+            FsError::io(format!(
+                "{name}: the server of this mount was killed, and what was written to this file since its last close or \
+                 fsync is lost"
+            ))
+        };
+        let mut content = node.content.lock().await;
+        if !has_name {
+            if is_open {
+                // What was kept of it was in the former process.
+                *content = Content::Lost(lost());
+            }
+            node.state.lock().dirty = is_open;
+            return;
+        }
+        if is_dirty
+            && let Some(whole) = Spare::adopted(runs, size)
+            && !damaged
+        {
+            let path = self.path(node).unwrap_or_default();
+            let Content::Stream(mut writer) = self.new_stream(path) else { return };
+            let headers = self.headers_begun(node);
+            if matches!(writer.write(&whole, &headers).await, Ok(Taken::All))
+                && writer.whole().is_some()
+            {
+                *content = Content::Stream(writer);
+                self.keep_spare(node, &content);
+                return;
+            }
+        }
+        if !(is_dirty || damaged && is_written) {
+            return;
+        }
+        if is_open {
+            tracing::error!("{}", lost());
+            *content = Content::Lost(lost());
+            node.state.lock().dirty = true;
+            return;
+        }
+        // Whoever closed it was told already that it is not stored.
+        tracing::error!("{}", lost());
+        let is_nowhere = {
+            let mut state = node.state.lock();
+            state.dirty = false;
+            state.size = state.found.as_ref().map_or(0, |found| found.size);
+            state.found.is_none()
+        };
+        drop(content);
+        if is_nowhere {
+            self.table.lock().detach(node);
+        }
+    }
+
+    fn lost_files(&self) -> u64 {
+        let nodes = self.table.lock().all();
+        let is_lost = |node: &Arc<Node>| {
+            node.content.try_lock().is_ok_and(|content| matches!(*content, Content::Lost(_)))
+        };
+        nodes.iter().filter(|node| is_lost(node)).count() as u64
+    }
+}
+
+/// Whether names lead from a node to the root, which everything is below.
+fn leads_to_root(ino: Ino, nodes: &BTreeMap<Ino, (Kept, Vec<u8>)>) -> bool {
+    let mut at = ino;
+    for _ in 0..DEEPEST {
+        if at == Ino::ROOT {
+            return true;
+        }
+        match nodes.get(&at).and_then(|(kept, _)| kept.place.as_ref()) {
+            Some((parent, _)) => at = *parent,
+            // Below something that was removed: it is nowhere, which its path says.
+            None => return nodes.contains_key(&at),
+        }
+    }
+    false
+}
+
+impl Attachable for ObjectFs {
+    fn kept(&self) -> Option<&Ledger> {
+        self.keep.as_ref().map(|keep| &keep.ledger)
+    }
+
+    fn decide(&self) {
+        if let Some(keep) = &self.keep {
+            keep.arena.decide();
+        }
+    }
+
+    fn burden(&self) -> Burden {
+        let mut burden = Burden {
+            dirty_limit: self.config.memory / 2,
+            open_files: self.handles.lock().len() as u64,
+            lost_files: self.lost_files(),
+            takeovers: self.keep.as_ref().map_or(0, |keep| keep.takeovers),
+            ..Burden::default()
+        };
+        for node in self.table.lock().all() {
+            let state = node.state.lock();
+            if state.dirty && (state.place.is_some() || !state.removed_here) {
+                burden.dirty_bytes += state.size;
+                burden.changed_files += 1;
+            }
+        }
+        burden
+    }
+
+    async fn store_everything(self: &Arc<Self>) -> Vec<(String, FsError)> {
+        self.store_all().await
+    }
+
+    fn leaves_everything(&self) -> bool {
+        let nodes = self.table.lock().all();
+        let has_left = |node: &Arc<Node>| match node.content.try_lock() {
+            Ok(content) => match &*content {
+                Content::Clean | Content::Lost(_) => false,
+                Content::Stream(writer) => writer.whole().is_none(),
+                Content::Overlay(_) => true,
+            },
+            Err(_) => true,
+        };
+        !nodes.iter().any(|node| node.state.lock().dirty && has_left(node))
+    }
+
+    async fn look(&self) -> Result<(), StoreError> {
+        self.tree.check().await
+    }
+
+    fn place(&self) -> String {
+        self.tree.describe()
+    }
+
+    fn cache_hits(&self) -> Option<(u64, u64)> {
+        None
+    }
+}
