@@ -156,6 +156,9 @@ struct NodeFlags {
     /// Where volumes with the option cache-size keep what they have read
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
+    /// Where volumes of files (layout objects) keep what is changed in its middle, enciphered, until it is stored
+    #[arg(long, value_name = "DIR")]
+    scratch_dir: Option<PathBuf>,
     /// kubelet's plugins_registry, where this plugin registers itself (else the registrar sidecar does)
     #[arg(long, value_name = "DIR")]
     registration_dir: Option<PathBuf>,
@@ -234,7 +237,7 @@ async fn controller(driver: Driver, listed: Vec<Listed>) -> io::Result<()> {
 
 async fn run_node(driver: Driver, flags: NodeFlags) -> io::Result<()> {
     let ended = serve::ended()?;
-    let NodeFlags { node_id, keeper_socket, worker_binary, cache_dir, .. } = &flags;
+    let NodeFlags { node_id, keeper_socket, worker_binary, cache_dir, scratch_dir, .. } = &flags;
     let node = NodeService::start(node::Settings {
         node_id: node_id.clone(),
         dialect: Dialect::of_driver(driver.driver_name.as_str()),
@@ -243,6 +246,7 @@ async fn run_node(driver: Driver, flags: NodeFlags) -> io::Result<()> {
         keeper: keeper_socket.clone(),
         worker: worker_binary.clone(),
         cache: cache_dir.clone(),
+        scratch: scratch_dir.clone(),
     })
     .await
     .map_err(io::Error::other)?;

@@ -5,9 +5,14 @@ use crate::volume::{Handle, Reach, Secrets};
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom::config::system_world;
+use strongroom::crypto::datasafed::StreamKey;
 use strongroom::store::{
-    Limit, Prefixed, Retry, RetryPolicy, S3Config, S3Store, Store, StoreError, StoreErrorKind, Tls,
+    Limit, Prefixed, Retry, RetryFiles, RetryPolicy, S3Config, S3Store, Store, StoreError,
+    StoreErrorKind, Tls,
 };
+
+use strongroom::volume::objects::{BucketTree, Requests};
+use tokio_util::task::TaskTracker;
 
 /// Requests of one call under way at once.
 const REQUESTS: usize = 16;
@@ -38,6 +43,42 @@ pub async fn bucket(
     secrets: &Secrets,
     defaults: &Defaults,
 ) -> Result<Arc<dyn Store>, StoreError> {
+    let store = connect(bucket, volume, secrets, defaults).await?;
+    Ok(around(Arc::new(store), defaults))
+}
+
+/// The files of a volume whose objects are files, as its mount sees them.
+///
+/// # Errors
+/// As [`bucket`].
+pub async fn files(
+    handle: &Handle,
+    secrets: &Secrets,
+    defaults: &Defaults,
+    key: Option<Arc<StreamKey>>,
+) -> Result<BucketTree, StoreError> {
+    let s3 = Arc::new(connect(handle.bucket(), handle.reach(), secrets, defaults).await?);
+    let store = around(s3.clone(), defaults);
+    let policy = RetryPolicy::within(defaults.patience);
+    let entropy = system_world().entropy;
+    let files = Arc::new(RetryFiles::new(s3, policy, policy, entropy.clone()));
+    let requests =
+        Requests { patient: store.clone(), store, files, afterwards: TaskTracker::new() };
+    Ok(BucketTree::new(requests, handle.prefix().trim_end_matches('/'), key, entropy))
+}
+
+fn around(store: Arc<dyn Store>, defaults: &Defaults) -> Arc<dyn Store> {
+    let policy = RetryPolicy::within(defaults.patience);
+    let store = Arc::new(Retry::new(store, policy, system_world().entropy));
+    Arc::new(Limit::new(store, REQUESTS))
+}
+
+async fn connect(
+    bucket: &str,
+    volume: &Reach,
+    secrets: &Secrets,
+    defaults: &Defaults,
+) -> Result<S3Store, StoreError> {
     let Reach { endpoint, region, path_style } = reach(volume, secrets, defaults);
     let config = S3Config {
         bucket: bucket.to_owned(),
@@ -52,10 +93,7 @@ pub async fn bucket(
         })?,
         ..S3Config::default()
     };
-    let store: Arc<dyn Store> = Arc::new(S3Store::connect(config).await?);
-    let policy = RetryPolicy::within(defaults.patience);
-    let store = Arc::new(Retry::new(store, policy, system_world().entropy));
-    Ok(Arc::new(Limit::new(store, REQUESTS)))
+    S3Store::connect(config).await
 }
 
 /// The volume's own part of its bucket: nothing outside of it can be reached by this one.

@@ -105,6 +105,7 @@ pub(crate) fn in_our_words(text: &str) -> String {
         ),
         ("AWS_ACCESS_KEY_ID or the profile", "accessKeyID in the volume's secret"),
         ("AWS_SECRET_ACCESS_KEY or the profile", "secretAccessKey in the volume's secret"),
+        ("mount it without --layout objects", "leave `layout: objects` away"),
         ("give it with --region", "give it as `region` in the secret or the StorageClass"),
         (
             "unmount it there, or read only (`mount --read-only`, `ls`, `pull`); if that machine will not \

@@ -9,7 +9,7 @@ use crate::api::csi::{
 };
 use crate::record::{Record, State};
 use crate::request;
-use crate::volume::{Handle, Options};
+use crate::volume::{Handle, Options, Parameters};
 use std::collections::HashMap;
 use tonic::Status;
 
@@ -53,9 +53,15 @@ impl ControllerService {
         let ControllerModifyVolumeRequest { volume_id, secrets, mutable_parameters } = request;
         request::volume_id(&volume_id)?;
         Options::default().add_mutable(&mutable_parameters).map_err(Status::invalid_argument)?;
+        let dialect = self.settings.dialect;
         self.change(&volume_id, secrets, |record| {
             record.mutable.extend(mutable_parameters);
-            Ok(())
+            let given = record.parameters.clone().into_iter().collect();
+            let known = Parameters::parse(&given, dialect).and_then(|mut parameters| {
+                parameters.options.add_mutable(&record.mutable.clone().into_iter().collect())?;
+                parameters.check_options()
+            });
+            known.map_err(Status::invalid_argument)
         })
         .await?;
         Ok(ControllerModifyVolumeResponse {})

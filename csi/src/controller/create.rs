@@ -1,4 +1,8 @@
 //! CreateVolume. The crash story is [`crate::record`]'s.
+//!
+//! A volume at a fixed place (`subDir`) is not its claim's alone: another claim, now or later, gets the same content, and
+//! so does whoever reaches the bucket otherwise. So what is there already is taken as it is, if it is of this layout and
+//! opens with this passphrase, and DeleteVolume leaves it.
 
 use super::ControllerService;
 use crate::api::csi::{CreateVolumeRequest, CreateVolumeResponse, Volume as Told};
@@ -6,14 +10,19 @@ use crate::place;
 use crate::record::{Found, Record, State};
 use crate::request;
 use crate::status;
-use crate::volume::{Encryption, Handle, ID_LIMIT, Parameters, Secrets};
+use crate::volume::{
+    Encryption, Handle, ID_LIMIT, Layout, Parameters, SUB_DIR, Secrets, record_key,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use strongroom::config::{host_name, system_world};
+use strongroom::crypto::datasafed::StreamKey;
 use strongroom::crypto::{Kdf, NewSlot, Suite};
-use strongroom::store::{Key, ListRequest, Store, StoreError, StoreErrorKind, list_all};
+use strongroom::store::{Headers, Key, ListRequest, Store, StoreError, StoreErrorKind, list_all};
 use strongroom::volume::native::record::Attributes;
 use strongroom::volume::native::{InitSettings, OpenSettings, Volume, keys};
+use strongroom::volume::objects::ObjectsError;
+use strongroom::volume::objects::bucket::KEY_CHECK;
 use tonic::Status;
 
 /// What a call asks for, parsed.
@@ -23,8 +32,11 @@ struct Wish {
     most: Option<i64>,
     parameters: HashMap<String, String>,
     mutable: HashMap<String, String>,
+    layout: Layout,
     encryption: Encryption,
     handle: Handle,
+    /// Others have this place too.
+    is_shared: bool,
     secrets: Secrets,
 }
 
@@ -54,11 +66,18 @@ impl ControllerService {
             None => {
                 let volume = place::volume(&store, &wish.handle);
                 check_outside(&*store, &wish.handle).await?;
-                check_empty(&*volume).await?;
+                match (wish.is_shared, wish.layout) {
+                    (true, Layout::Objects) => check_files(&*volume).await?,
+                    (true, Layout::Native) if has_volume(&*volume).await? => {}
+                    _ => check_empty(&*volume).await?,
+                }
                 wish.record().create(&*store, &key).await?
             }
         };
-        wish.initialise(&place::volume(&store, &wish.handle)).await?;
+        match wish.layout {
+            Layout::Native => wish.initialise(&place::volume(&store, &wish.handle)).await?,
+            Layout::Objects => wish.mark(&self.settings.defaults).await?,
+        }
         let found = found.change(&*store, &key, |record| record.state = State::Ready).await?;
         Ok(told(&wish, &found))
     }
@@ -91,6 +110,7 @@ impl ControllerService {
             parameters.options.add_flags(&wanted.flags).map_err(invalid)?;
         }
         parameters.options.add_mutable(&mutable).map_err(invalid)?;
+        parameters.check_options().map_err(invalid)?;
         if volume_content_source.is_some() {
             return Err(Status::invalid_argument(
                 "volume_content_source: volumes begin empty: clones and snapshots are not offered",
@@ -103,15 +123,34 @@ impl ControllerService {
                     .to_owned(),
             )
         })?;
-        let handle = Handle::of_new(bucket, &parameters.prefix, &name, parameters.reach.clone())
-            .map_err(|why| invalid(format!("parameters `bucket`, `prefix`: {why}")))?;
+        let place = parameters.fixed_place(&given).map_err(invalid)?;
+        let (prefix, reach) = (&parameters.prefix, parameters.reach.clone());
+        let handle = match &place {
+            Some(place) => Handle::at_place(bucket, prefix, place, reach),
+            None => Handle::of_new(bucket, prefix, &name, reach),
+        };
+        let handle =
+            handle.map_err(|why| invalid(format!("parameters `bucket`, `prefix`: {why}")))?;
+        let is_shared = place.is_some();
         let secrets = self.secrets(secrets)?;
         if parameters.encryption != Encryption::None {
             // Said before anything is written.
             drop(secrets.passphrase()?);
         }
-        let encryption = parameters.encryption;
-        Ok(Wish { name, least, most, parameters: given, mutable, encryption, handle, secrets })
+        let Parameters { layout, encryption, .. } = parameters;
+        let parameters = given;
+        Ok(Wish {
+            name,
+            least,
+            most,
+            parameters,
+            mutable,
+            layout,
+            encryption,
+            handle,
+            is_shared,
+            secrets,
+        })
     }
 }
 
@@ -143,6 +182,18 @@ impl Wish {
         let other = |what: String| {
             Status::already_exists(format!("volume {}: exists already, {what}", self.handle))
         };
+        if self.is_shared {
+            // What it is must be the same; how it is mounted, and for how much, is each claim's own.
+            let mine = self.kept_parameters();
+            let differs = |key: &&str| known.parameters.get(*key) != mine.get(*key);
+            return match ["layout", "encryption"].into_iter().find(differs) {
+                None => Ok(()),
+                Some(key) => Err(other(format!("with another `{key}`"))),
+            };
+        }
+        if known.parameters.contains_key(SUB_DIR) {
+            return Err(other("at a fixed place that others have".to_owned()));
+        }
         if known.name != self.name {
             return Err(other(format!("under the name {:?}", known.name)));
         }
@@ -155,6 +206,39 @@ impl Wish {
             true => Ok(()),
             false => Err(other(format!("with {} bytes", known.capacity))),
         }
+    }
+
+    /// Makes a volume of files: an empty directory. With encryption it says by which passphrase, as far as that can be
+    /// told without one: files themselves tell nobody that another one was used.
+    async fn mark(&self, defaults: &place::Defaults) -> Result<(), Status> {
+        let world = system_world();
+        let key = match self.encryption {
+            Encryption::None => None,
+            encryption => {
+                let key = StreamKey::derive(&self.secrets.passphrase()?, encryption.suite());
+                Some(Arc::new(key.map_err(|error| Status::unauthenticated(error.to_string()))?))
+            }
+        };
+        let tree = place::files(&self.handle, &self.secrets, defaults, key.clone()).await;
+        let tree = tree.map_err(|error| status::of_store(&error))?;
+        let failed = |error| match error {
+            ObjectsError::Store(error) => status::of_store(&error),
+            other => Status::internal(format!("volume {}: {other}", self.handle)),
+        };
+        match tree.mark("").await.map_err(failed)? {
+            Some(mark) if tree.is_of_another_key(&mark) => {
+                return Err(Status::unauthenticated(format!(
+                    "volume {}: the passphrase, or the algorithm, is not the one by which its files are encrypted",
+                    self.handle
+                )));
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        let check = key.map(|key| (KEY_CHECK.to_owned(), key.check(&world.entropy.bytes())));
+        let headers = Headers { metadata: check.into_iter().collect(), ..Headers::default() };
+        let marked = tree.put_mark("", &headers).await;
+        marked.map(drop).map_err(failed)
     }
 
     /// Makes the volume, or proves that it is there and opens with this passphrase.
@@ -217,25 +301,54 @@ async fn check_outside(bucket: &dyn Store, handle: &Handle) -> Result<(), Status
     let above = prefix.trim_end_matches('/').match_indices('/').map(|(at, _)| &prefix[..=at]);
     // The bucket itself may be one, unless the whole of it is asked for.
     for outer in Some("").filter(|_| !prefix.is_empty()).into_iter().chain(above) {
-        let key = Key::new(format!("{outer}{}", keys::DESCRIPTOR)).ok_or_else(|| {
-            Status::invalid_argument(format!("volume {handle}: its prefix is too long"))
-        })?;
-        match bucket.head(&key).await {
-            Ok(_) => {
-                return Err(Status::failed_precondition(format!(
-                    "volume {handle}: lies inside the volume at {}/{outer}: choose a prefix outside of it",
-                    handle.bucket()
-                )));
+        // A volume of files has no descriptor: its record tells of it.
+        let record = match outer.trim_end_matches('/').rsplit_once('/') {
+            Some((parent, name)) => Some(record_key(parent, name)),
+            None if outer.is_empty() => None,
+            None => Some(record_key("", outer.trim_end_matches('/'))),
+        };
+        for key in [Some(format!("{outer}{}", keys::DESCRIPTOR)), record].into_iter().flatten() {
+            let key = Key::new(key).ok_or_else(|| {
+                Status::invalid_argument(format!("volume {handle}: its prefix is too long"))
+            })?;
+            match bucket.head(&key).await {
+                Ok(_) => {
+                    return Err(Status::failed_precondition(format!(
+                        "volume {handle}: lies inside the volume at {}/{outer}: choose a prefix outside of it",
+                        handle.bucket()
+                    )));
+                }
+                Err(error) if error.kind == StoreErrorKind::NotFound => {}
+                // Keys may reach no further than the prefix that volumes are made in.
+                Err(error) if error.kind == StoreErrorKind::Denied => {
+                    tracing::debug!(volume = %handle, "not known whether {key} is there: {error}");
+                }
+                Err(error) => return Err(status::of_store(&error)),
             }
-            Err(error) if error.kind == StoreErrorKind::NotFound => {}
-            // Keys may reach no further than the prefix that volumes are made in.
-            Err(error) if error.kind == StoreErrorKind::Denied => {
-                tracing::debug!(volume = %handle, "not known whether {key} is there: {error}");
-            }
-            Err(error) => return Err(status::of_store(&error)),
         }
     }
     Ok(())
+}
+
+/// Whether a volume of the native layout is there.
+async fn has_volume(store: &dyn Store) -> Result<bool, Status> {
+    match store.head(&keys::descriptor()).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == StoreErrorKind::NotFound => Ok(false),
+        Err(error) => Err(status::of_store(&error)),
+    }
+}
+
+/// Files of others are no hindrance to files, but a volume is none.
+async fn check_files(store: &dyn Store) -> Result<(), Status> {
+    match has_volume(store).await? {
+        false => Ok(()),
+        true => Err(Status::failed_precondition(format!(
+            "{}: here is a volume of the native layout, whose objects are no files: choose another place, or leave \
+             `layout: objects` away",
+            store.describe()
+        ))),
+    }
 }
 
 /// A volume is never made where somebody else's objects are: it would be deleted with them.
@@ -266,11 +379,18 @@ async fn remove_probes(store: &dyn Store) -> Result<(), StoreError> {
 }
 
 fn told(wish: &Wish, found: &Found) -> CreateVolumeResponse {
+    let (capacity_bytes, volume_context) = match wish.is_shared {
+        false => (found.record.capacity, context(&found.record)),
+        true => {
+            let own = wish.record();
+            (own.capacity, context(&own))
+        }
+    };
     CreateVolumeResponse {
         volume: Some(Told {
-            capacity_bytes: found.record.capacity,
+            capacity_bytes,
             volume_id: wish.handle.to_string(),
-            volume_context: context(&found.record),
+            volume_context,
             content_source: None,
             accessible_topology: Vec::new(),
         }),

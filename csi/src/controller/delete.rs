@@ -7,7 +7,7 @@ use crate::place;
 use crate::record::{self, Record, State};
 use crate::request;
 use crate::status;
-use crate::volume::Handle;
+use crate::volume::{Handle, Layout, Parameters, SUB_DIR};
 use strongroom::store::{Key, ListRequest, Store};
 use strongroom::volume::native::keys;
 use tonic::Status;
@@ -42,9 +42,27 @@ impl ControllerService {
             )));
         }
         let volume = place::volume(&bucket, &handle);
-        check_own(&*volume).await?;
+        let given = found.record.parameters.clone().into_iter().collect();
+        if found.record.parameters.contains_key(SUB_DIR) {
+            // A place that others have too, who may still need what is there.
+            tracing::info!(volume = %handle, "its place is not its own alone: nothing is deleted");
+            return Ok(DeleteVolumeResponse {});
+        }
+        let layout = Parameters::parse(&given, self.settings.dialect)
+            .map(|parameters| parameters.layout)
+            .map_err(|why| Status::failed_precondition(format!("volume {handle}: {why}")))?;
+        match layout {
+            Layout::Native => check_own(&*volume).await?,
+            Layout::Objects => check_files(&*volume).await?,
+        }
         found.change(&*bucket, &key, |record| record.state = State::Deleting).await?;
         empty(&*volume).await?;
+        if layout == Layout::Objects
+            && let Some(mark) = Key::new(handle.prefix())
+        {
+            // That of the volume's own directory, which has no name below it.
+            bucket.delete(&mark, None).await.map_err(|error| status::of_store(&error))?;
+        }
         record::remove(&*bucket, &key).await?;
         Ok(DeleteVolumeResponse {})
     }
@@ -62,6 +80,30 @@ async fn check_own(store: &dyn Store) -> Result<(), Status> {
                 "{}: {other} lies there, which is not the volume's: nothing is deleted until it is moved elsewhere \
                  or removed by hand",
                 store.describe()
+            )));
+        }
+        match page.next {
+            Some(next) => request.start_after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The same of a volume whose objects are files: everything is its own, but other volumes.
+async fn check_files(store: &dyn Store) -> Result<(), Status> {
+    let mut request = ListRequest::default();
+    loop {
+        let page = store.list(&request).await.map_err(|error| status::of_store(&error))?;
+        let is_volume = |key: &str| {
+            key.split('/').any(|part| part == ".volumes")
+                || key.rsplit('/').next() == Some(keys::DESCRIPTOR)
+        };
+        if let Some(other) = page.objects.iter().find(|object| is_volume(object.key.as_str())) {
+            return Err(Status::failed_precondition(format!(
+                "{}: {} lies there, which tells of another volume: nothing is deleted until that is moved elsewhere \
+                 or removed by hand",
+                store.describe(),
+                other.key
             )));
         }
         match page.next {

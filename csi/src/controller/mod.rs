@@ -15,12 +15,12 @@ use crate::place::{self, Defaults};
 use crate::record::Record;
 use crate::request;
 use crate::status;
-use crate::volume::{Dialect, Handle, Keys, Parameters, Secrets};
+use crate::volume::{Dialect, Handle, Keys, Layout, Parameters, Secrets};
 pub use listing::Listed;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use strongroom::store::{Key, Store, StoreErrorKind};
+use strongroom::store::{Key, ListRequest, Store, StoreErrorKind};
 use strongroom::volume::native::keys;
 use tonic::{Request, Response, Status};
 
@@ -85,7 +85,9 @@ impl ControllerService {
             .map_err(|why| Status::not_found(format!("volume {volume_id}: {why}")))?;
         let secrets = self.secrets(secrets)?;
         let store = self.bucket(&handle, &secrets).await?;
-        self.must_exist(&*store, &handle).await?;
+        let asked = Parameters::parse(&volume_context, self.settings.dialect);
+        let is_of_files = asked.is_ok_and(|asked| asked.layout == Layout::Objects);
+        self.must_exist(&*store, &handle, is_of_files).await?;
         let unsupported = || {
             for capability in &volume_capabilities {
                 request::capability(Some(capability))?;
@@ -114,8 +116,14 @@ impl ControllerService {
         })
     }
 
-    /// A volume of ours has a record; one that somebody else has made for us, a descriptor.
-    async fn must_exist(&self, store: &dyn Store, handle: &Handle) -> Result<(), Status> {
+    /// A volume of ours has a record; one that somebody else has made for us, a descriptor; files in a bucket need
+    /// neither.
+    async fn must_exist(
+        &self,
+        store: &dyn Store,
+        handle: &Handle,
+        is_of_files: bool,
+    ) -> Result<(), Status> {
         if let Some(key) = handle.record_key()
             && Record::load(store, &key).await?.is_some()
         {
@@ -127,6 +135,11 @@ impl ControllerService {
             Key::new(format!("{}{}", handle.prefix(), keys::DESCRIPTOR)).ok_or_else(missing)?;
         match store.head(&key).await {
             Ok(_) => Ok(()),
+            Err(error) if error.kind == StoreErrorKind::NotFound && is_of_files => {
+                let request =
+                    ListRequest { prefix: handle.prefix(), limit: 1, ..ListRequest::default() };
+                store.list(&request).await.map(drop).map_err(|error| status::of_store(&error))
+            }
             Err(error) if error.kind == StoreErrorKind::NotFound => Err(missing()),
             Err(error) => Err(status::of_store(&error)),
         }

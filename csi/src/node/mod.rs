@@ -40,6 +40,8 @@ pub struct Settings {
     pub worker: PathBuf,
     /// Where volumes with the option `cache-size` keep what they have read.
     pub cache: Option<PathBuf>,
+    /// Where volumes of files keep what is changed in its middle, enciphered, until it is stored.
+    pub scratch: Option<PathBuf>,
 }
 
 /// The service.

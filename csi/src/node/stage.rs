@@ -18,7 +18,7 @@ use crate::place::{self, Defaults};
 use crate::record::{Record, State};
 use crate::request::{self, Use};
 use crate::status;
-use crate::volume::{Encryption, Handle, Keys, Options, Parameters, Reach, Secrets};
+use crate::volume::{Encryption, Handle, Keys, Layout, Options, Parameters, Reach, Secrets};
 use data_encoding::HEXLOWER;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -134,6 +134,7 @@ impl NodeService {
         parameters
             .options
             .add_flags(&usage.flags)
+            .and_then(|()| parameters.check_options())
             .map_err(|why| Status::invalid_argument(format!("mount_flags: {why}")))?;
         let context = volume_context
             .into_iter()
@@ -175,7 +176,7 @@ impl NodeService {
             settings: WorkerSettings {
                 url: handle.url(),
                 name: id.clone(),
-                options: self.worker_options(id, usage, options, reach),
+                options: self.worker_options(wish, options, reach),
                 steal: false,
             },
             secrets: secrets.for_worker(wish.needs_passphrase())?,
@@ -188,17 +189,28 @@ impl NodeService {
 
     fn worker_options(
         &self,
-        id: &str,
-        usage: &Use,
+        Wish { id, usage, parameters, .. }: &Wish,
         mut options: Options,
         reach: Reach,
     ) -> Map<String, Value> {
         options.read_only |= usage.is_read_only();
-        let exclusive = usage.is_single_node() && !options.read_only && !options.has("exclusive");
+        let is_of_files = parameters.layout == Layout::Objects;
+        let exclusive = usage.is_single_node()
+            && !is_of_files
+            && !options.read_only
+            && !options.has("exclusive");
         let cached = options.has("cache-size");
         let mut options = options.into_settings();
         if exclusive {
             options.insert("exclusive".to_owned(), true.into());
+        }
+        if is_of_files {
+            options.insert("layout".to_owned(), "objects".into());
+            if let Encryption::With(suite) = parameters.encryption {
+                options.insert("encryption".to_owned(), suite.name().into());
+            }
+            let scratch = self.settings.scratch.as_deref().map(shown);
+            options.extend(scratch.map(|directory| ("scratch_dir".to_owned(), directory.into())));
         }
         if let Some(cache) = self.settings.cache.as_ref().filter(|_| cached) {
             let directory = cache.join(HEXLOWER.encode(&Sha256::digest(id)[..16]));

@@ -59,12 +59,21 @@ impl Handle {
         let fits = |handle: &Self| {
             handle.path.len() <= PREFIX_LIMIT && handle.to_string().len() <= ID_LIMIT
         };
-        parts.by_ref().map(at).find(fits).ok_or_else(|| {
-            format!(
-                "bucket and prefix are too long: a volume's id has at most {ID_LIMIT} bytes; shorten the \
-                 prefix, or move `endpoint` and `region` from the StorageClass into the secret"
-            )
-        })
+        parts.by_ref().map(at).find(fits).ok_or_else(too_long)
+    }
+
+    /// The handle of a volume at a fixed place under the prefix.
+    ///
+    /// # Errors
+    /// As [`Self::of_new`].
+    pub fn at_place(bucket: &str, prefix: &str, place: &str, reach: Reach) -> Result<Self, String> {
+        check_bucket(bucket)?;
+        check_path(prefix)?;
+        check_path(place)?;
+        let path = if prefix.is_empty() { place.to_owned() } else { format!("{prefix}/{place}") };
+        let handle = Self { bucket: bucket.to_owned(), path, reach };
+        let fits = handle.path.len() <= PREFIX_LIMIT && handle.to_string().len() <= ID_LIMIT;
+        fits.then_some(handle).ok_or_else(too_long)
     }
 
     /// Reads an id.
@@ -107,7 +116,7 @@ impl Handle {
     /// and removed after it. `None` for a whole bucket, beside which there is nothing.
     pub fn record_key(&self) -> Option<String> {
         let (parent, name) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
-        (!name.is_empty()).then(|| format!("{}{name}.json", records_prefix(parent)))
+        (!name.is_empty()).then(|| record_key(parent, name))
     }
 
     /// The part of the path that is the volume's own.
@@ -119,6 +128,11 @@ impl Handle {
     pub fn parent(&self) -> &str {
         self.path.rsplit_once('/').map_or("", |(parent, _)| parent)
     }
+}
+
+/// Where the record of a volume with this name lies.
+pub(crate) fn record_key(parent: &str, name: &str) -> String {
+    format!("{}{name}.json", records_prefix(parent))
 }
 
 /// Where the records of the volumes under a prefix lie.
@@ -141,6 +155,13 @@ impl fmt::Display for Handle {
         let fields: Vec<String> = fields.into_iter().flatten().collect();
         if fields.is_empty() { Ok(()) } else { write!(f, "//{}", fields.join(";")) }
     }
+}
+
+fn too_long() -> String {
+    format!(
+        "bucket and prefix are too long: a volume's id has at most {ID_LIMIT} bytes; shorten the prefix, or move \
+         `endpoint` and `region` from the StorageClass into the secret"
+    )
 }
 
 /// A name that can be a part of a path as it is.

@@ -7,10 +7,11 @@ mod options;
 mod parameters;
 mod secrets;
 
-pub(crate) use handle::records_prefix;
 pub use handle::{Handle, ID_LIMIT, Reach};
+pub(crate) use handle::{record_key, records_prefix};
 pub use options::{MUTABLE, Options};
-pub use parameters::{Encryption, Parameters, Role};
+pub(crate) use parameters::SUB_DIR;
+pub use parameters::{Encryption, Layout, Parameters, Role};
 pub use secrets::{Keys, Secrets, WorkerSecrets};
 
 /// Whose parameters and secrets are spoken.

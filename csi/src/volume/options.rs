@@ -143,6 +143,23 @@ impl Options {
         self.values.contains_key(&name.replace('-', "_"))
     }
 
+    /// Refuses what has no meaning for files in a bucket.
+    ///
+    /// # Errors
+    /// Which option that is.
+    pub fn check_for_files(&self) -> Result<(), String> {
+        let said = |name: &str| self.values.get(name);
+        let refused = [
+            ("exclusive", said("exclusive") == Some(&true.into())),
+            ("durability=fsync", said("durability").is_some_and(|value| value == "fsync")),
+            ("cache-size", said("cache_size").is_some()),
+        ];
+        match refused.into_iter().find(|(_, is_asked)| *is_asked) {
+            Some((name, _)) => Err(format!("option `{name}`: is not for layout objects")),
+            None => Ok(()),
+        }
+    }
+
     /// The options as a worker takes them.
     pub fn into_settings(self) -> Map<String, Value> {
         let mut values = self.values;

@@ -10,6 +10,7 @@ use strongroom::crypto::Suite;
 const OWN: &[&str] = &[
     "bucket",
     "prefix",
+    SUB_DIR,
     "layout",
     "encryption",
     "endpoint",
@@ -18,6 +19,14 @@ const OWN: &[&str] = &[
     "options",
     Role::ARN,
     Role::ENDPOINT,
+];
+/// The parameter that gives a volume a fixed place below the prefix, as other drivers of shared storage call it.
+pub(crate) const SUB_DIR: &str = "subDir";
+/// What may stand for whose volume it is in that place, and which key of the provisioner's tells it.
+const WHOSE: &[(&str, &str)] = &[
+    ("${pvc.metadata.name}", "csi.storage.k8s.io/pvc/name"),
+    ("${pvc.metadata.namespace}", "csi.storage.k8s.io/pvc/namespace"),
+    ("${pv.metadata.name}", "csi.storage.k8s.io/pv/name"),
 ];
 /// What csi-s3 has besides.
 const CSI_S3: &[&str] = &["mounter", "capacity"];
@@ -48,6 +57,15 @@ impl Encryption {
     }
 }
 
+/// What the objects of a volume are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Those of a volume of strongroom's.
+    Native,
+    /// Files as they are, one object each, which other programs read and write too.
+    Objects,
+}
+
 /// A role whose keys are lent for the tokens of pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
@@ -71,6 +89,10 @@ pub struct Parameters {
     pub bucket: Option<String>,
     /// Where in the bucket, without slashes at its ends.
     pub prefix: String,
+    /// A fixed place below that, which is not the volume's alone; see [`Self::fixed_place`].
+    pub sub_dir: Option<String>,
+    /// What its objects are.
+    pub layout: Layout,
     /// Whether it is encrypted.
     pub encryption: Encryption,
     /// How the store is reached, as far as it is said here.
@@ -101,20 +123,34 @@ impl Parameters {
         }
         let said = |key: &str| given.get(key).copied().filter(|value| !value.is_empty());
         let named = |key: &'static str| move |why: String| format!("parameter `{key}`: {why}");
-        check_layout(said("layout"), said("mounter"))?;
+        let layout = layout_of(said("layout"), said("mounter"))?;
         let bucket = said("bucket");
         bucket.map(check_bucket).transpose().map_err(named("bucket"))?;
         let prefix = said("prefix").unwrap_or_default().trim_matches('/').to_owned();
         check_path(&prefix).map_err(named("prefix"))?;
-        let encryption = match said("encryption") {
-            None => Encryption::Some,
-            Some(text) => match text
-                .parse()
-                .map_err(|error| named("encryption")(format!("{text:?}: {error}")))?
-            {
-                Suite::None => Encryption::None,
-                suite => Encryption::With(suite),
-            },
+        let suite = said("encryption").map(|text| {
+            text.parse::<Suite>().map_err(|error| named("encryption")(format!("{text:?}: {error}")))
+        });
+        let encryption = match (suite.transpose()?, layout) {
+            (Some(Suite::None), _) => Encryption::None,
+            (Some(Suite::Aes256Gcm), Layout::Objects) => {
+                return Err(named("encryption")(
+                    "files in a bucket (layout objects) are encrypted in datasafed's form: AES-128-CFB, AES-192-CFB \
+                     or AES-256-CFB; AES-256-GCM is for the layout native"
+                        .to_owned(),
+                ));
+            }
+            (Some(suite), _) => Encryption::With(suite),
+            (None, Layout::Native) => Encryption::Some,
+            // csi-s3's own volumes, which have no such parameter.
+            (None, Layout::Objects) if said("mounter").is_some() => Encryption::None,
+            (None, Layout::Objects) => {
+                return Err(named("encryption")(
+                    "is missing: layout objects stores files as they are (`none`), or in datasafed's form \
+                     (AES-256-CFB): say which"
+                        .to_owned(),
+                ));
+            }
         };
         let mut reach = Reach {
             endpoint: said("endpoint")
@@ -151,11 +187,56 @@ impl Parameters {
         Ok(Self {
             bucket: bucket.map(str::to_owned),
             prefix,
+            sub_dir: said(SUB_DIR).map(str::to_owned),
+            layout,
             encryption,
             reach,
             options: options.map_err(named("options"))?,
             role,
         })
+    }
+
+    /// The fixed place of a new volume below the prefix, with the names of who asks for it in their places. Whatever has
+    /// this place, or had it, is the same content: a claim that is made again finds what is there.
+    ///
+    /// # Errors
+    /// What is not known, or that it is no path.
+    pub fn fixed_place(&self, given: &HashMap<String, String>) -> Result<Option<String>, String> {
+        let Some(pattern) = &self.sub_dir else { return Ok(None) };
+        let named = |why: String| format!("parameter `{SUB_DIR}`: {why}");
+        let mut place = pattern.clone();
+        for (word, key) in WHOSE {
+            if !place.contains(word) {
+                continue;
+            }
+            let name = given.get(*key).filter(|name| !name.is_empty()).ok_or_else(|| {
+                named(format!(
+                    "{word} is not known: csi-provisioner tells it with --extra-create-metadata"
+                ))
+            })?;
+            place = place.replace(word, name);
+        }
+        let place = place.trim_matches('/').to_owned();
+        if place.contains("${") {
+            let known: Vec<&str> = WHOSE.iter().map(|(word, _)| *word).collect();
+            return Err(named(format!("{pattern:?}: known are {}", known.join(", "))));
+        }
+        check_path(&place).map_err(named)?;
+        if place.is_empty() {
+            return Err(named("is no place below the prefix".to_owned()));
+        }
+        Ok(Some(place))
+    }
+
+    /// What may not be asked of files in a bucket, once all options are known.
+    ///
+    /// # Errors
+    /// Which option.
+    pub fn check_options(&self) -> Result<(), String> {
+        match self.layout {
+            Layout::Native => Ok(()),
+            Layout::Objects => self.options.check_for_files(),
+        }
     }
 
     /// Attributes may repeat where a volume is, but not contradict its id.
@@ -184,7 +265,7 @@ impl Parameters {
     /// The attributes of a new volume: what its id does not say already.
     pub fn attributes(given: &HashMap<String, String>) -> HashMap<String, String> {
         let told = |key: &str| {
-            matches!(key, "bucket" | "prefix" | "endpoint" | "region" | "forcePathStyle")
+            matches!(key, "bucket" | "prefix" | SUB_DIR | "endpoint" | "region" | "forcePathStyle")
         };
         given
             .iter()
@@ -198,8 +279,8 @@ impl Parameters {
     }
 }
 
-/// Only the native layout can be mounted yet. Asking for the other one must not quietly give this one.
-fn check_layout(layout: Option<&str>, mounter: Option<&str>) -> Result<(), String> {
+/// The layout that is asked for, or that csi-s3's volumes have.
+fn layout_of(layout: Option<&str>, mounter: Option<&str>) -> Result<Layout, String> {
     if let Some(mounter) = mounter
         && !MOUNTERS.contains(&mounter)
     {
@@ -209,18 +290,8 @@ fn check_layout(layout: Option<&str>, mounter: Option<&str>) -> Result<(), Strin
         ));
     }
     match (layout, mounter) {
-        (Some("native"), _) | (None, None) => Ok(()),
-        (None, Some(_)) => Err(
-            "parameter `mounter`: csi-s3's volumes keep a file in one object (layout objects), which this \
-             driver cannot mount yet: say `layout: native` for a new, encrypted volume, or leave this \
-             volume with csi-s3"
-                .to_owned(),
-        ),
-        (Some("objects"), _) => Err(
-            "parameter `layout`: objects cannot be mounted yet (`strongroom datasafed` reads and writes \
-             them): say `layout: native`"
-                .to_owned(),
-        ),
+        (Some("native"), _) | (None, None) => Ok(Layout::Native),
+        (Some("objects"), _) | (None, Some(_)) => Ok(Layout::Objects),
         (Some(other), _) => {
             Err(format!("parameter `layout`: {other:?} is unknown; known are native, objects"))
         }
@@ -283,7 +354,7 @@ mod tests {
             (("mounter", "geesefs"), "`mounter` is unknown"),
             (("bucket", "a/b"), "`bucket`"),
             (("prefix", "a/../b"), "`prefix`"),
-            (("layout", "objects"), "cannot be mounted yet"),
+            (("layout", "objects"), "`encryption`: is missing"),
             (("layout", "other"), "known are native, objects"),
             (("encryption", "ROT13"), "`encryption`"),
             (("endpoint", "ftp://x"), "`endpoint`"),
@@ -298,9 +369,52 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_of_csi_s3_is_refused_unless_it_asks_for_the_native_layout() {
-        let error = parse(&[("mounter", "geesefs")], Dialect::CsiS3).expect_err("objects");
-        assert!(error.contains("say `layout: native`"), "{error}");
+    fn files_in_a_bucket_are_encrypted_or_not_but_never_unsaid() {
+        let of = |more: &[(&str, &str)]| {
+            parse(&[&[("layout", "objects")][..], more].concat(), Dialect::Own)
+        };
+        let plain = of(&[("encryption", "none")]).expect("fine");
+        assert_eq!((plain.layout, plain.encryption), (Layout::Objects, Encryption::None));
+        let sealed = of(&[("encryption", "AES-256-CFB")]).expect("fine");
+        assert_eq!(sealed.encryption, Encryption::With(Suite::Aes256Cfb));
+        let error = of(&[("encryption", "AES-256-GCM")]).expect_err("not in this form");
+        assert!(error.contains("layout native"), "{error}");
+        for option in ["exclusive", "durability=fsync", "cache-size=1GiB"] {
+            let asked = of(&[("encryption", "none"), ("options", option)]).expect("an option");
+            let error = asked.check_options().expect_err(option);
+            assert!(error.contains("layout objects"), "{error}");
+        }
+        assert_eq!(plain.check_options(), Ok(()));
+    }
+
+    #[test]
+    fn a_fixed_place_has_the_names_of_who_asks() {
+        let place = |pattern: &str, given: &[(&str, &str)]| {
+            let parameters = parse(&[("subDir", pattern)], Dialect::Own).expect("fine");
+            let given = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            parameters.fixed_place(&given.collect())
+        };
+        let whose =
+            [("csi.storage.k8s.io/pvc/namespace", "db"), ("csi.storage.k8s.io/pvc/name", "x")];
+        let whole = place("a/${pvc.metadata.namespace}/${pvc.metadata.name}/", &whose);
+        assert_eq!(whole, Ok(Some("a/db/x".to_owned())));
+        assert_eq!(place("", &whose), Ok(None));
+        for (pattern, given, why) in [
+            ("${pvc.metadata.namespace}", &[][..], "--extra-create-metadata"),
+            ("${pvc.metadata.uid}", &whose, "known are"),
+            ("../${pvc.metadata.name}", &whose, "`subDir`"),
+            ("a//b", &whose, "`subDir`"),
+            ("/", &whose, "no place below"),
+        ] {
+            let error = place(pattern, given).expect_err(pattern);
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_volume_of_csi_s3_has_files_as_they_are_unless_it_says_otherwise() {
+        let theirs = parse(&[("mounter", "geesefs")], Dialect::CsiS3).expect("fine");
+        assert_eq!((theirs.layout, theirs.encryption), (Layout::Objects, Encryption::None));
         let given = [
             ("mounter", "geesefs"),
             ("layout", "native"),

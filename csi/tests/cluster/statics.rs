@@ -28,6 +28,24 @@ fn made_by_hand(stand: &Stand, path: &str) {
     strongroom(&["push", file, &format!("{url}//letter")]);
 }
 
+/// A file as any other program would put it into the bucket.
+fn put_there(stand: &Stand, path: &str, name: &str, text: &str) {
+    let crate::support::minio::Minio { endpoint, access_key, secret_key, .. } = &stand.minio;
+    let conf = stand.cluster.directory.join("datasafed.conf");
+    let storage = format!(
+        "[storage]\ntype = s3\nprovider = Minio\nendpoint = {endpoint}\naccess_key_id = {access_key}\n\
+         secret_access_key = {secret_key}\nroot = {}/{path}\n",
+        stand.bucket
+    );
+    std::fs::write(&conf, storage).expect("written");
+    let file = stand.cluster.directory.join("letter");
+    std::fs::write(&file, text).expect("written");
+    let mut command = Command::new(strongroom());
+    command.env_clear().env("HOME", &stand.cluster.directory);
+    command.args(["datasafed", "--conf"]).arg(conf).arg("push").arg(file).arg(name);
+    crate::kubernetes::done(&mut command);
+}
+
 /// A PersistentVolume and the claim that is bound to it and nothing else.
 fn bound(space: &Space<'_>, name: &str, mode: &str, csi: &Value) {
     let class = "";
@@ -77,7 +95,7 @@ fn in_place_of_csi_s3(stand: &Stand) {
     let space = stand.space();
     // A second release: both drivers serve one node, each with its own keeper.
     driver::install(&stand.cluster, "csi-s3", &json!({"driverName": "ru.yandex.s3.csi"}));
-    made_by_hand(stand, "manual/path");
+    put_there(stand, "manual/path", "letter", "put there by hand\n");
     let secret = json!({"name": KEYS, "namespace": NAMESPACE});
     let csi = json!({
         "driver": "ru.yandex.s3.csi",
@@ -88,8 +106,6 @@ fn in_place_of_csi_s3(stand: &Stand) {
         "volumeAttributes": {
             "capacity": "10Gi",
             "mounter": "geesefs",
-            // csi-s3's own volumes are plain objects, which this driver does not mount yet.
-            "layout": "native",
             "options": "--memory-limit 1000 --dir-mode 0777 --file-mode 0666",
         },
     });
@@ -103,6 +119,8 @@ fn in_place_of_csi_s3(stand: &Stand) {
     space.idle("again", of_claim("manual"), json!({}));
     assert_eq!(space.shell("again", "cat /data/answer"), "answered\n");
     space.delete_pod("again");
+    // As it is, for every other program that knows the bucket.
+    assert!(stand.stores("answered"), "csi-s3's files are not encrypted");
     space.get(&["delete", "pvc", "manual"]);
     space.get(&["delete", "pv", "manual"]);
     driver::uninstall(&stand.cluster, "csi-s3");
