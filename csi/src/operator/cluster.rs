@@ -199,6 +199,7 @@ impl Cluster {
         let api = Api::<Namespace>::all(self.client.clone());
         let list = api.list_metadata(&ListParams::default().labels(&label)).await?;
         let asking = list.items.into_iter().map(|namespace| Asking {
+            by_tool: namespace.labels().get(names::LABEL_METHOD).is_some_and(|how| how == "Tool"),
             going: namespace.metadata.deletion_timestamp.is_some(),
             name: namespace.name_any(),
         });

@@ -16,6 +16,7 @@ pub mod kinds {
     pub const STORAGE_CLASS: &str = "StorageClassCreated";
     pub const CLAIM: &str = "PVCTemplateChecked";
     pub const PRE_CHECK: &str = "PreCheckPassed";
+    pub const MOUNT: &str = "MountAvailable";
     pub const NAMESPACES: &str = "NamespacesPrepared";
     pub const DEFAULT: &str = "OneDefaultRepo";
     pub const DELETED: &str = "DerivedObjectsDeleted";

@@ -16,6 +16,8 @@ pub const LABEL_TOOL_CONFIG: &str = "dataprotection.kubeblocks.io/is-tool-config
 pub const LABEL_WAIT: &str = "dataprotection.kubeblocks.io/wait-repo-preparation";
 /// On a namespace: the repository that it asks for.
 pub const LABEL_ASK: &str = "strongroom.io/backup-repo";
+/// On a namespace: how it reaches a repository that is mounted, if not so: `Tool`.
+pub const LABEL_METHOD: &str = "strongroom.io/access-method";
 /// On a repository: it is the one of backups that name none.
 pub const IS_DEFAULT: &str = "dataprotection.kubeblocks.io/is-default-repo";
 /// On a repository and what was rendered for it: of which parameters.

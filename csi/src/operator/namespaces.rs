@@ -16,13 +16,18 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Why a namespace cannot have the tool's configuration of a repository that is mounted.
+const NOT_BY_TOOL: &str = "asks for the tool, which finds other files than volumes have: for both the repository needs \
+                           layout objects and pvReclaimPolicy Retain";
 /// No message names more.
 const SHOWN: usize = 5;
 
 /// What goes into every namespace.
 pub(super) struct Parcel<'a> {
-    /// The contents of the Secret (Tool).
-    pub config: &'a BTreeMap<String, Vec<u8>>,
+    /// How the repository is reached.
+    pub method: AccessMethod,
+    /// The contents of the Secret (Tool); of a repository that is mounted, if the tool finds the same files.
+    pub config: Option<&'a BTreeMap<String, Vec<u8>>>,
     /// The provider's claim (Mount).
     pub claim: Option<&'a PersistentVolumeClaim>,
     /// The StorageClass that was made (Mount).
@@ -67,42 +72,48 @@ pub(super) fn look(
     let mut troubles = Vec::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     for (namespace, is_by_label) in &wanted {
-        let action = match observed.repo.spec.access_method {
-            AccessMethod::Tool => {
-                let mut config = parcel.config.clone();
-                let base = base_path(observed, namespace);
-                config.insert(objects::BASE_PATH_KEY.to_owned(), base.into_bytes());
-                let secret =
-                    maker.tool_config(namespace, &called.tool_config, config, *is_by_label);
-                let existing = secret_in(observed, called, namespace);
-                let current =
-                    existing.is_some_and(|existing| objects::is_current(existing, &secret));
-                (!current).then_some(Action::Secret(secret))
-            }
-            AccessMethod::Mount => {
-                let claim = maker.claim(
-                    namespace,
-                    &called.claim,
-                    parcel.storage_class,
-                    parcel.claim,
-                    *is_by_label,
-                );
-                let exists = claim_in(observed, called, namespace).is_some();
-                (!exists).then_some(Action::Claim(claim))
-            }
-        };
-        match action {
-            None => {
-                prepared += 1;
-                done.insert(namespace);
-            }
-            Some(action) if is_ready => {
-                if let Some(why) = observed.refusals.get(&made(&action)) {
-                    troubles.push(format!("{namespace}: {why}"));
+        let existing = secret_in(observed, called, namespace);
+        let wants_tool = asks_for_tool(observed, namespace);
+        let mut lacking = Vec::new();
+        // What a workload was once given is kept as it should be.
+        if parcel.method == AccessMethod::Tool || wants_tool || existing.is_some() {
+            match parcel.config {
+                Some(config) => {
+                    let mut config = config.clone();
+                    let base = base_path(observed, namespace);
+                    config.insert(objects::BASE_PATH_KEY.to_owned(), base.into_bytes());
+                    let secret =
+                        maker.tool_config(namespace, &called.tool_config, config, *is_by_label);
+                    if existing.is_none_or(|existing| !objects::is_current(existing, &secret)) {
+                        lacking.push(Action::Secret(secret));
+                    }
                 }
-                actions.push(action);
+                None if wants_tool => {
+                    troubles.push(format!("{namespace}: {NOT_BY_TOOL}"));
+                    continue;
+                }
+                None => {}
             }
-            Some(_) => {}
+        }
+        if parcel.method == AccessMethod::Mount
+            && !wants_tool
+            && claim_in(observed, called, namespace).is_none()
+        {
+            lacking.push(Action::Claim(maker.claim(
+                namespace,
+                &called.claim,
+                parcel.storage_class,
+                parcel.claim,
+                *is_by_label,
+            )));
+        }
+        if lacking.is_empty() {
+            prepared += 1;
+            done.insert(namespace);
+        } else if is_ready {
+            let why = lacking.iter().find_map(|action| observed.refusals.get(&made(action)));
+            troubles.extend(why.map(|why| format!("{namespace}: {why}")));
+            actions.extend(lacking);
         }
     }
     actions.extend(leftovers(observed, called, &wanted, &going));
@@ -225,6 +236,20 @@ fn wanted<'a>(
     wanted
 }
 
+/// Whether a namespace says by its label that it wants the tool.
+fn asks_for_tool(observed: &Observed, namespace: &str) -> bool {
+    observed.namespaces.iter().any(|asking| asking.name == namespace && asking.by_tool)
+}
+
+/// Whether a namespace of a repository that is mounted has the tool's configuration, or is to have it.
+pub(super) fn uses_tool(observed: &Observed, called: &Names) -> bool {
+    observed.namespaces.iter().any(|asking| asking.by_tool)
+        || observed
+            .secrets
+            .iter()
+            .any(|secret| secret.metadata.name.as_deref() == Some(&called.tool_config))
+}
+
 /// Whether a namespace asks, be it by its label or by an object in it.
 pub(super) fn asks(observed: &Observed, namespace: &str) -> bool {
     let (by_label, by_object) = asking(observed);
@@ -260,7 +285,8 @@ fn leftovers(
         .map(|claim| reference(Kind::PersistentVolumeClaim, &claim.metadata));
     let found: Vec<Reference> = match observed.repo.spec.access_method {
         AccessMethod::Tool => secrets.collect(),
-        AccessMethod::Mount => claims.collect(),
+        // Those that have the tool as well.
+        AccessMethod::Mount => claims.chain(secrets).collect(),
     };
     found.into_iter().map(Action::Delete).collect()
 }

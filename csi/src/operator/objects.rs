@@ -177,7 +177,7 @@ impl Maker<'_> {
     }
 
     /// The pre-check's Job. It has what a workload of the repository has, and nothing else.
-    pub fn job(&self, called: &str, attempt: u32) -> Job {
+    pub fn job(&self, called: &str, attempt: u32, method: AccessMethod) -> Job {
         let path = pre_check_path(self.repo);
         let volume = |source: Volume, path: &str, read_only: bool| {
             let mount = VolumeMount {
@@ -188,7 +188,7 @@ impl Maker<'_> {
             };
             (source, mount)
         };
-        let ((volume, mount), arguments) = match self.repo.spec.access_method {
+        let ((volume, mount), arguments) = match method {
             AccessMethod::Mount => {
                 let claim = PersistentVolumeClaimVolumeSource {
                     claim_name: called.to_owned(),

@@ -81,6 +81,8 @@ pub struct Asking {
     pub name: String,
     /// Whether it is going.
     pub going: bool,
+    /// Whether it wants datasafed's configuration also of a repository that is mounted.
+    pub by_tool: bool,
 }
 
 /// A Backup or Restore.

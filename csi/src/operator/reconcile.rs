@@ -7,13 +7,15 @@
 //! nothing that would store plain data; where all is well, the plan is idle.
 
 use super::conditions::{Conditions, kinds};
-use super::crd::{AccessMethod, BackupRepoStatus, ConditionStatus, Phase, SecretReference};
+use super::crd::{
+    AccessMethod, BackupRepoStatus, ConditionStatus, Phase, ReclaimPolicy, SecretReference,
+};
 use super::names;
 use super::namespaces::{self, Parcel, list};
 use super::objects::{self, Maker, Names, reference};
 use super::observed::{Action, Kind, Observed, Plan, Settings};
 use super::precheck::{self, Step};
-use super::render::Templates;
+use super::render::{OWN_PLACE, SUB_DIR, Templates};
 use std::collections::BTreeMap;
 
 /// What is to be done for a repository.
@@ -85,8 +87,8 @@ impl<'o> Work<'o> {
     fn steps(&mut self) -> Option<()> {
         let observed = self.observed;
         self.defaults();
-        let method = observed.repo.spec.access_method;
-        let provider = &self.provider()?.spec;
+        let (provider, is_installed) = self.provider()?;
+        let provider = &provider.spec;
         let parameters = self.parameters(provider)?;
         let wish = self.encryption(&parameters)?;
         let mut digest = parameters.digest(provider);
@@ -95,12 +97,16 @@ impl<'o> Work<'o> {
             digest.push('-');
             digest.push_str(&wish.algorithm.to_lowercase());
         }
-        // Two more than KubeBlocks gives to templates, for providers that pass them on to their driver.
+        // Three more than KubeBlocks gives to templates, for providers that pass them on to their driver.
         let mut parameters = parameters;
         let prefix = observed.repo.spec.path_prefix.as_deref().unwrap_or_default();
         parameters.set("pathPrefix", prefix.trim_matches('/').to_owned());
         if let Some((wish, _)) = &wish {
             parameters.set("encryption", wish.algorithm.clone());
+        }
+        // What is to go with its claim cannot lie where others have theirs.
+        if observed.repo.spec.pv_reclaim_policy == ReclaimPolicy::Retain {
+            parameters.set(SUB_DIR, OWN_PLACE.to_owned());
         }
         let (secret_namespace, secret_name) = self.called.csi_secret.clone();
         let templates = Templates::new(
@@ -109,23 +115,35 @@ impl<'o> Work<'o> {
             (&secret_namespace, &secret_name),
             &self.called.storage_class,
         );
+        let method = self.method(&templates, is_installed)?;
+        if method != observed.repo.spec.access_method {
+            // Another pre-check, here and when the driver is there.
+            let at = digest.find('-').unwrap_or(digest.len());
+            digest.insert_str(at, ".tool");
+        }
         let passphrase = wish.as_ref().map(|(_, passphrase)| passphrase.as_slice());
         let wish = wish.as_ref().map(|(wish, _)| wish);
-        let has_class = self.storage(&templates, &digest, wish, passphrase)?;
-        let claim = self.claim_template(&templates, wish)?;
+        let has_class = self.storage(&templates, &digest, wish, passphrase, method)?;
+        let claim = self.claim_template(&templates, wish, method)?;
         let config = match method {
-            AccessMethod::Mount => BTreeMap::new(),
-            AccessMethod::Tool => self.tool_config(&templates, wish, passphrase)?,
+            AccessMethod::Mount if !templates.meet() => None,
+            _ => Some(self.tool_config(&templates, wish, passphrase)?),
         };
         match method {
-            AccessMethod::Mount => self.status.backup_pvc_name = Some(self.called.claim.clone()),
+            AccessMethod::Mount => {
+                self.status.backup_pvc_name = Some(self.called.claim.clone());
+                if config.is_some() && namespaces::uses_tool(observed, &self.called) {
+                    self.status.tool_config_secret_name = Some(self.called.tool_config.clone());
+                }
+            }
             AccessMethod::Tool => {
                 self.status.tool_config_secret_name = Some(self.called.tool_config.clone());
             }
         }
         let class = self.called.storage_class.clone();
         let parcel = Parcel {
-            config: &config,
+            method,
+            config: config.as_ref(),
             claim: claim.as_ref(),
             storage_class: has_class.then_some(class.as_str()),
         };
@@ -207,10 +225,10 @@ impl<'o> Work<'o> {
                 self.plan.actions.extend(secret.map(Action::Delete));
             }
             Step::Start(failed) => {
-                match observed.repo.spec.access_method {
+                match parcel.method {
                     AccessMethod::Tool => {
-                        let secret =
-                            maker.tool_config(namespace, called, parcel.config.clone(), false);
+                        let config = parcel.config.cloned().unwrap_or_default();
+                        let secret = maker.tool_config(namespace, called, config, false);
                         if own_secret.is_none_or(|own| !objects::is_current(own, &secret)) {
                             self.plan.actions.push(Action::Secret(secret));
                         }
@@ -232,7 +250,7 @@ impl<'o> Work<'o> {
                         }
                     }
                 }
-                self.plan.actions.push(Action::Job(maker.job(called, failed)));
+                self.plan.actions.push(Action::Job(maker.job(called, failed, parcel.method)));
                 if let Some((place, why)) =
                     observed.refusals.iter().find(|(place, _)| place.name == *called)
                 {

@@ -9,6 +9,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// The parameter that gives each namespace its place, and that place: as the tool's base path has it.
+pub const SUB_DIR: &str = "subDir";
+/// See [`SUB_DIR`].
+pub const OWN_PLACE: &str = "${pvc.metadata.namespace}";
+
 /// The templates of a provider with what goes into them.
 pub struct Templates<'a> {
     provider: &'a StorageProviderSpec,
@@ -84,6 +89,16 @@ impl<'a> Templates<'a> {
             )),
             class => Ok(class),
         }
+    }
+
+    /// Whether who mounts and who calls the tool meet at the same files: volumes of files at a fixed place for each
+    /// namespace, and a configuration for the tool.
+    pub fn meet(&self) -> bool {
+        let class = self.storage_class().ok().flatten();
+        let parameters = class.and_then(|class| class.parameters).unwrap_or_default();
+        parameters.get("layout").is_some_and(|layout| layout == "objects")
+            && parameters.get(SUB_DIR).is_some_and(|place| place == OWN_PLACE)
+            && matches!(self.tool_config(), Ok(Some(_)))
     }
 
     /// The claim, without name and labels.

@@ -20,6 +20,7 @@ impl Work<'_> {
         digest: &str,
         wish: Option<&Encryption>,
         passphrase: Option<&[u8]>,
+        method: AccessMethod,
     ) -> Option<bool> {
         let kind = kinds::STORAGE_CLASS;
         let observed = self.observed;
@@ -43,7 +44,7 @@ impl Work<'_> {
         } else {
             self.status.generated_csi_driver_secret = None;
         }
-        if observed.repo.spec.access_method == AccessMethod::Tool {
+        if method == AccessMethod::Tool {
             self.conditions.yes(kind, "StorageClassCreated", "not needed to access with the tool");
             return Some(false);
         }
@@ -162,9 +163,10 @@ impl Work<'_> {
         &mut self,
         templates: &Templates<'_>,
         wish: Option<&Encryption>,
+        method: AccessMethod,
     ) -> Option<Option<PersistentVolumeClaim>> {
         let kind = kinds::CLAIM;
-        if self.observed.repo.spec.access_method == AccessMethod::Tool {
+        if method == AccessMethod::Tool {
             self.conditions.yes(kind, "Skipped", "");
             return Some(None);
         }

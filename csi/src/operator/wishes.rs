@@ -8,12 +8,13 @@ use super::namespaces::{self, list};
 use super::objects::PASSPHRASE_KEY;
 use super::parameters::Parameters;
 use super::reconcile::Work;
+use super::render::Templates;
 use k8s_openapi::api::core::v1::Secret;
 use std::collections::BTreeMap;
 
 impl<'o> Work<'o> {
-    /// The provider, if it can serve the access method.
-    pub(super) fn provider(&mut self) -> Option<&'o StorageProvider> {
+    /// The provider, if it can serve the access method, and whether its driver is there.
+    pub(super) fn provider(&mut self) -> Option<(&'o StorageProvider, bool)> {
         let kind = kinds::PROVIDER;
         let spec = &self.observed.repo.spec;
         let name = &spec.storage_provider_ref;
@@ -38,15 +39,46 @@ impl<'o> Work<'o> {
         let installed = status.into_iter().flat_map(|status| &status.conditions).any(|condition| {
             condition.kind == kinds::DRIVER && condition.status == ConditionStatus::True
         });
-        if spec.access_method == AccessMethod::Mount && !installed {
-            let driver = provider.spec.csi_driver_name.as_deref().unwrap_or_default();
-            let message = format!(
-                "CSI driver {driver} of StorageProvider {name} is not installed: install it, or use accessMethod Tool"
-            );
-            return self.refuse(kind, "StorageProviderNotReady", message);
+        if spec.access_method == AccessMethod::Tool || installed {
+            self.conditions.yes(kind, "StorageProviderReady", "");
         }
-        self.conditions.yes(kind, "StorageProviderReady", "");
-        Some(provider)
+        Some((provider, installed))
+    }
+
+    /// How the repository is reached: as it says, or, where its driver is not there, with the tool, if that finds the
+    /// same files at the same place.
+    pub(super) fn method(
+        &mut self,
+        templates: &Templates<'_>,
+        is_installed: bool,
+    ) -> Option<AccessMethod> {
+        let spec = &self.observed.repo.spec;
+        if spec.access_method == AccessMethod::Tool || is_installed {
+            self.conditions.drop(kinds::MOUNT);
+            return Some(spec.access_method);
+        }
+        let name = &spec.storage_provider_ref;
+        let provider = self.observed.provider.as_ref();
+        let driver = provider.and_then(|provider| provider.spec.csi_driver_name.as_deref());
+        let driver = driver.unwrap_or_default();
+        if !templates.meet() {
+            self.conditions.drop(kinds::MOUNT);
+            let message = format!(
+                "CSI driver {driver} of StorageProvider {name} is not installed: install it, or use accessMethod Tool \
+                 (with pvReclaimPolicy Retain and layout objects, namespaces would get the tool meanwhile)"
+            );
+            return self.refuse(kinds::PROVIDER, "StorageProviderNotReady", message);
+        }
+        self.conditions.yes(kinds::PROVIDER, "StorageProviderReady", "");
+        self.conditions.no(
+            kinds::MOUNT,
+            "FallenBackToTool",
+            format!(
+                "CSI driver {driver} is not installed: namespaces get datasafed's configuration in place of a claim, with \
+                 the same passphrase and place, so that either way restores the other's backups"
+            ),
+        );
+        Some(AccessMethod::Tool)
     }
 
     /// The parameters, if none is missing.

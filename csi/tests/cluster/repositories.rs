@@ -43,6 +43,8 @@ fn both_methods(stand: &Stand) {
             let label = format!("strongroom.io/backup-repo={name}");
             kubectl.get(&["label", "--overwrite", "namespace", &space.name, &label]);
         }
+        // The second one cannot mount, and says so.
+        kubectl.get(&["label", "namespace", &two.name, "strongroom.io/access-method=Tool"]);
         let status = ready(stand, &name);
         println!("{name} is ready and prepared {:.1?} after it was applied", applied.elapsed());
         kill_operator(stand);
@@ -52,18 +54,11 @@ fn both_methods(stand: &Stand) {
                 tool(stand, &one, &two, &config);
                 let own = json!({"secretKeyRef": {"name": config, "key": "base-path"}});
                 let own = json!({"name": "DATASAFED_BACKEND_BASE_PATH", "valueFrom": own});
-                let theirs = format!("/{name}/{}", one.name);
-                let theirs = json!({"name": "DATASAFED_BACKEND_BASE_PATH", "value": theirs});
-                let pod = |variable: &Value| {
-                    json!({
-                        "env": [variable],
-                        "mounts": [{"name": "config", "mountPath": "/etc/datasafed", "readOnly": true}],
-                        "volumes": [{"name": "config", "secret": {"secretName": config}}],
-                    })
-                };
                 let push = "datasafed push --fail-on-empty - orders.dump";
-                let pull = "datasafed pull orders.dump -";
-                database::survives((&one, &pod(&own), push), (&two, &pod(&theirs), pull));
+                database::survives(
+                    (&one, &by_tool(&config, &own), push),
+                    (&two, &by_tool(&config, &place_of(&name, &one)), PULL),
+                );
                 let path = format!("{name}/{}/orders.dump.enc", one.name);
                 assert_eq!(stand.objects(&path), std::slice::from_ref(&path));
             }
@@ -77,15 +72,39 @@ fn both_methods(stand: &Stand) {
                 });
                 let store = (&one, &pod, "cat > /data/orders.dump");
                 database::survives(store, (&one, &pod, "cat /data/orders.dump"));
+                // What was mounted there, the tool restores here.
+                let config = text(&status, "toolConfigSecretName");
+                let store = (&one, &pod, "cat > /data/more.dump");
+                let pull = "datasafed pull more.dump -";
+                database::survives(store, (&two, &by_tool(&config, &place_of(&name, &one)), pull));
+                let path = format!("{name}/{}/more.dump.enc", one.name);
+                assert_eq!(stand.objects(&path), std::slice::from_ref(&path));
             }
         }
         assert!(!stand.stores("PGDMP"), "a dump that is no ciphertext");
+        let labels = ["strongroom.io/backup-repo-", "strongroom.io/access-method-"];
         for space in [&one, &two] {
-            kubectl.get(&["label", "namespace", &space.name, "strongroom.io/backup-repo-"]);
+            kubectl.get(&[&["label", "namespace", &space.name], &labels[..]].concat());
         }
         kubectl.get(&["delete", "backuprepo", &name, "--timeout=120s"]);
     }
     driver::install(&stand.cluster, "strongroom", &stand.values());
+}
+
+const PULL: &str = "datasafed pull orders.dump -";
+
+/// A pod with the tool's configuration.
+fn by_tool(config: &str, variable: &Value) -> Value {
+    json!({
+        "env": [variable],
+        "mounts": [{"name": "config", "mountPath": "/etc/datasafed", "readOnly": true}],
+        "volumes": [{"name": "config", "secret": {"secretName": config}}],
+    })
+}
+
+/// Where another namespace has its backups.
+fn place_of(repo: &str, space: &Space<'_>) -> Value {
+    json!({"name": "DATASAFED_BACKEND_BASE_PATH", "value": format!("/{repo}/{}", space.name)})
 }
 
 /// As an upgrade or a drained node does it.
@@ -109,7 +128,7 @@ fn repository(stand: &Stand, name: &str, method: &str) -> Value {
         "apiVersion": "dataprotection.kubeblocks.io/v1alpha1", "kind": "BackupRepo",
         "metadata": {"name": name, "annotations": {"strongroom.io/encryption": ENCRYPTION}},
         "spec": {
-            "storageProviderRef": "minio", "accessMethod": method, "pvReclaimPolicy": "Delete",
+            "storageProviderRef": "minio", "accessMethod": method, "pvReclaimPolicy": "Retain",
             "volumeCapacity": "1Gi", "pathPrefix": name,
             "config": {"bucket": stand.bucket, "mountOptions": "", "endpoint": stand.minio.endpoint},
             "credential": {"name": "minio-credential-for-backuprepo", "namespace": "kb-system"},

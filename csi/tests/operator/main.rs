@@ -2,6 +2,7 @@
 //! a real API server.
 
 mod commands;
+mod fallback;
 mod guards;
 mod kinds;
 mod manifests;

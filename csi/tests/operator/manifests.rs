@@ -146,7 +146,8 @@ fn the_driver_is_told_where_the_bucket_is() {
             (class["bucket"].as_str(), class["prefix"].as_str()),
             ("test-kb-backup", "team-a")
         );
-        assert_eq!((class["layout"].as_str(), class["encryption"].as_str()), ("native", "none"));
+        assert_eq!((class["layout"].as_str(), class["encryption"].as_str()), ("objects", "none"));
+        assert_eq!(class["subDir"], "${pvc.metadata.namespace}");
         assert_eq!(data["endpoint"], endpoint);
         assert_eq!(data["accessKeyID"], "AKIA");
         assert_eq!(data["secretAccessKey"], "s3cr3t");

@@ -12,7 +12,7 @@ fn words(what: &str, message: &str) -> String {
 }
 
 /// The condition of a failed repository.
-fn says(world: &World, kind: &str, reason: &str, part: &str) {
+pub(crate) fn says(world: &World, kind: &str, reason: &str, part: &str) {
     let condition = world.condition(kind);
     assert_eq!(
         (condition.status, condition.reason.as_str()),
@@ -329,6 +329,7 @@ fn what_is_missing_is_named() {
     let mut world = World::of_seed("s3");
     world.observed.repo.spec.access_method = AccessMethod::Mount;
     world.observed.provider.as_mut().expect("a provider").status = None;
+    world.observed.repo.spec.pv_reclaim_policy = ReclaimPolicy::Delete;
     world.settle();
     says(&world, "StorageProviderReady", "StorageProviderNotReady", "csi.strongroom.io");
 }

@@ -238,28 +238,46 @@ fn a_bucket_that_is_not_there_and_a_mount_without_driver_are_told() {
 
     let mut repo = minio_repo(&server, "mounted", &server.minio.new_bucket());
     repo["spec"]["accessMethod"] = json!("Mount");
+    // What a tool could not read.
+    repo["spec"]["config"]["layout"] = json!("native");
     server.create_raw(repo).expect("taken");
     server.wait_for("mounted", |repo| {
         message(repo, "StorageProviderReady").contains("csi.strongroom.io")
     });
+    // Where a tool finds the same files, that is what namespaces get meanwhile.
+    let mut repo = minio_repo(&server, "fallen", &server.minio.new_bucket());
+    repo["spec"]["accessMethod"] = json!("Mount");
+    server.create_raw(repo).expect("taken");
+    server.namespace("tenant", Some("fallen"));
+    assert!(server.run_pre_check("fallen"));
+    let repo = server.wait_for("fallen", is(Phase::Ready));
+    assert!(message(&repo, "MountAvailable").contains("csi.strongroom.io is not installed"));
+    wait_for_configs(&server, "fallen", 1);
     // As soon as the driver comes, it goes on.
     server
         .create_raw(json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver",
                            "metadata": {"name": "csi.strongroom.io"}, "spec": {"attachRequired": false}}))
         .expect("taken");
     let class_of = |repo: &BackupRepo| repo.status.as_ref()?.generated_storage_class_name.clone();
-    let repo = server.wait_for("mounted", |repo| class_of(repo).is_some());
-    let class = class_of(&repo).expect("a class");
-    let claims = Api::<PersistentVolumeClaim>::namespaced(server.client.clone(), HOME);
-    let claim = server.wait("the pre-check's claim", |_| {
-        let claims = claims.clone();
-        async move {
-            let list =
-                claims.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            Ok(list.items.into_iter().next())
-        }
-    });
-    assert_eq!(claim.spec.and_then(|spec| spec.storage_class_name), Some(class));
+    for name in ["mounted", "fallen"] {
+        let repo = server.wait_for(name, |repo| class_of(repo).is_some());
+        assert!(message(&repo, "MountAvailable").is_empty());
+        let class = class_of(&repo).expect("a class");
+        let claims = Api::<PersistentVolumeClaim>::namespaced(server.client.clone(), HOME);
+        server.wait("the pre-check's claim", |_| {
+            let (claims, class) = (claims.clone(), class.clone());
+            async move {
+                let list =
+                    claims.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+                let named = |claim: &PersistentVolumeClaim| {
+                    claim.spec.as_ref()?.storage_class_name.as_ref().map(|name| *name == class)
+                };
+                Ok(list.items.into_iter().find(|claim| named(claim) == Some(true)))
+            }
+        });
+    }
+    // What was given out meanwhile stays.
+    wait_for_configs(&server, "fallen", 1);
 }
 
 #[test]

@@ -214,7 +214,8 @@ impl World {
     }
 
     pub(crate) fn ask(&mut self, namespace: &str) {
-        self.observed.namespaces.push(Asking { name: namespace.to_owned(), going: false });
+        let name = namespace.to_owned();
+        self.observed.namespaces.push(Asking { name, going: false, by_tool: false });
     }
 
     pub(crate) fn annotate(&mut self, name: &str, value: &str) {
