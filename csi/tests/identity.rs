@@ -8,7 +8,8 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use strongroom_csi::api::csi::NodePublishVolumeRequest;
-use support::calls::{Made, refused};
+use strongroom_csi::api::csi::volume_capability::access_mode::Mode;
+use support::calls::{Made, capability, refused};
 use support::issuer::{Issuer, role};
 use support::{Driver, Process, mounts_below, wait_for};
 use tonic::{Code, Status};
@@ -130,6 +131,83 @@ fn a_volumes_keys_are_lent_for_the_tokens_of_its_pods() {
     driver.detach(&made);
     driver.delete(&made.id).expect("deleted");
     assert_eq!(driver.objects(), Vec::<String>::new());
+}
+
+#[test]
+fn keys_are_renewed_before_their_time_is_over_and_a_file_stays_open() {
+    let issuer = Issuer::start();
+    let (driver, made) = prepared(&issuer);
+    stage(&driver, &made).expect("staged");
+    // Keys live as long as the token that they are lent for.
+    let publish = |seconds: i64| {
+        let token = issuer.token(&format!("token-{seconds}"), seconds);
+        let mut request = call(&driver, &made, &made.target, "backup");
+        with_token(&driver, &mut request, &token);
+        driver.publish_with(request).expect("published");
+    };
+    let start = std::time::Instant::now();
+    publish(24);
+    let worker = driver.workers();
+    let mut open = File::create(made.target.join("open")).expect("made");
+    open.write_all(b"before ").expect("written");
+    publish(3600);
+    assert!(!driver.log(Process::Node).contains("its keys were replaced"), "it is too early");
+    std::thread::sleep(std::time::Duration::from_secs(13).saturating_sub(start.elapsed()));
+    publish(3600);
+    assert!(driver.log(Process::Node).contains("its keys were replaced"));
+    std::thread::sleep(std::time::Duration::from_secs(26).saturating_sub(start.elapsed()));
+    open.write_all(b"after").expect("written");
+    open.sync_all().expect("stored with other keys");
+    drop(open);
+    assert_eq!(driver.workers(), worker);
+    driver.detach(&made);
+}
+
+#[test]
+fn a_keeper_that_starts_anew_ends_no_pod_and_attributes_open_nothing() {
+    let issuer = Issuer::start();
+    let (mut driver, made) = prepared(&issuer);
+    stage(&driver, &made).expect("staged");
+    let good = issuer.token("good", 3600);
+    let mut request = call(&driver, &made, &made.target, "backup");
+    with_token(&driver, &mut request, &good);
+    request.volume_capability = Some(capability(Mode::SingleNodeSingleWriter));
+    driver.publish_with(request.clone()).expect("published");
+    // The same volume by another PersistentVolume, which does not say that it has a role: nobody's account is asked for.
+    let elsewhere = driver.local("pod-elsewhere/mount");
+    for role in [None, Some("")] {
+        let mut bare = driver.publish_request(&made, &elsewhere);
+        bare.volume_context.remove("roleArn");
+        bare.volume_context.extend(role.map(|role| ("roleArn".to_owned(), role.to_owned())));
+        refused(driver.publish_with(bare), Code::FailedPrecondition, &["roleArn"]);
+    }
+    // kubelet binds directories of it for `subPath`, and publishes again and again.
+    fs::create_dir(made.target.join("part")).expect("made");
+    let part = driver.local("sub-path");
+    fs::create_dir(&part).expect("made");
+    let none = None::<&str>;
+    nix::mount::mount(
+        Some(&made.target.join("part")),
+        &part,
+        none,
+        nix::mount::MsFlags::MS_BIND,
+        none,
+    )
+    .expect("bound");
+    driver.publish_with(request.clone()).expect("its only target");
+    nix::mount::umount(&part).expect("taken away");
+    let mut open = File::create(made.target.join("open")).expect("made");
+    let worker = driver.workers();
+    driver.restart(Process::Keeper);
+    let again = driver.publish_with(request);
+    refused(again, Code::FailedPrecondition, &["keeper", "pods may still use it"]);
+    assert_eq!(driver.workers(), worker);
+    open.write_all(b"served on").expect("written");
+    open.sync_all().expect("stored");
+    drop(open);
+    assert_eq!(fs::read(made.target.join("open")).expect("read"), b"served on");
+    nix::mount::umount(&made.target).expect("taken away");
+    nix::mount::umount(&made.staging).expect("taken away");
 }
 
 #[test]

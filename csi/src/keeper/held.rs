@@ -24,7 +24,7 @@ impl Known {
     pub(super) fn now(self) -> io::Result<Held> {
         let Self { mut held, device, fuse } = self;
         held.mounted = is_mounted(&held.path, &device, &fuse)?;
-        held.targets = bindings(&held.path, &device, &fuse)?;
+        held.targets = published(bindings(&held.path, &device, &fuse)?);
         Ok(held)
     }
 }
@@ -35,14 +35,19 @@ fn is_mounted(path: &Path, device: &str, fuse: &OwnedFd) -> io::Result<bool> {
     Ok(ours && !is_over(fuse)?)
 }
 
-fn bindings(path: &Path, device: &str, fuse: &OwnedFd) -> io::Result<Vec<(PathBuf, bool)>> {
+/// Those of the whole volume: kubelet binds directories of it besides (`subPath`), which are no targets.
+fn published(bindings: Vec<mounts::Mounted>) -> Vec<(PathBuf, bool)> {
+    let whole = bindings.into_iter().filter(|there| there.is_whole);
+    whole.map(|there| (there.path, there.read_only)).collect()
+}
+
+fn bindings(path: &Path, device: &str, fuse: &OwnedFd) -> io::Result<Vec<mounts::Mounted>> {
     let ours = |there: &mounts::Mounted| there.is_volume() && there.device == device;
     let table: Vec<_> = mounts::table()?.into_iter().filter(ours).collect();
     if is_over(fuse)? {
         return Ok(Vec::new());
     }
-    let others = table.into_iter().filter(|there| there.path != path);
-    Ok(others.map(|there| (there.path, there.read_only)).collect())
+    Ok(table.into_iter().filter(|there| there.path != path).collect())
 }
 
 /// Asked after the table was read: when the last mount of a connection is gone, the kernel gives its device's number
@@ -86,7 +91,7 @@ impl Volume {
             served,
             unserved_seconds: self.unserved_since.map_or(0, |since| since.elapsed().as_secs()),
             answered_with_errors: self.answering,
-            targets: self.bindings()?,
+            targets: published(self.bindings()?),
             remembered: self.blob.is_some(),
         };
         Ok(Known { held, device: self.device.clone(), fuse: self.fuse.clone() })
@@ -96,7 +101,7 @@ impl Volume {
         is_mounted(&self.path, &self.device, &self.fuse)
     }
 
-    pub(super) fn bindings(&self) -> io::Result<Vec<(PathBuf, bool)>> {
+    pub(super) fn bindings(&self) -> io::Result<Vec<mounts::Mounted>> {
         bindings(&self.path, &self.device, &self.fuse)
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Mounted {
     pub(super) path: PathBuf,
     pub(super) read_only: bool,
     pub(super) kind: String,
+    /// All of it, and not one of its directories.
+    pub(super) is_whole: bool,
 }
 
 /// All mounts, in the order in which they were made.
@@ -52,13 +54,14 @@ fn parse(table: &[u8]) -> Vec<Mounted> {
         let line = String::from_utf8_lossy(line).into_owned();
         let (place, kind) = line.split_once(" - ")?;
         let mut place = place.split(' ').skip(2);
-        let (device, _root) = (place.next()?, place.next()?);
+        let (device, root) = (place.next()?, place.next()?);
         let (path, options) = (place.next()?, place.next()?);
         Some(Mounted {
             device: device.to_owned(),
             path: PathBuf::from(unescape(path)),
             read_only: options.split(',').any(|option| option == "ro"),
             kind: kind.split(' ').next()?.to_owned(),
+            is_whole: root == "/",
         })
     };
     table.split(|byte| *byte == b'\n').filter_map(line).collect()

@@ -273,7 +273,9 @@ impl Volumes {
                 return Err(ending(volume));
             }
             let failed = |error| unmounting(volume, &held.path, &error);
-            if let Some((first, _)) = held.bindings().map_err(failed)?.first() {
+            if let Some(mounts::Mounted { path: first, .. }) =
+                held.bindings().map_err(failed)?.first()
+            {
                 return Err(Refusal(
                     FailureKind::Busy,
                     format!(

@@ -23,6 +23,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
+/// How the keys begin that kubelet adds to a secret.
+const FROM_KUBELET: &str = "csi.storage.k8s.io/";
+
 /// What the node plugin was told at its start.
 #[derive(Debug)]
 pub struct Settings {
@@ -93,7 +96,9 @@ impl NodeService {
     }
 
     /// The secrets of a call, or the driver's own.
-    fn secrets(&self, given: HashMap<String, String>, keys: Keys) -> Result<Secrets, Status> {
+    fn secrets(&self, mut given: HashMap<String, String>, keys: Keys) -> Result<Secrets, Status> {
+        // What kubelet adds: tokens, where the driver asks for them there.
+        given.retain(|key, _| !key.starts_with(FROM_KUBELET));
         match (&self.settings.credentials, given.is_empty()) {
             (Some(directory), true) => Secrets::read(directory, keys),
             _ => Secrets::parse(given, keys),

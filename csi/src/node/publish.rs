@@ -1,6 +1,6 @@
 //! NodePublishVolume and NodeUnpublishVolume: a staged volume is bound to a pod's directory.
 
-use super::NodeService;
+use super::{FROM_KUBELET, NodeService};
 use crate::api::csi::volume_capability::access_mode::Mode;
 use crate::api::csi::{
     NodePublishVolumeRequest, NodePublishVolumeResponse, NodeStageVolumeRequest,
@@ -37,7 +37,7 @@ impl NodeService {
             .map_err(|why| Status::invalid_argument(format!("mount_flags: {why}")))?;
         let _turn = self.busy.begin(&id)?;
         let refused = |why: String| Status::failed_precondition(format!("volume {id}: {why}"));
-        let by_token = volume_context.contains_key(Role::ARN);
+        let by_token = volume_context.get(Role::ARN).is_some_and(|arn| !arn.is_empty());
         if by_token {
             // What NodeStage is told, but for what it could not know.
             let wish = self.wish(NodeStageVolumeRequest {
@@ -49,6 +49,14 @@ impl NodeService {
                 ..NodeStageVolumeRequest::default()
             })?;
             self.serve_by_token(wish, &volume_context, &secrets).await?;
+        }
+        let known = self.recall(&id).await?;
+        if !by_token && known.as_ref().is_some_and(|known| known.lent.is_some()) {
+            return Err(refused(
+                "it is mounted for the pods of one service account, and the attributes of this PersistentVolume name no \
+                 roleArn: give it the same attributes, or a volume of its own"
+                    .to_owned(),
+            ));
         }
         let held =
             self.held(&id).await?.filter(|held| held.path == staging && held.mounted).ok_or_else(
@@ -63,9 +71,10 @@ impl NodeService {
                 other.display()
             )));
         }
-        if !by_token && !secrets.is_empty() {
+        let brings_keys = secrets.keys().any(|key| !key.starts_with(FROM_KUBELET));
+        if !by_token && brings_keys {
             let secrets = self.secrets(secrets, Keys::Needed)?;
-            match (self.workers.get(&id), self.recall(&id).await?) {
+            match (self.workers.get(&id), known) {
                 (Some(worker), Some(known)) => self.renew(&id, known, &worker, &secrets).await?,
                 // With the keys of this call: those that are remembered may have been revoked meanwhile.
                 (None, Some(known)) => self.revive_with(&id, known, &secrets).await?,

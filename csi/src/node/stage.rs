@@ -184,6 +184,7 @@ impl NodeService {
             context: context.clone(),
             capacity,
             lent: None,
+            served: false,
         })
     }
 
@@ -243,7 +244,11 @@ impl NodeService {
     ) -> Result<(), Status> {
         let mut new = secrets.for_worker(false)?;
         if !known.secrets.has_other_keys(&new) {
-            return Ok(());
+            return match known.lent {
+                // The same once more, for longer.
+                Some(_) => self.remember(id, &known).await,
+                None => Ok(()),
+            };
         }
         worker.credentials(new.copied()).await.map_err(|error| status::of_worker(&error))?;
         known.secrets.take_keys(&mut new);
@@ -317,7 +322,12 @@ impl NodeService {
             // No worker was ever started: nobody can have written anything.
             return Ok(());
         }
-        let lent = self.recall(id).await.ok().flatten().and_then(|known| known.lent);
+        let known = self.recall(id).await.ok().flatten();
+        if known.as_ref().is_some_and(|known| !known.served) && self.workers.get(id).is_none() {
+            // No worker has ever opened it.
+            return Ok(());
+        }
+        let lent = known.and_then(|known| known.lent);
         let pending = |why: String| {
             let remedy = lent.as_ref().map_or_else(String::new, Lent::remedy);
             Status::aborted(format!(

@@ -40,6 +40,14 @@ pub(super) struct Remembered {
     /// Whose its keys are, if they are lent for the tokens of pods.
     #[serde(default)]
     pub(super) lent: Option<Lent>,
+    /// Whether a worker has ever served it: else nobody can have written anything.
+    #[serde(default = "yes")]
+    pub(super) served: bool,
+}
+
+/// What a former version does not say.
+fn yes() -> bool {
+    true
 }
 
 impl Remembered {
@@ -144,9 +152,10 @@ impl NodeService {
         match Worker::start(&self.settings.worker, device, settings, secrets.copied()).await {
             Ok(worker) => {
                 let derived = worker.derived();
-                if derived != remembered.secrets.derived {
+                if derived != remembered.secrets.derived || !remembered.served {
                     remembered.secrets.derived = derived;
-                    // Only makes the next start shorter.
+                    remembered.served = true;
+                    // Makes the next start shorter, and tells that something may have been written.
                     if let Err(status) = self.remember(volume, remembered).await {
                         tracing::warn!(volume, "{}", status.message());
                     }

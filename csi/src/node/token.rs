@@ -135,6 +135,22 @@ impl NodeService {
             )));
         }
         let mut held = self.held(&id).await?;
+        let is_gone = held.as_ref().is_none_or(|held| !held.mounted);
+        let is_used = held.as_ref().is_some_and(|held| !held.targets.is_empty());
+        if is_gone && (is_used || held.is_none() && self.workers.get(&id).is_some()) {
+            // Pods that have the volume go on with that worker; a new mount would not be theirs.
+            if let Some(worker) = self.workers.get(&id) {
+                let keys = self.keys_for(&wish, &pod, RENEWING).await?;
+                wish.secrets.lend(&keys);
+                let new = wish.secrets.for_worker(false)?;
+                worker.credentials(new).await.map_err(|error| status::of_worker(&error))?;
+            }
+            return Err(refused(
+                "the keeper does not know its mount any more (it was restarted, or the mount was taken away), and pods \
+                 may still use it: delete them, so that it is mounted anew"
+                    .to_owned(),
+            ));
+        }
         let mut known = None;
         if let Some(there) = held.as_ref().filter(|held| held.mounted) {
             wish.check_same_path(there)?;
@@ -195,7 +211,18 @@ impl NodeService {
         known.lent = Some(Lent { account: pod.whole(), since: now, until: seconds(keys.expires) });
         match worker {
             Some(worker) => self.renew(&id, known, &worker, &wish.secrets).await,
-            None => self.revive_with(&id, known, &wish.secrets).await,
+            None => {
+                // All that this call brings: what is remembered may never have opened the volume.
+                let mut fresh = wish.secrets.for_worker(wish.needs_passphrase())?;
+                if fresh.passphrase == known.secrets.passphrase {
+                    fresh.derived = std::mem::take(&mut known.secrets.derived);
+                }
+                known.secrets = fresh;
+                let device =
+                    self.keeper.device(&id).await.map_err(|error| status::of_keeper(&error))?;
+                self.start_worker(&id, device, &mut known).await?;
+                self.remember(&id, &known).await
+            }
         }
     }
 
