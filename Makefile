@@ -68,4 +68,4 @@ lint: tools ## Check format, clippy, licences and sources, layers
 	@# Also what is compiled for other systems alone: their licences count, too.
 	cargo fetch --locked --quiet
 	$(CACHE)/cargo-deny-0.20.2/bin/cargo-deny --offline --locked --config .deny.toml check bans licenses sources
-	cargo test --release --locked --test tidy
+	cargo test --release --locked --workspace --test tidy

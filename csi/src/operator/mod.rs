@@ -78,6 +78,9 @@ pub struct Flags {
     /// Where pre-checks may run besides: tolerations of pods, as a list in JSON
     #[arg(long, value_name = "JSON", value_parser = tolerations)]
     tolerations: Option<Tolerations>,
+    /// A ConfigMap beside pre-checks whose ca.crt has the authorities of stores' certificates, as the driver has it
+    #[arg(long, value_name = "NAME")]
+    store_ca_config_map: Option<String>,
     /// How often a usable repository is looked at again
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = parse_duration)]
     check_every: Duration,
@@ -130,6 +133,7 @@ async fn operate(flags: Flags) -> io::Result<()> {
         pull_policy: flags.image_pull_policy,
         pull_secrets: flags.image_pull_secret,
         tolerations: flags.tolerations.map(|list| list.0).unwrap_or_default(),
+        authorities: flags.store_ca_config_map,
         check_every: flags.check_every,
         retry_first: flags.retry_first,
         retry_last: flags.retry_last,

@@ -9,10 +9,10 @@ use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
 };
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, LocalObjectReference, PersistentVolumeClaim,
-    PersistentVolumeClaimSpec, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
-    PodTemplateSpec, ResourceRequirements, SeccompProfile, Secret, SecretVolumeSource,
-    SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
+    Capabilities, ConfigMapVolumeSource, Container, EnvVar, LocalObjectReference,
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimVolumeSource,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, Secret,
+    SecretVolumeSource, SecurityContext, Volume, VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -27,6 +27,8 @@ pub const PASSPHRASE_KEY: &str = "passphrase";
 pub const BASE_PATH_KEY: &str = "base-path";
 /// A claim asks for something; object storage has no size.
 const USUAL_CAPACITY: &str = "100Gi";
+/// Where a pre-check finds the authorities of stores.
+const AUTHORITIES: &str = "/etc/strongroom/ca";
 /// KubeBlocks' pre-check is user 65532, as its images are.
 const USER: i64 = 65532;
 /// The exit code of a pre-check that would fail again: wrong credentials, no such bucket.
@@ -188,6 +190,7 @@ impl Maker<'_> {
             };
             (source, mount)
         };
+        let mut trusted = None;
         let ((volume, mount), arguments) = match method {
             AccessMethod::Mount => {
                 let claim = PersistentVolumeClaimVolumeSource {
@@ -211,12 +214,33 @@ impl Maker<'_> {
                     secret: Some(secret),
                     ..Volume::default()
                 };
+                trusted = self.settings.authorities.clone().map(|name| {
+                    let source = Volume {
+                        name: "store-ca".to_owned(),
+                        config_map: Some(ConfigMapVolumeSource {
+                            name,
+                            ..ConfigMapVolumeSource::default()
+                        }),
+                        ..Volume::default()
+                    };
+                    volume(source, AUTHORITIES, true)
+                });
                 (
                     volume(source, "/etc/datasafed", true),
                     ["--config", "/etc/datasafed/datasafed.conf"],
                 )
             }
         };
+        let variable = trusted.as_ref().map(|_| EnvVar {
+            name: "CA_CERT_PATH".to_owned(),
+            value: Some(format!("{AUTHORITIES}/ca.crt")),
+            ..EnvVar::default()
+        });
+        let (mut volumes, mut mounts) = (vec![volume], vec![mount]);
+        if let Some((volume, mount)) = trusted {
+            volumes.push(volume);
+            mounts.push(mount);
+        }
         let quantity = |pairs: [(&str, &str); 2]| {
             pairs.map(|(key, value)| (key.to_owned(), Quantity(value.to_owned()))).into()
         };
@@ -232,7 +256,8 @@ impl Maker<'_> {
                     .map(str::to_owned)
                     .collect(),
             ),
-            volume_mounts: Some(vec![mount]),
+            env: variable.map(|variable| vec![variable]),
+            volume_mounts: Some(mounts),
             resources: Some(ResourceRequirements {
                 requests: Some(quantity([("cpu", "10m"), ("memory", "32Mi")])),
                 limits: Some(quantity([("cpu", "1"), ("memory", "256Mi")])),
@@ -269,7 +294,7 @@ impl Maker<'_> {
                 ..PodSecurityContext::default()
             }),
             containers: vec![container],
-            volumes: Some(vec![volume]),
+            volumes: Some(volumes),
             ..PodSpec::default()
         };
         let mut metadata = self.metadata(Some(&self.settings.namespace), called);

@@ -23,6 +23,8 @@ pub struct Settings {
     pub pull_secrets: Vec<String>,
     /// What pre-checks tolerate of nodes.
     pub tolerations: Vec<Toleration>,
+    /// A ConfigMap with the authorities of stores (`ca.crt`), for pre-checks, as the driver has it.
+    pub authorities: Option<String>,
     /// A repository that was found usable is looked at again after this long.
     pub check_every: Duration,
     /// After a failed pre-check the next one begins after this long, then twice this long, and so on.

@@ -1,6 +1,8 @@
 //! The operator: its core in scenarios, the users' manifests as they stand, the providers, the kinds; and the whole on
 //! a real API server.
 
+#[path = "../../../tests/support/authority.rs"]
+mod authority;
 mod commands;
 mod fallback;
 mod guards;

@@ -6,7 +6,7 @@ use crate::minio::cache::cached;
 use crate::minio::{Minio, free_address};
 use crate::world::{read, root};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{
     Api, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, ValidationDirective,
@@ -149,11 +149,17 @@ impl Server {
 
     /// Starts the operator, or starts it again.
     pub(crate) fn operate(&mut self) {
+        self.operate_with(&[]);
+    }
+
+    /// The same with more flags.
+    pub(crate) fn operate_with(&mut self, flags: &[&str]) {
         assert!(self.operator.is_none(), "it runs already");
         let mut command = Command::new(PROGRAM);
         command
             .args(["operator", "--namespace", HOME, "--image", "strongroom:test"])
             .args(["--retry-first", "1s", "--check-every", "1h"])
+            .args(flags)
             .arg(format!("--observe=127.0.0.1:{}", self.observed))
             .env("KUBECONFIG", self.kubeconfig());
         self.operator = Some(spawn(self.folder.path(), "operator", &mut command));
@@ -329,7 +335,25 @@ impl Server {
         let here =
             |word: &String| word.replace("/etc/datasafed", &folder.path().display().to_string());
         let log = folder.path().join("termination-log");
+        // What kubelet makes of a ConfigMap.
+        let maps = pod.volumes.iter().flatten().filter_map(|volume| volume.config_map.as_ref());
+        for map in maps {
+            let api = Api::<ConfigMap>::namespaced(self.client.clone(), HOME);
+            let map = self.runtime.block_on(api.get(&map.name)).expect("the ConfigMap");
+            for (key, value) in map.data.expect("data") {
+                std::fs::write(folder.path().join(key), value).expect("written");
+            }
+        }
+        let here_too = |value: String| {
+            value.replace("/etc/strongroom/ca", &folder.path().display().to_string())
+        };
+        let variables = pod.containers[0].env.clone().unwrap_or_default().into_iter();
+        let variables =
+            variables.map(|variable| (variable.name, here_too(variable.value.unwrap_or_default())));
         let status = Command::new(PROGRAM)
+            // A pod has nothing of this process's environment that would say whom to trust.
+            .env_remove("AWS_CA_BUNDLE")
+            .envs(variables)
             .args(words[1..].iter().map(here))
             .arg("--termination-log")
             .arg(&log)

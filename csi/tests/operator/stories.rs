@@ -1,5 +1,7 @@
 //! Whole stories on a real API server, with the operator as a real process and a real store.
 
+use crate::authority::Authority;
+use crate::minio::Minio;
 use crate::server::{HOME, Server};
 use crate::world::root;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Secret};
@@ -278,6 +280,33 @@ fn a_bucket_that_is_not_there_and_a_mount_without_driver_are_told() {
     }
     // What was given out meanwhile stays.
     wait_for_configs(&server, "fallen", 1);
+}
+
+#[test]
+fn a_store_with_a_certificate_of_an_authority_of_its_own_is_trusted_where_that_is_named() {
+    let authority = Authority::new();
+    let folder = authority.certificate("minio", "IP:127.0.0.1", "2");
+    let minio = Minio::start_with(Some(&folder));
+    let bucket = minio.new_bucket();
+    let mut server = Server::start();
+    let keys = [("accessKeyId", &*minio.access_key), ("secretAccessKey", &*minio.secret_key)];
+    server.secret(HOME, "minio-credential-for-backuprepo", &keys);
+    let mut repo = minio_repo(&server, "private", &bucket);
+    repo["spec"]["config"]["endpoint"] = json!(minio.endpoint);
+    server.operate();
+    server.create_raw(repo).expect("taken");
+    assert!(!server.run_pre_check("private"));
+    server.wait_for("private", |repo| message(repo, "PreCheckPassed").starts_with("TLS: "));
+    let text = std::fs::read_to_string(authority.file()).expect("read");
+    server
+        .create_raw(json!({"apiVersion": "v1", "kind": "ConfigMap",
+                           "metadata": {"name": "authorities", "namespace": HOME}, "data": {"ca.crt": text}}))
+        .expect("taken");
+    server.kill_operator();
+    server.operate_with(&["--store-ca-config-map", "authorities"]);
+    // One that the former operator has started still trusts nobody.
+    assert!((0..4).any(|_| server.run_pre_check("private")));
+    server.wait_for("private", is(Phase::Ready));
 }
 
 #[test]

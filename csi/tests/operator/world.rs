@@ -126,6 +126,7 @@ impl World {
                 namespace: "kb-system".to_owned(),
                 image: "strongroom:test".to_owned(),
                 pull_policy: None,
+                authorities: None,
                 check_every: Duration::from_secs(3600),
                 retry_first: Duration::from_secs(30),
                 retry_last: Duration::from_secs(900),
