@@ -12,6 +12,7 @@ mod manifests;
 #[allow(dead_code, reason = "each test binary uses its own part")]
 mod minio;
 mod namespaces;
+mod programs;
 mod scenarios;
 mod server;
 mod stories;
