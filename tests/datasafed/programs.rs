@@ -139,7 +139,7 @@ impl Call {
 
 /// The program that `make tools` compiled.
 fn real() -> PathBuf {
-    cached("bin/datasafed-v0.2.0")
+    cached("bin/datasafed-v0.2.0-go-lz4")
 }
 
 /// Arguments of a command line, as a shell would have to be given them.

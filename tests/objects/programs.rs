@@ -216,7 +216,7 @@ fn the_original_datasafed_reads_what_is_written_here_with_every_length_of_key() 
         fs::write(&conf, text).expect("written");
         fs::write(&local, &content).expect("written");
         let datasafed = |arguments: &[&str]| {
-            let mut command = Command::new(cached("bin/datasafed-v0.2.0"));
+            let mut command = Command::new(cached("bin/datasafed-v0.2.0-go-lz4"));
             command.arg("-c").arg(&conf).args(arguments).env_remove("AWS_CA_BUNDLE");
             command.env("DATASAFED_ENCRYPTION_ALGORITHM", algorithm);
             command.env("DATASAFED_ENCRYPTION_PASS_PHRASE", &files.volume.passphrase);
