@@ -9,6 +9,12 @@ use crate::store::StoreError;
 use crate::volume::native::keys;
 use std::future::Future;
 use std::sync::Arc;
+use tokio::sync::OwnedRwLockWriteGuard;
+
+/// Nothing is written.
+pub(crate) struct Still(
+    #[expect(dead_code, reason = "held")] pub(super) Option<OwnedRwLockWriteGuard<()>>,
+);
 
 /// A file system that can go on in another process.
 pub(crate) trait Attachable: Front {
@@ -24,8 +30,9 @@ pub(crate) trait Attachable: Front {
     /// Stores what is not stored; returns what could not be, and why.
     fn store_everything(self: &Arc<Self>) -> impl Future<Output = Vec<(String, FsError)>> + Send;
 
-    /// Whether a successor would find everything that programs have written.
-    fn leaves_everything(&self) -> bool;
+    /// Sees to it that nothing changes as long as what is returned lives; `None` if a successor would not find
+    /// everything that programs have written.
+    fn hold_still(&self) -> impl Future<Output = Option<Still>> + Send;
 
     /// Asks the store for something small.
     fn look(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -54,8 +61,9 @@ impl Attachable for FileSystem {
         FileSystem::store_everything(self).await
     }
 
-    fn leaves_everything(&self) -> bool {
-        true
+    async fn hold_still(&self) -> Option<Still> {
+        // Whatever is written is written down before it is answered.
+        Some(Still(None))
     }
 
     async fn look(&self) -> Result<(), StoreError> {

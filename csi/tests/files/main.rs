@@ -8,8 +8,11 @@
 mod churn;
 #[path = "../takeover/ground.rs"]
 mod ground;
+#[path = "../../../tests/support/halt.rs"]
+mod halt;
 #[path = "../takeover/node.rs"]
 mod node;
+mod steps;
 
 use churn::check_churn;
 use ground::minio::Minio;
@@ -40,8 +43,19 @@ fn both() -> [Ground; 2] {
 
 /// Files in a bucket as they are, or encrypted in datasafed's form.
 fn of_files(suite: Option<&str>) -> Ground {
-    let mut options = vec![("layout", "objects".into())];
+    of_files_with(&suite.map_or_else(Vec::new, |suite| vec![("encryption", suite.into())]))
+}
+
+/// The same by way of somebody who stands before the store.
+fn of_files_before(suite: Option<&str>, endpoint: &str) -> Ground {
+    let mut options = vec![("endpoint", endpoint.into())];
     options.extend(suite.map(|suite| ("encryption", suite.into())));
+    of_files_with(&options)
+}
+
+/// Files in a bucket with more options.
+fn of_files_with(options: &[(&'static str, serde_json::Value)]) -> Ground {
+    let options = [&[("layout", "objects".into())], options].concat();
     Ground::new(Some(Minio::shared()), "10m", &options)
 }
 

@@ -191,7 +191,8 @@ impl Ground {
         if let Some(minio) = &self.minio {
             let environment: std::collections::HashMap<_, _> =
                 minio.environment().into_iter().collect();
-            options.insert("endpoint".to_owned(), environment["AWS_ENDPOINT_URL"].clone().into());
+            let endpoint = environment["AWS_ENDPOINT_URL"].clone();
+            options.entry("endpoint").or_insert_with(|| endpoint.into());
         }
         Settings { url: self.url.clone(), name: ID.to_owned(), options, steal: false }
     }
@@ -269,13 +270,49 @@ impl Ground {
 
     /// Kills the worker as the kernel does when memory is short, and waits until the next one serves.
     pub(crate) fn kill_worker(&self) {
+        self.kill_worker_then(|| ());
+    }
+
+    /// The same with something that is done when it is dead.
+    pub(crate) fn kill_worker_then(&self, then: impl FnOnce()) {
         let before = self.stats();
         let pid = Pid::from_raw(i32::try_from(before.pid).expect("a process id"));
-        kill(pid, Signal::SIGKILL).expect("the worker is there");
+        self.stats_of_next(before.takeovers, || {
+            kill_and_wait(pid);
+            then();
+        });
+    }
+
+    /// What the worker says that serves after so many takeovers, once something is done.
+    pub(crate) fn stats_of_next(&self, takeovers: u64, then: impl FnOnce()) -> Stats {
+        then();
         let start = Instant::now();
-        while self.stats().takeovers <= before.takeovers {
+        loop {
+            let stats = self.stats();
+            if stats.takeovers > takeovers {
+                return stats;
+            }
             assert!(start.elapsed() < PATIENCE, "no next worker");
         }
+    }
+
+    /// The node plugin's workers, also one that does not serve yet.
+    #[allow(dead_code, reason = "each test binary uses its own part")]
+    pub(crate) fn workers(&self) -> Vec<Pid> {
+        let parent = self.node().pid();
+        let numbers = std::fs::read_dir("/proc").expect("the processes").filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            name.to_str()?.parse::<i32>().ok()
+        });
+        let is_worker = |number: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+            // After its name: its state, and its parent.
+            let rest = stat.rsplit(')').next().unwrap_or_default();
+            let mut fields = rest.split_whitespace();
+            fields.next().is_some_and(|state| state != "Z")
+                && fields.next() == Some(&parent.to_string())
+        };
+        numbers.filter(is_worker).map(Pid::from_raw).collect()
     }
 
     /// Takes the volume away in the order of the node plugin; everything is stored then.
@@ -293,6 +330,15 @@ impl Ground {
         self.node().ask(&Order::Stop);
         self.node = None;
     }
+}
+
+/// Kills a process and waits until it does nothing any more.
+pub(crate) fn kill_and_wait(pid: Pid) {
+    kill(pid, Signal::SIGKILL).expect("it is there");
+    wait_for("the end of a process", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+    });
 }
 
 /// Ends the connection of the volume that is staged below a directory: this process has a copy of its

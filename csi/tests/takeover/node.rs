@@ -88,6 +88,11 @@ impl Node {
         Self { child, stream }
     }
 
+    #[allow(dead_code, reason = "each test binary uses its own part")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn ask(&self, order: &Order) -> Report {
         socket::send(&self.stream, &encode(order), &[]).expect("sent");
         let (report, _) = socket::receive(&self.stream).expect("answered").expect("it is there");

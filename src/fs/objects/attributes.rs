@@ -236,7 +236,7 @@ impl ObjectFs {
     pub(super) fn stored(&self, node: &Node, found: Found) {
         let mut state = node.state.lock();
         state.version += 1;
-        (state.was_moved, state.maybe_stored) = (false, None);
+        (state.was_moved, state.sent, state.maybe_stored) = (false, false, None);
         state.checked = Some(self.now());
         state.content_id = self.next_number();
         state.time_was_set = false;

@@ -162,11 +162,10 @@ impl ObjectFs {
             *content = self.new_stream(path);
         }
         let mut data = Some(data);
-        if let Content::Stream(writer) = &mut *content
-            && writer.length() < offset
-            && offset - writer.length() <= GAP
+        if matches!(&*content, Content::Stream(writer)
+            if writer.length() < offset && offset - writer.length() <= GAP)
         {
-            self.fill_with_zeros(node, writer, offset).await?;
+            self.fill_with_zeros(node, &mut content, offset).await?;
         }
         if let Content::Stream(writer) = &mut *content
             && writer.length() == offset
@@ -178,10 +177,16 @@ impl ObjectFs {
                 Ok(Taken::NoRoom) => {}
                 Err(error) => {
                     let error = FsError::from(error);
-                    *content = Content::Lost(error.clone());
+                    self.lose(node, &mut content, &error);
                     return Err(error);
                 }
             }
+        } else if let Content::Stream(writer) = &*content
+            && let Some(bytes) = &data
+            && has(writer.whole().unwrap_or_default(), offset, bytes)
+        {
+            // Asked for once more, since a former process was killed before it answered.
+            data = None;
         }
         if let Some(data) = data {
             let overlay = self.make_overlay(node, &mut content).await?;
@@ -213,17 +218,31 @@ impl ObjectFs {
     async fn fill_with_zeros(
         &self,
         node: &Node,
-        writer: &mut Writer,
+        content: &mut Content,
         until: u64,
     ) -> Result<(), FsError> {
         let headers = self.headers_begun(node);
-        while writer.length() < until {
+        while let Content::Stream(writer) = content
+            && writer.length() < until
+        {
             let length = (until - writer.length()).min(ZEROS.len() as u64);
-            if writer.write(&ZEROS[..length as usize], &headers).await? == Taken::NoRoom {
-                break;
+            match writer.write(&ZEROS[..length as usize], &headers).await {
+                Ok(Taken::All) => {}
+                Ok(Taken::NoRoom) => break,
+                Err(error) => {
+                    let error = FsError::from(error);
+                    self.lose(node, content, &error);
+                    return Err(error);
+                }
             }
         }
         Ok(())
+    }
+
+    /// What was written and had left is lost: whoever has it open is told, until the last close.
+    pub(super) fn lose(&self, node: &Node, content: &mut Content, error: &FsError) {
+        *content = Content::Lost(error.clone());
+        self.keep_spare(node, content);
     }
 
     /// Sets a file's size. For a caller that holds its content and the paths.
@@ -246,12 +265,12 @@ impl ObjectFs {
             // Whatever could not be stored is not wanted any more.
             *content = self.new_stream(path);
         } else {
-            if let Content::Stream(writer) = &mut *content
-                && writer.length() < size
-                && size - writer.length() <= GAP
-                && writer.whole().is_none()
+            if matches!(&*content, Content::Stream(writer)
+                if writer.length() < size
+                    && size - writer.length() <= GAP
+                    && writer.whole().is_none())
             {
-                self.fill_with_zeros(node, writer, size).await?;
+                self.fill_with_zeros(node, content, size).await?;
             }
             if !matches!(&*content, Content::Stream(writer) if writer.length() == size) {
                 self.make_overlay(node, content).await?.set_size(size);
@@ -411,4 +430,10 @@ impl ObjectFs {
             }
         }
     }
+}
+
+/// Whether these bytes are there already.
+fn has(whole: &[u8], offset: u64, bytes: &[u8]) -> bool {
+    let there = usize::try_from(offset).ok().and_then(|offset| whole.get(offset..));
+    !bytes.is_empty() && there.is_some_and(|there| there.starts_with(bytes))
 }

@@ -20,7 +20,7 @@
 //! | [`overlay`], [`scratch`] | a file changed in its middle |
 //! | [`reading`] | ranges, ahead of who reads in order |
 //! | [`remembered`], [`recorder`], [`spare`] | what a process that takes over finds |
-//! | [`takeover`], [`once`] | going on where a former process stopped |
+//! | [`takeover`], [`once`], [`redo`] | going on where a former process stopped |
 
 mod attributes;
 mod callers;
@@ -34,6 +34,7 @@ mod opening;
 mod overlay;
 mod reading;
 mod recorder;
+mod redo;
 pub mod remembered;
 mod spare;
 mod storing;
@@ -112,7 +113,7 @@ pub struct ObjectFs {
     budget: Budget,
     blocks: Blocks,
     /// Held, shared, by whoever uses a path for longer; a directory's move has it alone.
-    paths: RwLock<()>,
+    paths: Arc<RwLock<()>>,
     /// Where what another process would need to go on is written down; `None` if nobody can take over.
     keep: Option<Arc<Keep>>,
     /// Handles that a former process gave out and perhaps never told the kernel of, by request.
@@ -150,7 +151,7 @@ impl ObjectFs {
             counter: AtomicU64::new(1),
             budget: Budget::new(config.memory / 2),
             blocks: Blocks::new(config.memory / 4),
-            paths: RwLock::new(()),
+            paths: Arc::default(),
             config,
             keep,
             unanswered: Mutex::default(),
@@ -215,9 +216,9 @@ impl ObjectFs {
     }
 
     /// The answer that a node was found or made; counts a lookup.
-    fn entry(&self, node: &Node) -> EntryReply {
-        node.state.lock().lookups += 1;
-        self.entry_uncounted(node)
+    fn entry(&self, node: &Arc<Node>) -> EntryReply {
+        let node = self.table.lock().count_lookup(node);
+        self.entry_uncounted(&node)
     }
 
     fn entry_uncounted(&self, node: &Node) -> EntryReply {

@@ -13,7 +13,7 @@ use crate::fs::types::{Ino, Kind, RenameMode};
 use crate::volume::objects::tree::Found;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{MutexGuard, RwLockWriteGuard};
+use tokio::sync::{MutexGuard, OwnedRwLockWriteGuard};
 
 /// How long a directory's move waits for files that are being stored.
 const BUSY: Duration = Duration::from_secs(120);
@@ -52,10 +52,10 @@ impl ObjectFs {
     }
 
     /// All paths, when nobody uses one for a moment. Waited for in short turns: the others wait behind it.
-    pub(super) async fn all_paths(&self) -> Result<RwLockWriteGuard<'_, ()>, FsError> {
+    pub(super) async fn all_paths(&self) -> Result<OwnedRwLockWriteGuard<()>, FsError> {
         let since = self.now();
         loop {
-            match tokio::time::timeout(TURN, self.paths.write()).await {
+            match tokio::time::timeout(TURN, self.paths.clone().write_owned()).await {
                 Ok(paths) => return Ok(paths),
                 Err(_) if self.now().saturating_sub(since) > BUSY => return Err(FsError::Busy),
                 Err(_) => tokio::time::sleep(TURN / 4).await,
@@ -105,6 +105,7 @@ impl ObjectFs {
         }
         let found = node.state.lock().found.clone().ok_or(FsError::NotFound)?;
         let headers = self.headers(&node.state.lock(), &new, true);
+        self.move_begins(node, from, to);
         let etag = match self.tree.copy(&old, &found, &new, Some(&headers)).await {
             Ok(etag) => etag,
             Err(error) => {
@@ -162,6 +163,7 @@ impl ObjectFs {
         // a directory by its mark.
         self.keep_directory(node.ino).await?;
         self.keep_directory(from.0).await?;
+        self.move_begins(node, from, to);
         self.tree.move_directory(&old, &new).await?;
         if let Some(target) = &target {
             let mut content = self.content_of(target).await;
@@ -169,6 +171,14 @@ impl ObjectFs {
         }
         self.table.lock().rename(node, to.0, to.1);
         drop(busy);
+        self.note_moved(node);
+        self.note_name(from.0, from.1, false);
+        self.note_name(to.0, to.1, true);
+        Ok(())
+    }
+
+    /// Notes that a directory has been moved with everything below it.
+    pub(super) fn note_moved(&self, node: &Arc<Node>) {
         // The copies may have other marks. Also of what was looked up meanwhile.
         for inner in self.table.lock().below(node.ino) {
             let mut state = inner.state.lock();
@@ -179,20 +189,15 @@ impl ObjectFs {
             // That it has another mark then is no other one's doing.
             state.was_moved = true;
         }
-        {
-            let mut state = node.state.lock();
-            state.version += 1;
-            state.names = None;
-            state.absent.clear();
-        }
-        self.note_name(from.0, from.1, false);
-        self.note_name(to.0, to.1, true);
-        Ok(())
+        let mut state = node.state.lock();
+        state.version += 1;
+        state.names = None;
+        state.absent.clear();
     }
 
     /// Takes the contents of two nodes, always in the same order, so that two renames do not wait for each
     /// other.
-    async fn lock_both<'n>(
+    pub(super) async fn lock_both<'n>(
         &self,
         node: &'n Node,
         other: Option<&'n Arc<Node>>,

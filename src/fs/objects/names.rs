@@ -359,7 +359,7 @@ impl ObjectFs {
         let _busy = Busy::new(&node);
         let is_stored = {
             let state = node.state.lock();
-            state.found.is_some() || state.maybe_stored.is_some()
+            state.found.is_some() || state.sent
         };
         if is_stored {
             self.keep_directory(parent).await?;

@@ -2,8 +2,8 @@
 //! answered: what was done already must be answered as done. What a change is about is written down before it begins,
 //! and that it was done before it is answered; the entry is taken back when the answer has left.
 //!
-//! An object in the store tells nobody who has put it there. So what is found where a change that had begun would have
-//! put it, and where nothing was when it began, is taken for that change's own.
+//! An object in the store tells nobody who has put it there. So what is found where something was being made, and where
+//! nothing was when that began, is taken for its own. What a move has come to: `redo.rs`.
 
 use super::remembered::ReplyForm;
 use super::table::Node;
@@ -25,7 +25,7 @@ impl ObjectFs {
     }
 
     /// The request, if somebody could take over from this process.
-    fn accountable(&self) -> Option<RequestId> {
+    pub(super) fn accountable(&self) -> Option<RequestId> {
         self.keep.as_ref().and(current())
     }
 
@@ -34,24 +34,30 @@ impl ObjectFs {
         self.replies.lock().get(&request.number).filter(|_| request.resent).cloned()
     }
 
-    fn write_down(&self, request: RequestId, form: &ReplyForm) {
+    pub(super) fn write_down(&self, number: u64, form: &ReplyForm) {
         if let Some(keep) = &self.keep {
-            keep.reply(request, form);
+            keep.reply(number, form);
         }
     }
 
+    /// Writes down that a change was done; one that failed is of no account.
     fn end(&self, request: RequestId, result: Result<(), FsError>) -> Result<(), FsError> {
-        if result.is_ok() {
-            self.write_down(request, &ReplyForm { done: true, ..ReplyForm::default() });
-        }
+        let done = result.is_ok();
+        self.write_down(request.number, &ReplyForm { done, ..ReplyForm::default() });
         result
     }
 
     /// What has a name; `None` if nothing.
-    async fn there(&self, parent: Ino, name: &[u8]) -> Option<Arc<Node>> {
-        let name = name_of(name).ok()?;
+    async fn there(&self, parent: Ino, name: &[u8]) -> Result<Option<Arc<Node>>, FsError> {
+        // What cannot be a name is told by whoever is asked to use it.
+        let Ok(name) = name_of(name) else { return Ok(None) };
         let _paths = self.paths.read().await;
-        self.find(parent, name).await.ok()
+        match self.find(parent, name).await {
+            Ok(node) => Ok(Some(node)),
+            Err(FsError::NotFound) => Ok(None),
+            // Never nothing for what cannot be asked.
+            Err(error) => Err(error),
+        }
     }
 
     /// A handle that this request has been given already.
@@ -89,12 +95,12 @@ impl ObjectFs {
         let Some(request) = self.accountable() else {
             return self.create(caller, parent, name, modes, open).await;
         };
-        let was_free = self.made_before(request, parent, name).await;
+        let was_free = self.made_before(request, parent, name).await?;
         let created = self.create(caller, parent, name, modes, open).await;
         if !was_free || !matches!(created, Err(FsError::Exists)) {
             return created;
         }
-        let Some(node) = self.there(parent, name).await else { return created };
+        let Some(node) = self.there(parent, name).await? else { return created };
         // It is new: there is nothing to truncate.
         let mode = OpenMode { truncate: false, excl: false, ..open };
         let opened = self.open(caller, node.ino, mode).await?;
@@ -102,13 +108,18 @@ impl ObjectFs {
     }
 
     /// Whether this request had begun to make something where nothing was; writes down that it begins.
-    async fn made_before(&self, request: RequestId, parent: Ino, name: &[u8]) -> bool {
+    async fn made_before(
+        &self,
+        request: RequestId,
+        parent: Ino,
+        name: &[u8],
+    ) -> Result<bool, FsError> {
         if let Some(reply) = self.reply_before(request) {
-            return reply.was_free;
+            return Ok(reply.was_free);
         }
-        let was_free = self.there(parent, name).await.is_none();
-        self.write_down(request, &ReplyForm { was_free, ..ReplyForm::default() });
-        false
+        let was_free = self.there(parent, name).await?.is_none();
+        self.write_down(request.number, &ReplyForm { was_free, ..ReplyForm::default() });
+        Ok(false)
     }
 
     /// mkdir, mknod and symlink, once.
@@ -119,11 +130,11 @@ impl ObjectFs {
         make: impl Future<Output = Result<EntryReply, FsError>>,
     ) -> Result<EntryReply, FsError> {
         let Some(request) = self.accountable() else { return make.await };
-        let was_free = self.made_before(request, parent, name).await;
+        let was_free = self.made_before(request, parent, name).await?;
         let made = make.await;
         if was_free
             && matches!(made, Err(FsError::Exists))
-            && let Some(node) = self.there(parent, name).await
+            && let Some(node) = self.there(parent, name).await?
             && node.state.lock().kind == kind
         {
             return Ok(self.entry(&node));
@@ -143,8 +154,8 @@ impl ObjectFs {
             Some(reply) if reply.done => return Ok(()),
             Some(reply) => reply.ino != 0,
             None => {
-                let ino = self.there(parent, name).await.map_or(0, |node| node.ino.0);
-                self.write_down(request, &ReplyForm { ino, ..ReplyForm::default() });
+                let ino = self.there(parent, name).await?.map_or(0, |node| node.ino.0);
+                self.write_down(request.number, &ReplyForm { ino, ..ReplyForm::default() });
                 false
             }
         };
@@ -164,87 +175,16 @@ impl ObjectFs {
         let Some(request) = self.accountable() else { return self.rename(from, to, mode).await };
         match self.reply_before(request) {
             Some(reply) if reply.done => return Ok(()),
-            Some(reply) if reply.ino != 0 => {
-                if let Some(result) = self.go_on_renaming(&reply, from, to).await {
-                    return self.end(request, result);
-                }
-            }
-            Some(_) => {}
-            None => {
-                let ino = self.there(from.0, from.1).await.map_or(0, |node| node.ino.0);
-                let target = match ino {
-                    0 => None,
-                    _ => self.there(to.0, to.1).await,
-                };
-                let was_free =
-                    target.is_none_or(|target| target.state.lock().kind == Kind::Directory);
-                self.write_down(request, &ReplyForm { done: false, ino, was_free });
-            }
+            // When this process began, it could not be ended.
+            Some(reply) if reply.moves.is_some() => match self.end_move(request.number).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return self.end(request, Err(error)),
+            },
+            // Nothing of it is to be seen.
+            _ => {}
         }
         let renamed = self.rename(from, to, mode).await;
         self.end(request, renamed)
-    }
-
-    /// A rename that a former process had begun; `None` if nothing of it is to be seen.
-    async fn go_on_renaming(
-        self: &Arc<Self>,
-        reply: &ReplyForm,
-        from: (Ino, &[u8]),
-        to: (Ino, &[u8]),
-    ) -> Option<Result<(), FsError>> {
-        let (old_name, new_name) = (name_of(from.1).ok()?, name_of(to.1).ok()?);
-        let node = self.node(Ino(reply.ino)).ok()?;
-        let is_directory = node.state.lock().kind == Kind::Directory;
-        let paths = [self.path_in(from.0, old_name).ok()?, self.path_in(to.0, new_name).ok()?];
-        let mut there = [false; 2];
-        for (path, there) in paths.iter().zip(&mut there) {
-            *there = match self.tree.look(path).await {
-                Ok(looked) => !matches!(looked, crate::volume::objects::tree::Looked::Nothing),
-                Err(error) => return Some(Err(error.into())),
-            };
-        }
-        match there {
-            // It was moved; nobody had come to say so.
-            [false, true] => {
-                self.moved_before(&node, to.0, new_name);
-                Some(Ok(()))
-            }
-            // Half moved: some are under both names, none under neither.
-            [true, true] if is_directory && reply.was_free => {
-                Some(self.finish_moving(&node, (&paths[0], &paths[1]), (to.0, new_name)).await)
-            }
-            _ => None,
-        }
-    }
-
-    async fn finish_moving(
-        &self,
-        node: &Arc<Node>,
-        (old, new): (&str, &str),
-        (parent, name): (Ino, &str),
-    ) -> Result<(), FsError> {
-        let _paths = self.all_paths().await?;
-        self.tree.move_directory(old, new).await?;
-        self.moved_before(node, parent, name);
-        Ok(())
-    }
-
-    /// Gives a node the name under which the store has it already.
-    fn moved_before(&self, node: &Arc<Node>, parent: Ino, name: &str) {
-        let former = node.state.lock().place.clone();
-        let mut table = self.table.lock();
-        table.rename(node, parent, name);
-        for inner in table.below(node.ino).iter().chain([node]) {
-            let mut state = inner.state.lock();
-            state.version += 1;
-            (state.checked, state.names) = (None, None);
-            state.absent.clear();
-            state.was_moved = true;
-        }
-        drop(table);
-        if let Some((above, old)) = former {
-            self.note_name(above, &old, false);
-        }
-        self.note_name(parent, name, true);
     }
 }

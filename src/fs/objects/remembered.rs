@@ -167,7 +167,7 @@ impl Former {
                 let ino = Ino(u64::from_le_bytes(value.try_into().ok()?));
                 self.directories.insert(number, ino);
             }
-            b'R' => drop(self.replies.insert(number, ReplyForm::decode(value).ok()?)),
+            b'R' => drop(self.replies.insert(number, ReplyForm::read(value)?)),
             _ => return None,
         }
         Some(())
@@ -226,6 +226,15 @@ struct NodeForm {
     replaced: u64,
     #[prost(message, optional, tag = "15")]
     found: Option<FoundForm>,
+    /// What was written is lost, which is still to be told.
+    #[prost(bool, tag = "16")]
+    lost: bool,
+    /// It was sent to be stored, and nobody knows whether it was.
+    #[prost(bool, tag = "17")]
+    sent: bool,
+    /// Which of the runs in the arena are its bytes.
+    #[prost(uint64, tag = "18")]
+    spare: u64,
 }
 
 /// A node as it was.
@@ -244,6 +253,9 @@ pub(super) struct Kept {
     pub(super) was_moved: bool,
     pub(super) replaced: u64,
     pub(super) found: Option<Found>,
+    pub(super) lost: bool,
+    pub(super) sent: bool,
+    pub(super) spare: u64,
 }
 
 impl NodeForm {
@@ -274,9 +286,13 @@ impl NodeForm {
             dirty: state.dirty,
             removed_here: state.removed_here,
             time_was_set: state.time_was_set,
-            was_moved: state.was_moved,
+            // A change of its headers makes it another object, too.
+            was_moved: state.was_moved || state.busy > 0,
             replaced: state.replaced,
             found,
+            lost: state.lost,
+            sent: state.sent,
+            spare: state.spare,
         }
     }
 
@@ -309,6 +325,9 @@ impl NodeForm {
             was_moved: self.was_moved,
             replaced: self.replaced,
             found,
+            lost: self.lost,
+            sent: self.sent,
+            spare: self.spare,
         })
     }
 }
@@ -335,6 +354,33 @@ pub(super) struct ReplyForm {
     /// Nothing had the name that it gives.
     #[prost(bool, tag = "3")]
     pub(super) was_free: bool,
+    /// A move of which something may be seen in the store.
+    #[prost(message, optional, tag = "4")]
+    pub(super) moves: Option<MoveForm>,
+}
+
+/// From where to where.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MoveForm {
+    #[prost(uint64, tag = "1")]
+    pub(super) parent: u64,
+    #[prost(string, tag = "2")]
+    pub(super) name: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) new_parent: u64,
+    #[prost(string, tag = "4")]
+    pub(super) new_name: String,
+}
+
+impl ReplyForm {
+    /// `None` if it makes no sense.
+    fn read(value: &[u8]) -> Option<Self> {
+        let form = Self::decode(value).ok()?;
+        for name in form.moves.iter().flat_map(|moves| [&moves.name, &moves.new_name]) {
+            name_of(name.as_bytes()).ok()?;
+        }
+        Some(form)
+    }
 }
 
 /// What the ledger has of a node.
@@ -403,8 +449,8 @@ impl Keep {
     }
 
     /// A change of names, before it begins and when it is done.
-    pub(super) fn reply(&self, request: RequestId, form: &ReplyForm) {
-        self.ledger.put(&key(b'R', request.number), &form.encode_to_vec());
+    pub(super) fn reply(&self, number: u64, form: &ReplyForm) {
+        self.ledger.put(&key(b'R', number), &form.encode_to_vec());
     }
 
     /// Its answer has left.

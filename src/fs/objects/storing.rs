@@ -50,6 +50,13 @@ impl ObjectFs {
             Content::Stream(_) | Content::Overlay(_) => {}
         }
         let path = self.path(node)?;
+        if let Content::Stream(writer) = content
+            && !writer.goes_to(&path)
+        {
+            let error = FsError::io(format!("{path}: it was moved while it was being written"));
+            self.lose(node, content, &error);
+            return Err(error);
+        }
         let (wanted, begun) = {
             let state = node.state.lock();
             let anew = |with_time| self.headers_anew(&state, &path, with_time);
@@ -65,7 +72,11 @@ impl ObjectFs {
             },
             headers: [wanted.clone(), begun.clone()],
         };
-        let former = node.state.lock().maybe_stored.replace(attempt.clone());
+        let former = {
+            let mut state = node.state.lock();
+            state.sent = true;
+            state.maybe_stored.replace(attempt.clone())
+        };
         if let Some(former) = former
             && self.was_stored(node, &path, &former).await?
             && former == attempt
@@ -91,7 +102,7 @@ impl ObjectFs {
                         let failed = writer.has_failed();
                         let error = FsError::from(error);
                         if failed {
-                            *content = Content::Lost(error.clone());
+                            self.lose(node, content, &error);
                         }
                         return Err(error);
                     }

@@ -78,8 +78,14 @@ pub(super) struct State {
     pub(super) version: u64,
     /// When the store was asked last (boot time); none: it has to be asked again.
     pub(super) checked: Option<Duration>,
+    /// It was sent to be stored since it was stored last, perhaps by a former process: it may be there.
+    pub(super) sent: bool,
     /// Something of its content is not in the store.
     pub(super) dirty: bool,
+    /// Its content is [`Content::Lost`].
+    pub(super) lost: bool,
+    /// What the runs in the arena are called that have its content, 0 if none has.
+    pub(super) spare: u64,
     /// Its time was set, by utimens(2), and not by a write.
     pub(super) time_was_set: bool,
     /// The content whose pages the kernel may have.
@@ -122,7 +128,10 @@ impl State {
             replaced: 0,
             version: 0,
             checked: None,
+            sent: false,
             dirty: false,
+            lost: false,
+            spare: 0,
             time_was_set: false,
             opened: None,
             names: None,
@@ -332,6 +341,27 @@ impl Table {
         state.lookups = state.lookups.saturating_sub(1);
     }
 
+    /// Counts a lookup of a node, which the kernel may have let go since it was found; returns the one that has its
+    /// number.
+    pub(super) fn count_lookup(&mut self, node: &Arc<Node>) -> Arc<Node> {
+        let known = match self.get(node.ino) {
+            Some(known) => known,
+            None => {
+                self.nodes.insert(node.ino, node.clone());
+                let place = node.state.lock().place.take();
+                if let Some((parent, name)) = place
+                    && self.nodes.contains_key(&parent)
+                    && self.child(parent, &name).is_none()
+                {
+                    self.place(node, parent, &name);
+                }
+                node.clone()
+            }
+        };
+        known.state.lock().lookups += 1;
+        known
+    }
+
     pub(super) fn forget(&mut self, ino: Ino, lookups: u64) {
         if let Some(node) = self.nodes.get(&ino) {
             let mut state = node.state.lock();
@@ -363,5 +393,39 @@ impl Table {
             drop(state);
             at = place.0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(kind: Kind) -> State {
+        State::new(kind, Timestamp(0), 1)
+    }
+
+    #[test]
+    fn a_node_that_was_let_go_while_it_was_answered_is_known_under_its_name() {
+        let mut table = Table::default();
+        table.add_root(state(Kind::Directory));
+        let above = table.add(Ino::ROOT, "above", state(Kind::Directory), Content::Clean);
+        let above = table.count_lookup(&above.expect("added"));
+        let node = table.add(above.ino, "name", state(Kind::File), Content::Clean).expect("added");
+        let node = table.count_lookup(&node);
+        table.forget(node.ino, 1);
+        assert!(table.get(node.ino).is_none());
+        let again = table.count_lookup(&node);
+        assert!(Arc::ptr_eq(&again, &node));
+        assert_eq!(table.path(node.ino).as_deref(), Some("above/name"));
+        assert_eq!(above.state.lock().children, 1);
+        // Another one has its number and name by then.
+        table.forget(node.ino, 1);
+        let next = table.add(above.ino, "name", state(Kind::File), Content::Clean).expect("added");
+        assert_eq!(next.ino, node.ino);
+        assert!(Arc::ptr_eq(&table.count_lookup(&node), &next));
+        assert_eq!(next.state.lock().lookups, 1);
+        table.forget(next.ino, 1);
+        table.forget(above.ino, 1);
+        assert_eq!(table.all().len(), 1);
     }
 }

@@ -7,11 +7,11 @@ use super::callers::Users;
 use super::content::Content;
 use super::directory::DirectoryHandle;
 use super::remembered::{Former, Kept, ObjectsEstate, Written};
-use super::spare::{Spare, ino_of};
+use super::spare::{Spare, owner_of};
 use super::table::{Node, State};
 use super::{Handle, ObjectFs, ObjectsConfig};
 use crate::fs::arena::Run;
-use crate::fs::attachable::Attachable;
+use crate::fs::attachable::{Attachable, Still};
 use crate::fs::burden::Burden;
 use crate::fs::errno::FsError;
 use crate::fs::ledger::Ledger;
@@ -50,21 +50,35 @@ impl ObjectFs {
     async fn restore(self: &Arc<Self>, mut former: Former, runs: Vec<Run>) {
         self.restore_nodes(&mut former);
         self.restore_handles(&mut former);
-        let mut bytes: HashMap<Ino, Vec<Run>> = HashMap::new();
+        let mut bytes: HashMap<(Ino, u64), Vec<Run>> = HashMap::new();
         for run in runs {
-            if let Some(ino) = ino_of(&run) {
-                bytes.entry(ino).or_default().push(run);
-            }
+            bytes.entry(owner_of(&run)).or_default().push(run);
         }
         let nodes = self.table.lock().all();
         for node in nodes.iter().filter(|node| node.ino != Ino::ROOT) {
-            let runs = bytes.remove(&node.ino).unwrap_or_default();
-            self.restore_content(node, runs, former.damaged).await;
-        }
-        for node in nodes {
-            self.table.lock().drop_if_unused(node.ino);
+            let number = node.state.lock().spare;
+            let runs = bytes.remove(&(node.ino, number)).unwrap_or_default();
+            self.restore_content(node, (runs, number), former.damaged).await;
         }
         *self.replies.lock() = std::mem::take(&mut former.replies);
+        self.end_moves().await;
+        for node in nodes {
+            self.table.lock().drop_if_unused(node.ino);
+            let is_left = {
+                let state = node.state.lock();
+                state.dirty && state.handles == 0 && state.place.is_some()
+            };
+            if is_left {
+                // No close comes that would store it.
+                let fs = self.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = fs.publish(&node).await {
+                        tracing::error!("{}: not stored yet: {error}", fs.shown(&node));
+                    }
+                    fs.table.lock().drop_if_unused(node.ino);
+                });
+            }
+        }
         if former.damaged {
             tracing::error!(
                 "not everything that the former server left can be read: files that were open for writing report EIO, \
@@ -116,6 +130,7 @@ impl ObjectFs {
         (state.dirty, state.removed_here) = (kept.dirty, kept.removed_here);
         (state.time_was_set, state.was_moved) = (kept.time_was_set, kept.was_moved);
         (state.replaced, state.checked) = (kept.replaced, None);
+        (state.lost, state.sent, state.spare) = (kept.lost, kept.sent, kept.spare);
         state
     }
 
@@ -156,11 +171,17 @@ impl ObjectFs {
     }
 
     /// What was not in the store: its bytes, or that they are lost.
-    async fn restore_content(self: &Arc<Self>, node: &Arc<Node>, runs: Vec<Run>, damaged: bool) {
-        let (kind, is_dirty, has_name, is_open, is_written, size) = {
+    async fn restore_content(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        (runs, number): (Vec<Run>, u64),
+        damaged: bool,
+    ) {
+        let (kind, is_dirty, has_name, is_open, is_written, size, is_whole) = {
             let state = node.state.lock();
             let (is_open, is_written) = (state.handles > 0, state.writers > 0);
-            (state.kind, state.dirty, state.place.is_some(), is_open, is_written, state.size)
+            let (has_name, is_whole) = (state.place.is_some(), !damaged && !state.lost);
+            (state.kind, state.dirty, has_name, is_open, is_written, state.size, is_whole)
         };
         if kind != Kind::File {
             return;
@@ -176,14 +197,14 @@ impl ObjectFs {
         if !has_name {
             if is_open {
                 // What was kept of it was in the former process.
-                *content = Content::Lost(lost());
+                self.lose(node, &mut content, &lost());
             }
             node.state.lock().dirty = is_open;
             return;
         }
         if is_dirty
-            && let Some(whole) = Spare::adopted(runs, size)
-            && !damaged
+            && is_whole
+            && let Some((spare, whole)) = Spare::adopted(runs, number, size)
         {
             let path = self.path(node).unwrap_or_default();
             let Content::Stream(mut writer) = self.new_stream(path) else { return };
@@ -192,7 +213,7 @@ impl ObjectFs {
                 && writer.whole().is_some()
             {
                 *content = Content::Stream(writer);
-                self.keep_spare(node, &content);
+                self.adopt_spare(node, &content, spare);
                 return;
             }
         }
@@ -201,7 +222,7 @@ impl ObjectFs {
         }
         if is_open {
             tracing::error!("{}", lost());
-            *content = Content::Lost(lost());
+            self.lose(node, &mut content, &lost());
             node.state.lock().dirty = true;
             return;
         }
@@ -217,6 +238,25 @@ impl ObjectFs {
         if is_nowhere {
             self.table.lock().detach(node);
         }
+    }
+
+    /// Whether a successor would find everything that programs have written.
+    fn leaves_everything(&self) -> bool {
+        let nodes = self.table.lock().all();
+        let has_left = |node: &Arc<Node>| match node.content.try_lock() {
+            Ok(content) => match &*content {
+                Content::Clean | Content::Lost(_) => false,
+                Content::Stream(writer) => !node.spare.lock().is_all_of(writer),
+                Content::Overlay(_) => true,
+            },
+            Err(_) => true,
+        };
+        // What has no name any more ends with this process.
+        let is_wanted = |node: &Arc<Node>| {
+            let state = node.state.lock();
+            state.dirty && (state.place.is_some() || !state.removed_here)
+        };
+        !nodes.iter().any(|node| is_wanted(node) && has_left(node))
     }
 
     fn lost_files(&self) -> u64 {
@@ -277,17 +317,12 @@ impl Attachable for ObjectFs {
         self.store_all().await
     }
 
-    fn leaves_everything(&self) -> bool {
-        let nodes = self.table.lock().all();
-        let has_left = |node: &Arc<Node>| match node.content.try_lock() {
-            Ok(content) => match &*content {
-                Content::Clean | Content::Lost(_) => false,
-                Content::Stream(writer) => writer.whole().is_none(),
-                Content::Overlay(_) => true,
-            },
-            Err(_) => true,
-        };
-        !nodes.iter().any(|node| node.state.lock().dirty && has_left(node))
+    async fn hold_still(&self) -> Option<Still> {
+        if !self.leaves_everything() {
+            return None;
+        }
+        let paths = self.all_paths().await.ok()?;
+        self.leaves_everything().then_some(Still(Some(paths)))
     }
 
     async fn look(&self) -> Result<(), StoreError> {

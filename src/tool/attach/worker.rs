@@ -331,6 +331,8 @@ impl<F: Attachable> Served<F> {
                 stream
             })?
         };
+        // Nothing is written any more that a successor would not find.
+        let mut still = None;
         let unmounted = runtime.block_on(async {
             let gone = async {
                 while attached.is_served() {
@@ -344,29 +346,51 @@ impl<F: Attachable> Served<F> {
                 _ = signals.first() => End::Stored,
                 _ = let_go.recv() => End::Now,
             };
+            let fs = &control.fs;
             // What a successor would not find is stored first, whoever is waiting.
-            if end == End::Stored || !control.fs.leaves_everything() {
-                let may_go = async {
-                    loop {
-                        if let_go.recv().await.is_none() || control.fs.leaves_everything() {
-                            return;
-                        }
+            let stored = async {
+                let mut is_stored = end == End::Now;
+                loop {
+                    if !is_stored {
+                        store_everything(fs, &name).await;
                     }
-                };
-                tokio::select! {
-                    () = &mut gone => return true,
-                    () = store_everything(&control.fs, &name) => {}
-                    () = may_go => return false,
+                    if let Some(still) = fs.hold_still().await {
+                        return still;
+                    }
+                    is_stored = false;
                 }
-                // Unmounted a moment ago, and the kernel's last word is not here yet.
-                return tokio::time::timeout(LAST_WORD, gone).await.is_ok();
-            }
-            false
+            };
+            let may_go = async {
+                loop {
+                    let wanted = let_go.recv().await;
+                    if let Some(still) = fs.hold_still().await {
+                        return still;
+                    }
+                    if wanted.is_none() {
+                        // No more signals come.
+                        std::future::pending::<()>().await;
+                    }
+                }
+            };
+            let is_wanted = tokio::select! {
+                () = &mut gone => return true,
+                silence = stored => {
+                    still = Some(silence);
+                    end == End::Now
+                }
+                silence = may_go => {
+                    still = Some(silence);
+                    true
+                }
+            };
+            // Perhaps unmounted a moment ago, and the kernel's last word is not here yet.
+            !is_wanted && tokio::time::timeout(LAST_WORD, gone).await.is_ok()
         });
         if !unmounted {
             // As if killed: the next worker takes over. Nothing is given back on the way out.
             std::process::exit(0);
         }
+        drop(still);
         let fs = control.fs.clone();
         let failed = runtime.block_on(async move {
             stop(gc).await;

@@ -119,7 +119,15 @@ impl Writer {
 
     /// Everything so far, if none of it has left.
     pub fn whole(&self) -> Option<&[u8]> {
-        self.leaving.is_none().then_some(&*self.buffer)
+        (self.leaving.is_none() && !self.failed).then_some(&*self.buffer)
+    }
+
+    /// Sees to it that the file gets to a path; whether it does: what has left goes where it was begun.
+    pub fn goes_to(&mut self, path: &str) -> bool {
+        if self.path != path && self.whole().is_some() {
+            path.clone_into(&mut self.path);
+        }
+        self.path == path
     }
 
     /// Whether it has failed for good: what had left is lost.

@@ -1,0 +1,174 @@
+//! Moves that a former process had begun to carry out in the store, and did not come to the end of, are carried out
+//! to their end before anybody sees the half of one.
+//!
+//! Crash story: what is checked is checked, and what is to be stored is stored, before a move is written down with
+//! its names ([`ObjectFs::move_begins`]); only then is anything copied. Until that is written down nothing of it is to
+//! be seen, and the kernel's asking again begins it anew. From then on it is only carried on: a copy is made again,
+//! and what has been copied is deleted. Where the store cannot be reached when the next process begins, its being
+//! asked for once more tries it again.
+
+use super::ObjectFs;
+use super::remembered::{MoveForm, ReplyForm};
+use super::table::{Busy, Node};
+use crate::fs::errno::FsError;
+use crate::fs::types::{Ino, Kind};
+use crate::volume::objects::tree::{Found, Looked};
+use std::sync::Arc;
+
+impl ObjectFs {
+    /// Writes down that from now on something of a move may be seen in the store.
+    pub(super) fn move_begins(
+        &self,
+        node: &Node,
+        (parent, name): (Ino, &str),
+        (new_parent, new_name): (Ino, &str),
+    ) {
+        let Some(request) = self.accountable() else { return };
+        let (name, new_name) = (name.to_owned(), new_name.to_owned());
+        let moves = MoveForm { parent: parent.0, name, new_parent: new_parent.0, new_name };
+        let form = ReplyForm { ino: node.ino.0, moves: Some(moves), ..ReplyForm::default() };
+        self.write_down(request.number, &form);
+    }
+
+    /// Ends what a former process had begun. A directory's move goes on while this process begins to serve; whoever
+    /// uses a path waits for it.
+    pub(super) async fn end_moves(self: &Arc<Self>) {
+        let begun: Vec<(u64, ReplyForm)> = {
+            let replies = self.replies.lock();
+            let is_begun = |reply: &ReplyForm| !reply.done && reply.moves.is_some();
+            let begun = replies.iter().filter(|(_, reply)| is_begun(reply));
+            begun.map(|(number, reply)| (*number, reply.clone())).collect()
+        };
+        let told = |result: Result<bool, FsError>| {
+            if let Err(error) = result {
+                tracing::warn!(
+                    "a rename that the former server had begun is not ended yet: {error}"
+                );
+            }
+        };
+        for (number, reply) in begun {
+            let Ok(node) = self.node(Ino(reply.ino)) else { continue };
+            if node.state.lock().kind != Kind::Directory {
+                told(self.end_move(number).await);
+                continue;
+            }
+            let (fs, paths) = (self.clone(), self.paths.clone().write_owned().await);
+            tokio::spawn(async move {
+                told(fs.end_directory_move(number, &node, &reply).await);
+                drop(paths);
+            });
+        }
+    }
+
+    /// Carries a move to its end that was begun for a request; whether it happened. If it did not, nothing of it is
+    /// to be seen.
+    pub(super) async fn end_move(&self, number: u64) -> Result<bool, FsError> {
+        let reply = |fs: &Self| fs.replies.lock().get(&number).cloned();
+        let Some(before) = reply(self) else { return Ok(false) };
+        let Ok(node) = self.node(Ino(before.ino)) else { return Ok(false) };
+        let is_directory = node.state.lock().kind == Kind::Directory;
+        if !is_directory {
+            let _paths = self.paths.read().await;
+            return self.end_file_move(number, &node, &before).await;
+        }
+        // It may be under way still.
+        let _paths = self.paths.write().await;
+        match reply(self) {
+            Some(reply) if reply.done => Ok(true),
+            Some(reply) => self.end_directory_move(number, &node, &reply).await,
+            None => Ok(false),
+        }
+    }
+
+    fn has_moved(&self, number: u64, moves: &MoveForm) {
+        self.note_name(Ino(moves.parent), &moves.name, false);
+        self.note_name(Ino(moves.new_parent), &moves.new_name, true);
+        let done = ReplyForm { done: true, ..ReplyForm::default() };
+        self.write_down(number, &done);
+        self.replies.lock().insert(number, done);
+    }
+
+    /// What else is known under the name that a move gives.
+    fn known_at(&self, node: &Node, moves: &MoveForm) -> Option<Arc<Node>> {
+        let there = self.table.lock().child(Ino(moves.new_parent), &moves.new_name);
+        there.filter(|there| there.ino != node.ino)
+    }
+
+    /// For a caller that has the paths.
+    async fn end_file_move(
+        &self,
+        number: u64,
+        node: &Arc<Node>,
+        reply: &ReplyForm,
+    ) -> Result<bool, FsError> {
+        let Some(moves) = &reply.moves else { return Ok(false) };
+        let target = self.known_at(node, moves);
+        let (content, mut replaced) = self.lock_both(node, target.as_ref()).await;
+        let _busy = (Busy::new(node), target.as_ref().map(|target| Busy::new(target)));
+        let old = self.path_in(Ino(moves.parent), &moves.name)?;
+        let new = self.path_in(Ino(moves.new_parent), &moves.new_name)?;
+        let (known, headers) = {
+            let state = node.state.lock();
+            (state.found.clone(), self.headers(&state, &new, true))
+        };
+        let Some(known) = known else { return Ok(false) };
+        let left = self.tree.file(&old).await?.filter(|left| left.etag == known.etag);
+        let found = match left {
+            Some(left) => {
+                if let (Some(target), Some(content)) = (&target, &mut replaced) {
+                    self.keep_what_is_open(target, content).await;
+                }
+                let etag = self.tree.copy(&old, &left, &new, Some(&headers)).await?;
+                Found { etag, headers, stored: self.world.clock.now(), ..left }
+            }
+            // It is the copy only if it says what the copy would say: another one may have replaced what was to be
+            // moved before it was.
+            None => match self.tree.file(&new).await? {
+                Some(copy)
+                    if copy.size == known.size && copy.headers.metadata == headers.metadata =>
+                {
+                    copy
+                }
+                _ => return Ok(false),
+            },
+        };
+        if let (Some(target), Some(content)) = (&target, &mut replaced) {
+            self.name_gone(target, content);
+        }
+        self.tree.remove_if(&old, &known.etag).await?;
+        self.table.lock().rename(node, Ino(moves.new_parent), &moves.new_name);
+        self.stored(node, found);
+        drop(content);
+        self.has_moved(number, moves);
+        Ok(true)
+    }
+
+    /// For a caller that has the paths alone.
+    async fn end_directory_move(
+        &self,
+        number: u64,
+        node: &Arc<Node>,
+        reply: &ReplyForm,
+    ) -> Result<bool, FsError> {
+        let Some(moves) = &reply.moves else { return Ok(false) };
+        let target = self.known_at(node, moves);
+        let below = self.table.lock().below(node.ino);
+        let busy: Vec<Busy> = below.iter().chain([node]).map(|node| Busy::new(node)).collect();
+        let old = self.path_in(Ino(moves.parent), &moves.name)?;
+        let new = self.path_in(Ino(moves.new_parent), &moves.new_name)?;
+        if matches!(self.tree.look(&old).await?, Looked::Directory(_)) {
+            self.tree.move_directory(&old, &new).await?;
+        } else if !matches!(self.tree.look(&new).await?, Looked::Directory(_)) {
+            return Ok(false);
+        }
+        if let Some(target) = &target {
+            let mut content = self.content_of(target).await;
+            self.name_gone(target, &mut content);
+        }
+        self.table.lock().rename(node, Ino(moves.new_parent), &moves.new_name);
+        drop(busy);
+        self.note_moved(node);
+        self.has_moved(number, moves);
+        Ok(true)
+    }
+}
