@@ -1,16 +1,18 @@
 //! Backup programs on a published volume whose worker is killed twenty times, while the node plugin is killed, restarted
 //! and upgraded with its worker's program: they notice nothing, and every byte is there when the volume is
-//! mounted elsewhere.
+//! mounted elsewhere. Where the keeper is killed as well, they are told soon, and what was acknowledged is there.
 
 mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use support::calls::Made;
 use support::{Driver, Process, wait_for};
 
@@ -182,6 +184,118 @@ fn pgbackrest_notices_nothing_of_twenty_kills_of_the_worker_and_an_upgrade() {
     println!("{} kills, {} upgrades", trouble.kills, trouble.upgrades);
     assert!(trouble.kills >= KILLS && trouble.upgrades > 0);
     trouble.driver.detach(&made);
+}
+
+/// Writes one file after the other, every other one with fsync(2), the others with close(2) alone, until something fails;
+/// how many were acknowledged.
+fn write_until_it_fails(place: &Path, writer: u64, files: &AtomicU64) -> (u64, io::Error) {
+    let begun = Instant::now();
+    let write = |number: u64| {
+        let mut file = File::create(place.join(format!("{writer}-{number}")))?;
+        file.write_all(&content_of(writer, number))?;
+        if number.is_multiple_of(2) {
+            file.sync_all()?;
+        }
+        nix::unistd::close(file).map_err(io::Error::from)
+    };
+    for number in 0.. {
+        if let Err(error) = write(number) {
+            return (number, error);
+        }
+        files.fetch_add(1, Ordering::Relaxed);
+        assert!(begun.elapsed() < 2 * support::PATIENCE, "nothing fails");
+    }
+    unreachable!("numbers do not end")
+}
+
+fn content_of(writer: u64, number: u64) -> Vec<u8> {
+    let seed = writer << 32 | number;
+    let length = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44) as usize % 300_000;
+    let word = |at: u64| (seed ^ at).wrapping_mul(0xd129_42f0_c2b3_4f65).to_le_bytes();
+    (0..).flat_map(|at| word(at << 40)).take(length).collect()
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "figures for whoever runs it by hand")]
+fn without_the_keeper_whoever_writes_is_told_soon_and_what_was_acknowledged_is_there() {
+    const SOON: Duration = Duration::from_secs(10);
+    let mut driver = Driver::start();
+    let made = driver.make("keeper");
+    let mut acknowledged = Vec::new();
+    for round in 0..3_u32 {
+        driver.attach(&made);
+        let place = made.target.join(format!("round-{round}"));
+        fs::create_dir(&place).expect("made");
+        let mut open = File::create(place.join("open")).expect("created");
+        open.write_all(b"neither closed nor synced").expect("written");
+        let files = AtomicU64::new(0);
+        let ends: Vec<(u64, io::Error)> = std::thread::scope(|scope| {
+            let write = |writer| {
+                let (place, files) = (&place, &files);
+                scope.spawn(move || write_until_it_fails(place, writer, files))
+            };
+            let writers: Vec<_> = (0..3).map(write).collect();
+            let goes_on = |more: u64| {
+                let before = files.load(Ordering::Relaxed);
+                wait_for("more files", || files.load(Ordering::Relaxed) >= before + more);
+            };
+            let kill_workers = |driver: &Driver| {
+                let workers = driver.workers();
+                assert!(!workers.is_empty());
+                for worker in workers {
+                    let _ = kill(worker, Signal::SIGKILL);
+                }
+            };
+            goes_on(30);
+            driver.end(Process::Keeper, Signal::SIGKILL);
+            goes_on(30);
+            if round > 0 {
+                // The node plugin has what the next worker needs.
+                kill_workers(&driver);
+                goes_on(30);
+            }
+            if round > 1 {
+                // One that knows nothing of the volume.
+                driver.run(Process::Keeper);
+                goes_on(30);
+                kill_workers(&driver);
+                goes_on(30);
+                driver.end(Process::Keeper, Signal::SIGKILL);
+            }
+            driver.end(Process::Node, Signal::SIGKILL);
+            let killed = Instant::now();
+            kill_workers(&driver);
+            let ends = writers.into_iter().map(|writer| writer.join().expect("no panic")).collect();
+            println!("round {round}: told after {:?}", killed.elapsed());
+            assert!(killed.elapsed() < SOON, "{:?}", killed.elapsed());
+            ends
+        });
+        for (_, error) in &ends {
+            let code = error.raw_os_error();
+            let known = [nix::libc::EIO, nix::libc::ENOTCONN, nix::libc::ECONNABORTED];
+            assert!(code.is_some_and(|code| known.contains(&code)), "{error:?}");
+        }
+        open.sync_all().expect_err("never silence about what is lost");
+        drop(open);
+        driver.run(Process::Keeper);
+        driver.run(Process::Node);
+        // As kubelet does for the next pod.
+        driver.detach(&made);
+        let numbers: Vec<u64> = ends.into_iter().map(|(number, _)| number).collect();
+        println!("round {round}: {numbers:?} files were acknowledged");
+        acknowledged.push(numbers);
+    }
+    driver.attach(&made);
+    for (round, numbers) in acknowledged.iter().enumerate() {
+        for (writer, number) in (0..).zip(numbers) {
+            for file in 0..*number {
+                let name = format!("round-{round}/{writer}-{file}");
+                let read = fs::read(made.target.join(&name)).expect(&name);
+                assert!(read == content_of(writer, file), "{name}: {} bytes", read.len());
+            }
+        }
+    }
+    driver.detach(&made);
 }
 
 fn open_to_all(directory: &Path) {
