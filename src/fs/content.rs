@@ -67,8 +67,13 @@ impl FileSystem {
         if !based_on_it || body.map.is_some() {
             return Ok(body.stored.clone());
         }
-        **body =
-            FileBody { read_in_small_pieces: body.read_in_small_pieces, ..FileBody::new(content) };
+        **body = match whole.etag == home.etag {
+            true => body.loaded(content),
+            false => FileBody {
+                read_in_small_pieces: body.read_in_small_pieces,
+                ..FileBody::new(content)
+            },
+        };
         let content = body.stored.clone();
         if whole.etag != home.etag {
             // Another node has changed it since: ours are changes of that.

@@ -66,6 +66,7 @@ pub struct FileSystem {
     pub(super) indexing: Arc<Mutex<HashSet<DirId>>>,
     pub(super) late: super::late::Late,
     pub(super) trails: Mutex<super::ahead::Trails>,
+    pub(super) bodies: Mutex<super::bodies::Bodies>,
     /// Permits for pieces that are opened ahead of who reads on.
     pub(super) opened_ahead: Arc<tokio::sync::Semaphore>,
     pub(super) runtime: tokio::runtime::Handle,
@@ -115,6 +116,7 @@ impl FileSystem {
             directories: Mutex::default(),
             indexing: Arc::default(),
             late: super::late::Late::default(),
+            bodies: Mutex::default(),
             trails: Mutex::default(),
             opened_ahead: super::reading::room_for_opened(OPENED_AHEAD),
             next_handle: AtomicU64::new(1),
@@ -251,11 +253,10 @@ impl FileSystem {
         let mut state = inode.state.lock();
         state.lookups += u64::from(count_lookup);
         drop(table);
-        EntryReply {
-            attr: self.shown(inode.attr_of(&state)),
-            generation: 0,
-            ttl: self.config.attribute_ttl,
-        }
+        let attr = self.shown(inode.attr_of(&state));
+        drop(state);
+        self.note_body(&inode);
+        EntryReply { attr, generation: 0, ttl: self.config.attribute_ttl }
     }
 
     pub(super) fn shown(&self, attr: super::types::Attr) -> super::types::Attr {

@@ -18,6 +18,9 @@ use std::time::Duration;
 /// The root's number.
 pub(super) const ROOT: Ino = Ino(1);
 
+/// What a small map takes in memory, about.
+const MAP: u64 = 1 << 10;
+
 /// What the store calls a thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Identity {
@@ -163,6 +166,12 @@ impl FileBody {
             remembers_changes: false,
             mark: MARKS.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// The same content, now that more of its record is here.
+    pub(super) fn loaded(&self, content: FileContent) -> Self {
+        let (read_in_small_pieces, in_page_cache) = (self.read_in_small_pieces, self.in_page_cache);
+        Self { read_in_small_pieces, in_page_cache, ..Self::new(content) }
     }
 
     /// Enters where bytes are now. For whoever has seen the map.
@@ -320,7 +329,7 @@ impl State {
                 && body.map.is_none()
                 && !body.stored.is_whole()
             {
-                **body = FileBody::new(content.clone());
+                **body = body.loaded(content.clone());
             }
         } else {
             self.attributes = home.record.attributes.clone();
@@ -329,6 +338,30 @@ impl State {
         }
         self.place = home.place.clone();
         self.home = Some(home);
+    }
+
+    /// Bytes in memory of data that lie in the record, and of the map that says so; 0 if there are none.
+    pub(super) fn body_bytes(&self) -> u64 {
+        let Body::File(body) = &self.content else { return 0 };
+        let stored = body.stored.inline.len() as u64;
+        let mapped = body.map.as_ref().map_or(0, ExtentMap::inline_bytes);
+        if stored + mapped > 0 { MAP + stored + mapped } else { 0 }
+    }
+
+    /// Lets go of the data that lie in the record of a file that nobody uses: its head stays.
+    pub(super) fn forget_body(&mut self) {
+        let is_idle = self.handles == 0 && self.pins == 0 && !self.unlinked && !self.is_changed();
+        let Body::File(body) = &mut self.content else { return };
+        let is_stored = body.uploads == 0 && !body.upload_failed && body.dirty.dirty_bytes() == 0;
+        let Some(home) = self.home.as_mut().filter(|_| is_idle && is_stored && !self.lost) else {
+            return;
+        };
+        let mut record = Record::clone(&home.record);
+        let Content::File(content) = &mut record.content else { return };
+        content.inline = bytes::Bytes::new();
+        body.stored = content.clone();
+        body.map = None;
+        home.record = Arc::new(record);
     }
 
     /// A change of its names has given it a record that may hold more than that change: what another node

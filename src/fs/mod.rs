@@ -7,6 +7,7 @@ pub mod arena;
 mod arena_table;
 pub(crate) mod attachable;
 mod attributes;
+mod bodies;
 pub mod burden;
 mod compact;
 mod connection;

@@ -159,6 +159,7 @@ impl FileSystem {
         if file.inode.state.lock().unlinked {
             self.discard_if_unused(&file.inode);
         }
+        self.note_body(&file.inode);
         self.table.lock().drop_if_unused(file.inode.ino);
         Ok(())
     }

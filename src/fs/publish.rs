@@ -118,6 +118,7 @@ impl FileSystem {
         }
         drop(state);
         drop(turn);
+        self.note_body(inode);
         self.table.lock().drop_if_unused(inode.ino);
         result
     }

@@ -3,7 +3,8 @@
 use crate::support::{Backend, Mount, Volume, files_below, random_bytes};
 use crate::{error_of, run};
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
@@ -136,4 +137,59 @@ fn the_page_cache_is_kept_from_one_open_to_the_next_while_the_content_stays() {
     drop(file);
     one.unmount();
     two.unmount();
+}
+
+/// Bytes of its own that a process has in memory.
+fn memory_of(mount: &Mount<'_>) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", mount.pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("its memory");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib << 10
+}
+
+/// Their data lie in their records, of which only the heads are kept.
+#[test]
+fn many_small_files_need_little_memory_and_can_be_changed_all_the_same() {
+    const FILES: u64 = 1_500;
+    let volume = Volume::new(Backend::Dir);
+    let content = |file: u64| random_bytes(file, 40_000 + file as usize * 13);
+    let mount = volume.mount_with(&["--memory-limit", "64MiB"]);
+    let before = memory_of(&mount);
+    for file in 0..FILES {
+        fs::write(mount.join(file.to_string()), content(file)).expect("written");
+    }
+    let written = memory_of(&mount) - before;
+    assert!(written < 48 << 20, "{written} bytes");
+    for file in 0..FILES {
+        assert!(fs::read(mount.join(file.to_string())).expect("read") == content(file), "{file}");
+    }
+    let read = memory_of(&mount) - before;
+    assert!(read < 48 << 20, "{read} bytes");
+    // Of those that were used first only the heads are there.
+    let path = |file: u64| mount.join(file.to_string());
+    let mut appended = OpenOptions::new().append(true).open(path(0)).expect("opened");
+    appended.write_all(b"more").expect("written");
+    drop(appended);
+    fs::set_permissions(path(1), fs::Permissions::from_mode(0o600)).expect("changed");
+    fs::rename(path(2), path(FILES + 2)).expect("renamed");
+    fs::hard_link(path(3), path(FILES + 3)).expect("linked");
+    OpenOptions::new().write(true).open(path(4)).expect("opened").set_len(30_000).expect("cut");
+    let middle = OpenOptions::new().read(true).write(true).open(path(5)).expect("opened");
+    middle.write_all_at(b"in its middle", 20_000).expect("written");
+    fs::remove_file(path(5)).expect("removed while it is open");
+    let mut whole = content(5);
+    whole[20_000..20_013].copy_from_slice(b"in its middle");
+    let mut read = vec![0; whole.len()];
+    middle.read_exact_at(&mut read, 0).expect("read");
+    assert!(read == whole);
+    drop(middle);
+    mount.unmount();
+    let mount = volume.mount();
+    let read = |file: u64| fs::read(mount.join(file.to_string())).expect("read");
+    assert!(read(0) == [&content(0)[..], b"more"].concat());
+    assert!(read(1) == content(1) && read(FILES + 2) == content(2));
+    assert!(read(3) == content(3) && read(FILES + 3) == content(3));
+    assert!(read(4) == content(4)[..30_000]);
+    assert!(!mount.join("2").exists() && !mount.join("5").exists());
+    mount.unmount();
 }
