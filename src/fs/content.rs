@@ -12,7 +12,8 @@ use crate::volume::native::record::{Content, FileContent};
 use std::sync::Arc;
 
 impl FileSystem {
-    /// Makes sure that a file's map is in memory, with the data that lie in its record.
+    /// Makes sure that a file's map is in memory, with the data that lie in its record. It stays there as long as the
+    /// inode is pinned, open or changed.
     pub(super) async fn load_map(&self, inode: &Arc<Inode>) -> Result<(), FsError> {
         let (content, home) = {
             let state = inode.state.lock();
@@ -33,6 +34,8 @@ impl FileSystem {
         {
             body.map = Some(map);
         }
+        drop(state);
+        self.note_body(inode);
         Ok(())
     }
 

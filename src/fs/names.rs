@@ -358,6 +358,7 @@ impl FileSystem {
                 _ => return Err(RenameError::Again),
             }
         };
+        let pins = (moving.pin(), target.child.as_ref().map(|other| other.pin()));
         if mode == RenameMode::Exchange {
             // Each record is copied to the other's name, with the data in it.
             self.load_map(&moving).await?;
@@ -422,7 +423,7 @@ impl FileSystem {
             self.absent(&from, name);
             self.moved(&moving, &source_found, &to, new_name, moved, checked_at);
         }
-        drop(turns);
+        drop((turns, pins));
         self.touch(&from);
         self.touch(&to);
         if let Some(replaced) = &target.child {
@@ -457,6 +458,8 @@ impl FileSystem {
         let mut table = self.table.lock();
         table.set_name(directory.ino, name, dentry);
         *table.made.entry(directory.ino).or_default() += 1;
+        drop(table);
+        self.note_body(inode);
     }
 
     /// A file that another node has moved too, and that has become a file of its own under the name that this

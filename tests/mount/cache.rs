@@ -173,6 +173,14 @@ fn many_small_files_need_little_memory_and_can_be_changed_all_the_same() {
     fs::set_permissions(path(1), fs::Permissions::from_mode(0o600)).expect("changed");
     fs::rename(path(2), path(FILES + 2)).expect("renamed");
     fs::hard_link(path(3), path(FILES + 3)).expect("linked");
+    let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+    let here = nix::fcntl::AT_FDCWD;
+    nix::fcntl::renameat2(here, &path(6), here, &path(7), exchange).expect("exchanged");
+    for file in 100..FILES {
+        fs::rename(path(file), path(FILES + file)).expect("renamed");
+    }
+    let renamed = memory_of(&mount) - before;
+    assert!(renamed < 48 << 20, "{renamed} bytes");
     OpenOptions::new().write(true).open(path(4)).expect("opened").set_len(30_000).expect("cut");
     let middle = OpenOptions::new().read(true).write(true).open(path(5)).expect("opened");
     middle.write_all_at(b"in its middle", 20_000).expect("written");
@@ -190,6 +198,8 @@ fn many_small_files_need_little_memory_and_can_be_changed_all_the_same() {
     assert!(read(1) == content(1) && read(FILES + 2) == content(2));
     assert!(read(3) == content(3) && read(FILES + 3) == content(3));
     assert!(read(4) == content(4)[..30_000]);
+    assert!(read(6) == content(7) && read(7) == content(6));
+    assert!((100..FILES).all(|file| read(FILES + file) == content(file)));
     assert!(!mount.join("2").exists() && !mount.join("5").exists());
     mount.unmount();
 }
