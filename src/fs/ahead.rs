@@ -147,10 +147,12 @@ impl FileSystem {
                 inode
             };
             if opens {
-                let _pin = inode.pin();
+                let pin = inode.pin();
                 if fs.load_map(&inode).await.is_ok() {
                     fs.fetch_beginning(&inode);
                 }
+                drop(pin);
+                fs.note_body(&inode);
             }
             Some(inode)
         });

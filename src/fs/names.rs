@@ -424,6 +424,9 @@ impl FileSystem {
             self.moved(&moving, &source_found, &to, new_name, moved, checked_at);
         }
         drop((turns, pins));
+        for inode in [Some(&moving), target.child.as_ref()].into_iter().flatten() {
+            self.note_body(inode);
+        }
         self.touch(&from);
         self.touch(&to);
         if let Some(replaced) = &target.child {
@@ -458,8 +461,6 @@ impl FileSystem {
         let mut table = self.table.lock();
         table.set_name(directory.ino, name, dentry);
         *table.made.entry(directory.ino).or_default() += 1;
-        drop(table);
-        self.note_body(inode);
     }
 
     /// A file that another node has moved too, and that has become a file of its own under the name that this

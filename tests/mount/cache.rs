@@ -4,7 +4,7 @@ use crate::support::{Backend, Mount, Volume, files_below, random_bytes};
 use crate::{error_of, run};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
@@ -179,6 +179,9 @@ fn many_small_files_need_little_memory_and_can_be_changed_all_the_same() {
     for file in 100..FILES {
         fs::rename(path(file), path(FILES + file)).expect("renamed");
     }
+    fs::hard_link(path(3), mount.join("third")).expect("linked");
+    fs::remove_file(path(FILES + 3)).expect("removed");
+    assert_eq!(fs::metadata(path(3)).expect("there").nlink(), 2);
     let renamed = memory_of(&mount) - before;
     assert!(renamed < 48 << 20, "{renamed} bytes");
     OpenOptions::new().write(true).open(path(4)).expect("opened").set_len(30_000).expect("cut");
@@ -196,7 +199,9 @@ fn many_small_files_need_little_memory_and_can_be_changed_all_the_same() {
     let read = |file: u64| fs::read(mount.join(file.to_string())).expect("read");
     assert!(read(0) == [&content(0)[..], b"more"].concat());
     assert!(read(1) == content(1) && read(FILES + 2) == content(2));
-    assert!(read(3) == content(3) && read(FILES + 3) == content(3));
+    assert!(read(3) == content(3) && !mount.join((FILES + 3).to_string()).exists());
+    assert!(fs::read(mount.join("third")).expect("read") == content(3));
+    assert_eq!(fs::metadata(mount.join("3")).expect("there").nlink(), 2);
     assert!(read(4) == content(4)[..30_000]);
     assert!(read(6) == content(7) && read(7) == content(6));
     assert!((100..FILES).all(|file| read(FILES + file) == content(file)));

@@ -405,10 +405,16 @@ impl Volume {
     pub async fn count_links(&self, inode: &Stored, by: i32) -> Result<Stored, VolumeError> {
         let mut base = inode.clone();
         for _ in 0..ATTEMPTS {
-            let mut record = (*base.record).clone();
-            record.links = record.links.saturating_add_signed(by);
-            record.attributes.ctime = self.world().clock.now();
-            match self.replace(&base, record).await {
+            let counted = match self.whole(&base).await {
+                Ok(whole) => {
+                    let mut record = (*whole.record).clone();
+                    record.links = record.links.saturating_add_signed(by);
+                    record.attributes.ctime = self.world().clock.now();
+                    self.replace(&whole, record).await
+                }
+                Err(error) => Err(error),
+            };
+            match counted {
                 Err(VolumeError::Conflict(_)) => match self.load(&base.place, None).await? {
                     Loaded::Live(current) => base = current,
                     _ => return Err(VolumeError::NotFound(base.place.to_string())),
