@@ -65,3 +65,29 @@ fn a_stolen_volume_is_estale_for_its_former_mount() {
     thief.unmount();
     assert_eq!(volume.tool(["cat", &volume.at("file")]).succeeded(), "thief");
 }
+
+/// Of a small file's record a listing reads the head alone; the rest is read when it is opened.
+#[test]
+fn a_file_that_a_robbed_mount_has_only_listed_is_not_overwritten() {
+    let volume = Volume::new(Backend::Dir);
+    let before = volume.mount();
+    fs::write(before.join("file"), vec![b'x'; 40_000]).expect("written");
+    before.unmount();
+    let robbed = volume.mount_with(&["--exclusive"]);
+    let listed: Vec<u64> = fs::read_dir(robbed.join(""))
+        .expect("listed")
+        .map(|entry| entry.expect("an entry").metadata().expect("its size").len())
+        .collect();
+    assert_eq!(listed, [40_000]);
+    let thief = volume.mount_with(&["--exclusive", "--steal"]);
+    fs::write(thief.join("file"), vec![b'y'; 30_000]).expect("written");
+    let written = fs::File::create(robbed.join("file")).and_then(|mut file| {
+        file.write_all(b"robbed")?;
+        file.sync_all()
+    });
+    let error = written.expect_err("not its any more");
+    assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{error}");
+    drop(robbed);
+    thief.unmount();
+    assert_eq!(volume.tool(["cat", &volume.at("file")]).succeeded(), "y".repeat(30_000));
+}

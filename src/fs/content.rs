@@ -58,6 +58,10 @@ impl FileSystem {
             return Err(self.gone(inode, home));
         }
         let content = content.clone();
+        if whole.etag != home.etag && self.is_only_writer() {
+            // Who has changed it, if nobody else may? Ours are no changes of what a thief has stored.
+            self.volume.session().confirm_lease(&self.volume).await?;
+        }
         if let Some(found) = &found {
             self.note_link(inode, found);
         }

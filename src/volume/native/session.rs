@@ -358,6 +358,14 @@ impl Session {
         }
     }
 
+    /// Asks the store now whether the lease still holds, since something looks as if it did not.
+    ///
+    /// # Errors
+    /// `TakenOver` if another one has the volume for itself by now.
+    pub async fn confirm_lease(&self, volume: &Volume) -> Result<(), VolumeError> {
+        self.renew(volume, false).await
+    }
+
     /// Renews the session for as long as the volume lives.
     pub async fn keep_alive(&self, volume: &Volume) {
         loop {
