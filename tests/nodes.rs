@@ -19,6 +19,7 @@ on_every_backend![
     operations_on_two_mounts_in_turns_come_out_as_on_one_local_directory,
     of_two_writes_that_overlap_one_is_acknowledged_and_neither_is_lost,
     what_one_node_closes_another_opens,
+    a_former_name_of_what_another_node_renamed_is_not_listed,
     racing_changes_of_a_tree_leave_one_tree,
 ];
 
@@ -345,6 +346,40 @@ fn what_one_node_closes_another_opens(backend: Backend) {
         fs::write(from.join("draft"), &bytes).expect("written");
         fs::rename(from.join("draft"), from.join("file")).expect("renamed");
         assert!(fs::read(to.join("file")).expect("read") == bytes, "round {round}");
+    }
+    one.unmount();
+    two.unmount();
+}
+
+/// What a node knows of a former name goes with what it finds under the new one, by a look or by a listing.
+fn a_former_name_of_what_another_node_renamed_is_not_listed(backend: Backend) {
+    let volume = Volume::new(backend);
+    let (one, two) = (volume.mount_with(&STRICT), volume.mount_with(&STRICT));
+    for (at, kind) in ["file", "symlink", "directory"].into_iter().enumerate() {
+        for linked in [false, true] {
+            if kind == "directory" && linked {
+                continue;
+            }
+            let place = format!("{at}{linked}");
+            let (here, there) = (one.join(&place), two.join(&place));
+            fs::create_dir(&here).expect("made");
+            match kind {
+                "file" => fs::write(here.join("former"), "content").expect("written"),
+                "symlink" => symlink("target", here.join("former")).expect("made"),
+                _ => fs::create_dir(here.join("former")).expect("made"),
+            }
+            let kind = if kind == "directory" { "/" } else { "" };
+            assert_eq!(listed(&there).expect("listed"), format!("former{kind}"));
+            fs::rename(here.join("former"), here.join("new")).expect("renamed");
+            let mut expected = format!("new{kind}");
+            if linked {
+                fs::hard_link(here.join("new"), here.join("second")).expect("linked");
+                expected += " second";
+            }
+            assert_eq!(listed(&there).expect("listed"), expected, "{place}");
+            let former = fs::symlink_metadata(there.join("former"));
+            assert_eq!(former.expect_err("gone").kind(), std::io::ErrorKind::NotFound);
+        }
     }
     one.unmount();
     two.unmount();

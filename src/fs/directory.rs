@@ -212,14 +212,18 @@ impl FileSystem {
         for (name, inode) in known {
             // What the listing taught may be that this one has moved.
             let current = self.table.lock().name(directory.ino, &name);
-            let Some(Dentry { child: Some(current), link, checked_at }) = current else { continue };
+            let Some(Dentry { child: Some(current), checked_at, .. }) = current else { continue };
             if !Arc::ptr_eq(&current, &inode) {
                 continue;
             }
             let keep = {
                 let state = inode.state.lock();
-                // Of one of several names the inode's answers say nothing.
-                let answered = state.checked_at.filter(|_| link.is_none()).unwrap_or(checked_at);
+                // An answer about the inode says of this name only that it is there if the record lies at it:
+                // of several names each is asked for, and a former one may have become a second one's elsewhere.
+                let lies_here = state.home.as_ref().is_some_and(|home| {
+                    matches!(&home.place, Place::Entry(at, known) if *at == dir && *known == name)
+                });
+                let answered = state.checked_at.filter(|_| lies_here).unwrap_or(checked_at);
                 let since = answered.max(checked_at) >= asked_at;
                 !state.unlinked && (state.home.is_none() || since)
             };
