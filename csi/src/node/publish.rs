@@ -50,6 +50,10 @@ impl NodeService {
             })?;
             self.serve_by_token(wish, &volume_context, &secrets).await?;
         }
+        let held =
+            self.held(&id).await?.filter(|held| held.path == staging && held.mounted).ok_or_else(
+                || refused(format!("it is not staged at {}: stage it first", staging.display())),
+            )?;
         let known = self.recall(&id).await?;
         if !by_token && known.as_ref().is_some_and(|known| known.lent.is_some()) {
             return Err(refused(
@@ -58,10 +62,6 @@ impl NodeService {
                     .to_owned(),
             ));
         }
-        let held =
-            self.held(&id).await?.filter(|held| held.path == staging && held.mounted).ok_or_else(
-                || refused(format!("it is not staged at {}: stage it first", staging.display())),
-            )?;
         let other = held.targets.iter().find(|(path, _)| *path != target);
         if let Some((other, _)) = other
             && usage.mode == Mode::SingleNodeSingleWriter
