@@ -221,30 +221,3 @@ fn no_process_shows_a_secret_at_the_highest_level_of_its_log() {
     driver.delete(&made.id).expect("deleted");
     driver.assert_no_secret();
 }
-
-#[test]
-fn prometheus_finds_calls_and_volumes() {
-    use std::io::{Read, Write};
-    let mut driver = Driver::start();
-    let address = support::minio::free_address();
-    driver.node_flags = vec![format!("--metrics={address}")];
-    driver.restart(Process::Node);
-    let made = driver.make("pvc-1");
-    driver.attach(&made);
-    let mut connection = std::net::TcpStream::connect(address).expect("it listens");
-    connection
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
-        .expect("asked");
-    let mut text = String::new();
-    connection.read_to_string(&mut text).expect("answered");
-    assert!(text.starts_with("HTTP/1.1 200") && text.contains("version=0.0.4"), "{text}");
-    for line in [
-        "strongroom_csi_calls_total{call=\"NodeStageVolume\",code=\"Ok\"} 1".to_owned(),
-        format!("strongroom_volume_served{{volume=\"{}\"}} 1", made.id),
-        format!("strongroom_volume_pods{{volume=\"{}\"}} 1", made.id),
-        format!("strongroom_volume_dirty_bytes{{volume=\"{}\"}} 0", made.id),
-    ] {
-        assert!(text.lines().any(|found| found == line), "{line}: {text}");
-    }
-    driver.detach(&made);
-}

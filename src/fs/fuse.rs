@@ -379,12 +379,14 @@ impl<F: Front> Filesystem for FuseAdapter<F> {
         reply: ReplyWrite,
     ) {
         let (node, handle) = (Ino(ino.0), HandleId(handle.0));
+        let start = Instant::now();
         // As in `begin`, a panic must not take the thread along.
         let tried =
             catch_unwind(AssertUnwindSafe(|| self.fs.try_write(node, handle, offset, data)));
         let Ok(tried) = tried else { return reply.error(Errno::EIO) };
         if let Some(result) = tried {
-            return answer!(reply, "write", result, ReplyWrite::written);
+            answer!(reply, "write", result, ReplyWrite::written);
+            return operations::answered("write", start.elapsed());
         }
         let (fs, caller, data) = (self.fs.clone(), caller(request), data.to_vec());
         self.spawn("write", ino, async move {
