@@ -153,6 +153,19 @@ pub struct Suspended {
     used: usize,
 }
 
+impl Suspended {
+    /// Between two blocks: the IV and the last block of ciphertext, which tell nothing that is not stored. `None`
+    /// within a block.
+    pub fn chain(&self) -> Option<[[u8; 16]; 2]> {
+        (self.used == 0).then_some([self.iv, self.block])
+    }
+
+    /// Between two blocks again.
+    pub fn after([iv, block]: [[u8; 16]; 2]) -> Self {
+        Self { iv, block, used: 0 }
+    }
+}
+
 impl Drop for Suspended {
     fn drop(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.block);

@@ -326,6 +326,14 @@ impl Run {
         count
     }
 
+    /// Lets go of the bytes behind so many.
+    pub fn truncate(&mut self, length: usize) {
+        if length < self.length {
+            self.length = length;
+            self.describe();
+        }
+    }
+
     /// Replaces bytes that are there; `at + data.len()` must not exceed the length.
     pub fn overwrite(&mut self, at: usize, data: &[u8]) {
         assert!(at + data.len() <= self.length, "overwrite stays inside the run");

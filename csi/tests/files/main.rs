@@ -1,5 +1,5 @@
 //! Files in a bucket, one object each, whose server is killed: names and open files go on, whoever reads notices
-//! nothing, short files that are being written are whole; what is lost of a long one is told.
+//! nothing, files that are written from front to back are whole; what is lost of others is told.
 
 #![allow(dead_code, reason = "what volumes are tested with is shared")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
@@ -10,6 +10,7 @@ mod churn;
 mod ground;
 #[path = "../../../tests/support/halt.rs"]
 mod halt;
+mod long;
 #[path = "../takeover/node.rs"]
 mod node;
 mod steps;
@@ -123,14 +124,16 @@ fn short_files_that_are_being_written_outlive_their_server() {
 }
 
 #[test]
-fn what_is_lost_of_a_long_file_is_told_and_the_former_one_stands() {
+fn what_is_lost_of_a_changed_file_is_told_and_the_former_one_stands() {
     let _alone = alone();
     for mut ground in both() {
         ground.serve();
         fs::write(ground.at("long"), "the former one").expect("written");
         fs::write(ground.at("changed"), bytes_of(1, 1 << 20)).expect("written");
-        let mut long = File::create(ground.at("long")).expect("opened");
-        long.write_all(&bytes_of(2, LONG)).expect("written");
+        // Its end before its beginning.
+        let long = File::create(ground.at("long")).expect("opened");
+        long.write_all_at(&bytes_of(2, LONG / 2), 300 << 20).expect("written");
+        long.write_all_at(&bytes_of(2, LONG / 2), 0).expect("written");
         let changed = OpenOptions::new().write(true).open(ground.at("changed")).expect("opened");
         changed.write_all_at(b"in its middle", 500_000).expect("written");
         let unsynced = File::create(ground.at("new")).expect("made");

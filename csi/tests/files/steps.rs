@@ -17,7 +17,7 @@ const FORMER: &[u8] = b"the former one";
 const CONTENT: &[u8] = b"the content";
 
 /// A place whose store can be stopped.
-fn stoppable(suite: Option<&str>) -> (Ground, Halt) {
+pub(crate) fn stoppable(suite: Option<&str>) -> (Ground, Halt) {
     let minio = Minio::shared();
     let address = minio.endpoint.trim_start_matches("http://").parse().expect("an address");
     let halt = Halt::before(address);
@@ -28,7 +28,7 @@ fn stoppable(suite: Option<&str>) -> (Ground, Halt) {
 
 /// Does something without a kill, and with one at every step, each time in a directory of its own; returns of how many
 /// changes of the store it is made. What `prepare` returns lives until it is checked what has come of it.
-fn at_every_step<H>(
+pub(crate) fn at_every_step<H>(
     (ground, halt): &mut (Ground, Halt),
     prepare: impl Fn(&Path) -> H,
     act: impl Fn(&Path) -> io::Result<()> + Sync,

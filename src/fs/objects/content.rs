@@ -4,8 +4,9 @@
 //! Anything else is an [`Overlay`] over what the store has, and is stored anew as a whole. Whoever reads back or
 //! changes what has left already makes the file appear as it is: only the store has those bytes.
 //!
-//! Crash story: until a file is stored whatever stood under its name stands there, whole. What a killed server
-//! has written of it is gone with it: close(2) and fsync(2) had not returned.
+//! Crash story: until a file is stored whatever stood under its name stands there, whole. With a killed server goes
+//! what it has written: close(2) and fsync(2) had not returned. If another one takes over, it goes on with what was
+//! written from front to back ([`super::spare`], [`super::unfinished`]).
 
 use super::ObjectFs;
 use super::overlay::{Overlay, Source};
@@ -34,7 +35,7 @@ pub(super) enum Content {
     #[default]
     Clean,
     /// Written from front to back so far.
-    Stream(Writer),
+    Stream(Box<Writer>),
     /// Changed otherwise.
     Overlay(Overlay),
     /// It was written and could not be stored; its bytes had left and are lost.
@@ -65,9 +66,19 @@ impl ObjectFs {
         Ok(overlay)
     }
 
+    /// Has it written down how far a file comes on its way.
+    fn have_watched(&self, node: &Node, writer: &mut Writer) {
+        if !writer.is_watched()
+            && let Some(watch) = self.watch(node, None)
+        {
+            writer.watch(watch);
+        }
+    }
+
     /// A file of which nothing is written yet.
     pub(super) fn new_stream(&self, path: String) -> Content {
-        Content::Stream(Writer::new(self.tree.clone(), path, None, self.budget.clone()))
+        let writer = Writer::new(self.tree.clone(), path, None, self.budget.clone());
+        Content::Stream(Box::new(writer))
     }
 
     pub(super) fn scratch_failed(&self, error: &io::Error) -> FsError {
@@ -172,8 +183,12 @@ impl ObjectFs {
             && let Some(bytes) = &data
         {
             let headers = self.headers_begun(node);
+            self.have_watched(node, writer);
             match writer.write(bytes, &headers).await {
-                Ok(Taken::All) => data = None,
+                Ok(Taken::All) => {
+                    self.keep_written(node, &content, bytes);
+                    data = None;
+                }
                 Ok(Taken::NoRoom) => {}
                 Err(error) => {
                     let error = FsError::from(error);
@@ -183,7 +198,8 @@ impl ObjectFs {
             }
         } else if let Content::Stream(writer) = &*content
             && let Some(bytes) = &data
-            && has(writer.whole().unwrap_or_default(), offset, bytes)
+            && (has(writer.whole().unwrap_or_default(), offset, bytes)
+                || node.spare.lock().has(offset, bytes))
         {
             // Asked for once more, since a former process was killed before it answered.
             data = None;
@@ -201,6 +217,7 @@ impl ObjectFs {
             let size = state.size.max(end);
             self.changed(&mut state, size);
         }
+        acknowledge(&content);
         if mode.sync {
             self.publish_content(node, &mut content).await?;
         }
@@ -226,8 +243,10 @@ impl ObjectFs {
             && writer.length() < until
         {
             let length = (until - writer.length()).min(ZEROS.len() as u64);
-            match writer.write(&ZEROS[..length as usize], &headers).await {
-                Ok(Taken::All) => {}
+            let zeros = &ZEROS[..length as usize];
+            self.have_watched(node, writer);
+            match writer.write(zeros, &headers).await {
+                Ok(Taken::All) => self.keep_written(node, content, zeros),
                 Ok(Taken::NoRoom) => break,
                 Err(error) => {
                     let error = FsError::from(error);
@@ -280,6 +299,8 @@ impl ObjectFs {
         let mut state = node.state.lock();
         self.changed(&mut state, size);
         state.opened = None;
+        drop(state);
+        acknowledge(content);
         Ok(())
     }
 
@@ -429,6 +450,13 @@ impl ObjectFs {
                 Ok(parts)
             }
         }
+    }
+}
+
+/// What was written is written down by now.
+fn acknowledge(content: &Content) {
+    if let Content::Stream(writer) = content {
+        writer.acknowledge();
     }
 }
 

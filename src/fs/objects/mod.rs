@@ -19,7 +19,7 @@
 //! | [`callers`] | who closes a file, and who only happens to have it |
 //! | [`overlay`], [`scratch`] | a file changed in its middle |
 //! | [`reading`] | ranges, ahead of who reads in order |
-//! | [`remembered`], [`recorder`], [`spare`] | what a process that takes over finds |
+//! | [`remembered`], [`recorder`], [`spare`], [`unfinished`] | what a process that takes over finds |
 //! | [`takeover`], [`once`], [`redo`] | going on where a former process stopped |
 
 mod attributes;
@@ -40,6 +40,7 @@ mod spare;
 mod storing;
 mod table;
 mod takeover;
+mod unfinished;
 
 use super::errno::FsError;
 use super::ownership::Ownership;
@@ -149,7 +150,12 @@ impl ObjectFs {
             handles: Mutex::default(),
             directories: Mutex::default(),
             counter: AtomicU64::new(1),
-            budget: Budget::new(config.memory / 2),
+            // What is written and may be needed by who takes over is in memory twice.
+            budget: Budget::new(if keep.is_some() {
+                config.memory / 8 * 3
+            } else {
+                config.memory / 2
+            }),
             blocks: Blocks::new(config.memory / 4),
             paths: Arc::default(),
             config,

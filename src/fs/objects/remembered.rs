@@ -18,6 +18,7 @@ use super::attributes::format;
 use super::content::LARGEST;
 use super::name_of;
 use super::table::State;
+use super::unfinished::Unfinished;
 use crate::fs::arena::{Arena, Run};
 use crate::fs::ledger::{Found as Entries, Ledger};
 use crate::fs::once::RequestId;
@@ -98,6 +99,7 @@ pub(super) struct Former {
     pub(super) files: BTreeMap<u64, (HandleForm, u64)>,
     pub(super) directories: BTreeMap<u64, Ino>,
     pub(super) replies: HashMap<u64, ReplyForm>,
+    pub(super) uploads: BTreeMap<u64, Unfinished>,
     /// Not everything is there.
     pub(super) damaged: bool,
     /// Keys of what makes no sense, which is taken away once that is told.
@@ -145,6 +147,9 @@ impl Former {
             _ => {}
         }
         let (letter, number, rest) = split(key)?;
+        if letter == b'P' {
+            return self.uploads.entry(number).or_default().enter_part(rest, value);
+        }
         if !rest.is_empty() || number >= UNTRUE && matches!(letter, b'H' | b'D') {
             return None;
         }
@@ -167,6 +172,7 @@ impl Former {
                 let ino = Ino(u64::from_le_bytes(value.try_into().ok()?));
                 self.directories.insert(number, ino);
             }
+            b'U' => self.uploads.entry(number).or_default().enter_upload(value)?,
             b'R' => drop(self.replies.insert(number, ReplyForm::read(value)?)),
             _ => return None,
         }

@@ -96,7 +96,7 @@ impl ObjectFs {
                 let headers = if is_short { &wanted } else { &begun };
                 let result = writer.finish(headers).await;
                 let size = writer.length();
-                match result {
+                match self.or_arrived(node, &path, writer, result).await {
                     Ok(written) => (written, size),
                     Err(error) => {
                         let failed = writer.has_failed();
@@ -116,43 +116,52 @@ impl ObjectFs {
         let Written { etag, headers } = written;
         let found = Found { size, is_cut: false, etag, stored: self.world.clock.now(), headers };
         // The bytes are in the store under this name: what follows may fail without losing them.
-        *content = Content::Clean;
-        let time_was_set = {
-            // Whoever takes over learns of both at once.
-            let mut state = node.state.lock_silently();
-            state.dirty = false;
-            state.time_was_set
-        };
-        self.stored(node, found.clone());
+        let (found, mended) = self.with_headers(node, &path, found, wanted).await;
+        // Whoever takes over learns first that they are stored, and then that nothing is on its way any more.
+        let stored = std::mem::take(content);
+        node.state.lock_silently().dirty = false;
+        self.stored(node, found);
+        drop(stored);
         self.keep_spare(node, content);
+        mended
+    }
+
+    /// What was sent in parts was begun with headers that may not be those that are wanted at its end: gives it those.
+    /// What it is then, and whether that could be done.
+    pub(super) async fn with_headers(
+        &self,
+        node: &Node,
+        path: &str,
+        found: Found,
+        wanted: Headers,
+    ) -> (Found, Result<(), FsError>) {
         if found.headers == wanted {
-            return Ok(());
+            return (found, Ok(()));
         }
         let only_time = {
             let mut without = wanted.clone();
             without.metadata.remove("mtime");
-            !time_was_set && without == found.headers
+            !node.state.lock().time_was_set && without == found.headers
         };
-        if only_time {
-            // What was sent in parts has the time at which the store had it whole.
-            match self.tree.file(&path).await {
-                Ok(Some(found)) => {
-                    let mut state = node.state.lock();
-                    if state.found.as_ref().is_some_and(|known| known.etag == found.etag) {
-                        state.mtime = found.stored;
-                        state.found = Some(found);
-                    }
-                }
-                // It is stored, whatever its time is.
-                Ok(None) => {}
-                Err(error) => tracing::debug!("{path}: its time is not known: {error}"),
-            }
-            return Ok(());
+        if !only_time {
+            return match self.tree.copy(path, &found, path, Some(&wanted)).await {
+                Ok(etag) => (Found { etag, headers: wanted, ..found }, Ok(())),
+                Err(error) => (found, Err(changed_meanwhile(node, error))),
+            };
         }
-        let etag = self.tree.copy(&path, &found, &path, Some(&wanted)).await;
-        let etag = etag.map_err(|error| changed_meanwhile(node, error))?;
-        self.stored(node, Found { etag, headers: wanted, ..found });
-        Ok(())
+        // It has the time at which the store had it whole.
+        let told = match self.tree.file(path).await {
+            Ok(told) => told.filter(|told| told.etag == found.etag),
+            // It is stored, whatever its time is.
+            Err(error) => {
+                tracing::debug!("{path}: its time is not known: {error}");
+                None
+            }
+        };
+        if let Some(told) = &told {
+            node.state.lock().mtime = told.stored;
+        }
+        (told.unwrap_or(found), Ok(()))
     }
 
     /// Before a file is stored once more that could not be stored: whether it was, after all, and is there. What
@@ -182,6 +191,50 @@ impl ObjectFs {
             Some(_) => {
                 let why = "another file was put in its place after it could not be stored";
                 Err(FsError::stale(why))
+            }
+        }
+    }
+
+    /// What a former process had sent may have been stored after this one had looked: it is what this one could not do.
+    async fn or_arrived(
+        &self,
+        node: &Node,
+        path: &str,
+        writer: &Writer,
+        result: Result<Written, ObjectsError>,
+    ) -> Result<Written, ObjectsError> {
+        if result.is_err()
+            && let Some(headers) = writer.was_ending()
+            && let Some(Found { etag, headers, .. }) =
+                self.arrived(node, path, writer.length(), headers).await
+        {
+            return Ok(Written { etag, headers });
+        }
+        result
+    }
+
+    /// What an upload was to make that was begun with these headers, if that is there, and was not before.
+    pub(super) async fn arrived(
+        &self,
+        node: &Node,
+        path: &str,
+        size: u64,
+        headers: &Headers,
+    ) -> Option<Found> {
+        let (known, wanted) = {
+            let state = node.state.lock();
+            let known = state.found.as_ref().map(|found| found.etag.clone());
+            (known, self.headers_anew(&state, path, true))
+        };
+        match self.tree.file(path).await {
+            Ok(found) => found.filter(|found| {
+                let metadata = &found.headers.metadata;
+                let is_ours = [&headers.metadata, &wanted.metadata].contains(&metadata);
+                is_ours && found.size == size && known.as_ref() != Some(&found.etag)
+            }),
+            Err(error) => {
+                tracing::debug!("{path}: whether it was stored is not known: {error}");
+                None
             }
         }
     }
@@ -226,7 +279,7 @@ impl ObjectFs {
     }
 
     /// Writes when others have given memory back: nothing of this file waits for this writer.
-    async fn wait_for_room(
+    pub(super) async fn wait_for_room(
         &self,
         writer: &mut Writer,
         data: &[u8],

@@ -21,7 +21,7 @@ pub(super) struct Node {
     /// What is not in the store yet; held by whoever changes it.
     pub(super) content: tokio::sync::Mutex<Content>,
     /// The same bytes for a process that takes over; changed by whoever has the content.
-    pub(super) spare: Mutex<Spare>,
+    pub(super) spare: Arc<Mutex<Spare>>,
     pub(super) state: Recorded,
 }
 
@@ -30,7 +30,7 @@ impl Node {
         Self {
             ino,
             content: tokio::sync::Mutex::new(content),
-            spare: Mutex::default(),
+            spare: Arc::default(),
             state: Recorded::new(state, keep, ino),
         }
     }

@@ -1,7 +1,8 @@
 //! Going on where a former process stopped: nodes, names, open files and changes under way come from its ledger
-//! without asking the store. What programs had written and the store does not have is there if it was a short file
-//! written from front to back (`spare.rs`); else it is lost, and EIO tells everybody who has the file open, or opens it
-//! next, until the last close. What stands in the store under its name is whole then, and of before.
+//! without asking the store. What programs had written and the store does not have is there if it was written from
+//! front to back (`spare.rs`; `unfinished.rs` has what is on its way); else it is lost, and EIO tells everybody who has
+//! the file open, or opens it next, until the last close. What stands in the store under its name is whole then, and of
+//! before.
 
 use super::callers::Users;
 use super::content::Content;
@@ -9,6 +10,7 @@ use super::directory::DirectoryHandle;
 use super::remembered::{Former, Kept, ObjectsEstate, Written};
 use super::spare::{Spare, owner_of};
 use super::table::{Node, State};
+use super::unfinished::Unfinished;
 use super::{Handle, ObjectFs, ObjectsConfig};
 use crate::fs::arena::Run;
 use crate::fs::attachable::{Attachable, Still};
@@ -19,7 +21,6 @@ use crate::fs::remembered::key;
 use crate::fs::types::{HandleId, Ino, Kind, Opened};
 use crate::store::StoreError;
 use crate::volume::objects::BucketTree;
-use crate::volume::objects::writer::Taken;
 use crate::world::World;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -54,12 +55,19 @@ impl ObjectFs {
         for run in runs {
             bytes.entry(owner_of(&run)).or_default().push(run);
         }
+        let mut uploads = self.uploads_of(&mut former);
         let nodes = self.table.lock().all();
         for node in nodes.iter().filter(|node| node.ino != Ino::ROOT) {
             let number = node.state.lock().spare;
             let runs = bytes.remove(&(node.ino, number)).unwrap_or_default();
-            self.restore_content(node, (runs, number), former.damaged).await;
+            let upload = uploads.remove(&node.ino);
+            let known = upload.as_ref().map(|(number, upload)| (*number, upload));
+            let goes_on = self.restore_content(node, (runs, number), known, former.damaged).await;
+            if let Some((number, upload)) = upload.filter(|_| !goes_on) {
+                self.give_up(number, &upload);
+            }
         }
+        uploads.values().for_each(|(number, upload)| self.give_up(*number, upload));
         *self.replies.lock() = std::mem::take(&mut former.replies);
         self.end_moves().await;
         for node in nodes {
@@ -170,13 +178,32 @@ impl ObjectFs {
         self.counter.fetch_max(highest.saturating_add(1), Ordering::Relaxed);
     }
 
-    /// What was not in the store: its bytes, or that they are lost.
+    /// Uploads on their way, by whose they are.
+    fn uploads_of(&self, former: &mut Former) -> HashMap<Ino, (u64, Unfinished)> {
+        let mut uploads = HashMap::new();
+        for (number, upload) in std::mem::take(&mut former.uploads) {
+            if let Some(keep) = &self.keep {
+                keep.arena.raise_sequence(number);
+            }
+            let older = match upload.ino() {
+                Some(ino) => uploads.insert(ino, (number, upload)),
+                None => Some((number, upload)),
+            };
+            if let Some((number, older)) = older {
+                self.give_up(number, &older);
+            }
+        }
+        uploads
+    }
+
+    /// What was not in the store: its bytes, or that they are lost. Whether it goes on with the upload.
     async fn restore_content(
         self: &Arc<Self>,
         node: &Arc<Node>,
         (runs, number): (Vec<Run>, u64),
+        upload: Option<(u64, &Unfinished)>,
         damaged: bool,
-    ) {
+    ) -> bool {
         let (kind, is_dirty, has_name, is_open, is_written, size, is_whole) = {
             let state = node.state.lock();
             let (is_open, is_written) = (state.handles > 0, state.writers > 0);
@@ -184,7 +211,7 @@ impl ObjectFs {
             (state.kind, state.dirty, has_name, is_open, is_written, state.size, is_whole)
         };
         if kind != Kind::File {
-            return;
+            return false;
         }
         let name = self.shown(node);
         let lost = || {
@@ -200,31 +227,29 @@ impl ObjectFs {
                 self.lose(node, &mut content, &lost());
             }
             node.state.lock().dirty = is_open;
-            return;
+            return false;
         }
-        if is_dirty
-            && is_whole
-            && let Some((spare, whole)) = Spare::adopted(runs, number, size)
-        {
-            let path = self.path(node).unwrap_or_default();
-            let Content::Stream(mut writer) = self.new_stream(path) else { return };
-            let headers = self.headers_begun(node);
-            if matches!(writer.write(&whole, &headers).await, Ok(Taken::All))
-                && writer.whole().is_some()
+        if is_dirty && is_whole {
+            if let Some((_, upload)) = upload
+                && self.has_ended(node, upload, size).await
             {
-                *content = Content::Stream(writer);
-                self.adopt_spare(node, &content, spare);
-                return;
+                return false;
+            }
+            if let Some(spare) = Spare::adopted(runs, number, size)
+                && let Some((writer, goes_on)) = self.resumed(node, spare, upload).await
+            {
+                *content = Content::Stream(Box::new(writer));
+                return goes_on;
             }
         }
         if !(is_dirty || damaged && is_written) {
-            return;
+            return false;
         }
         if is_open {
             tracing::error!("{}", lost());
             self.lose(node, &mut content, &lost());
             node.state.lock().dirty = true;
-            return;
+            return false;
         }
         // Whoever closed it was told already that it is not stored.
         tracing::error!("{}", lost());
@@ -238,6 +263,7 @@ impl ObjectFs {
         if is_nowhere {
             self.table.lock().detach(node);
         }
+        false
     }
 
     /// Whether a successor would find everything that programs have written.

@@ -17,6 +17,7 @@
 //! | [`limited`] | any of these within a rate |
 //! | [`tree`] | a bucket as a mount needs it: names, ranges, copies; [`attributes`] of files in headers |
 //! | [`writer`] | a file that a mount writes |
+//! | [`progress`] | how far it has come, for another process that goes on with it |
 //! | [`parts`] | how a stream is cut, and how much of it may be in memory |
 
 pub mod attributes;
@@ -25,6 +26,7 @@ pub mod directory;
 pub mod error;
 pub mod layout;
 pub mod parts;
+pub mod progress;
 pub mod tree;
 pub mod writer;
 

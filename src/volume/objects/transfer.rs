@@ -3,6 +3,7 @@
 use super::ObjectsError;
 use super::bucket::{KEY_CHECK, Requests};
 use super::parts::Piece;
+use super::progress::Progress;
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
     ETag, Fetched, Headers, Key, Object, Part, PartBody, PartsFrom, Store, StoreError,
@@ -28,6 +29,9 @@ const PARTS: usize = 8;
 const LARGE: u64 = 32 << 20;
 /// What may be spent on giving up an upload.
 const ABORT: Duration = Duration::from_secs(10);
+
+/// A part to be sent, and the memory that it takes.
+type Filled = (PartBody, OwnedSemaphorePermit);
 
 /// One object.
 pub(super) struct Transfer {
@@ -168,36 +172,57 @@ impl Transfer {
         };
         // A large first part may leave no room for the second to be filled.
         if first.length() >= LARGE {
-            return self.in_parts(headers, vec![(first, share)], pieces).await;
+            return self.in_parts(headers, (None, vec![(first, share)]), pieces, None).await;
         }
         let Some(second) = next(&mut pieces).await? else {
             let first = first.bytes().map_err(ObjectsError::Source)?;
             return Ok(self.requests.files.put_file(&self.key, first, &headers).await?);
         };
-        self.in_parts(headers, vec![(first, share), second], pieces).await
+        self.in_parts(headers, (None, vec![(first, share), second]), pieces, None).await
     }
 
-    /// Stores what comes in parts, of which there are two at least: none is held back until the next comes.
+    /// Stores what comes in parts, of which there are two at least: none is held back until the next comes. `earlier`:
+    /// they follow those of an upload that has begun. `followed`: who is told how far the file at a path has come.
     pub(super) async fn write_parts(
         &self,
         headers: Headers,
         mut pieces: Receiver<Piece>,
+        earlier: Option<(Upload, Vec<Part>)>,
+        followed: Option<(String, Arc<Progress>)>,
     ) -> Result<ETag, ObjectsError> {
-        let first = next(&mut pieces).await?.ok_or(ObjectsError::Ended)?;
-        self.in_parts(headers, vec![first], pieces).await
+        let begun = match earlier {
+            Some(_) => Vec::new(),
+            None => vec![next(&mut pieces).await?.ok_or(ObjectsError::Ended)?],
+        };
+        self.in_parts(headers, (earlier, begun), pieces, followed).await
     }
 
     async fn in_parts(
         &self,
         headers: Headers,
-        begun: Vec<(PartBody, OwnedSemaphorePermit)>,
+        (earlier, begun): (Option<(Upload, Vec<Part>)>, Vec<Filled>),
         pieces: Receiver<Piece>,
+        followed: Option<(String, Arc<Progress>)>,
     ) -> Result<ETag, ObjectsError> {
-        let upload = self.requests.files.begin_upload(&self.key, &headers, PartsFrom::Here).await?;
+        let (upload, stored) = match earlier {
+            Some(earlier) => earlier,
+            None => {
+                let files = &self.requests.files;
+                let upload = files.begin_upload(&self.key, &headers, PartsFrom::Here).await?;
+                if let Some((path, progress)) = &followed {
+                    progress.begin(path, &upload, &headers);
+                }
+                (upload, Vec::new())
+            }
+        };
         let mut guard = Guard { transfer: self, upload: Some(upload.clone()) };
-        let parts = self.send_parts(&upload, begun, pieces).await;
+        let progress = followed.as_ref().map(|(_, progress)| &**progress);
+        let parts = self.send_parts(&upload, (stored, begun), pieces, progress).await;
         let done = match parts {
             Ok(parts) => {
+                if let Some(progress) = progress {
+                    progress.ending();
+                }
                 let completed = self.requests.files.complete_upload(&self.key, &upload, &parts);
                 completed.await.map_err(ObjectsError::from)
             }
@@ -219,17 +244,21 @@ impl Transfer {
     async fn send_parts(
         &self,
         upload: &Upload,
-        begun: Vec<(PartBody, OwnedSemaphorePermit)>,
+        (stored, begun): (Vec<Part>, Vec<Filled>),
         mut pieces: Receiver<Piece>,
+        progress: Option<&Progress>,
     ) -> Result<Vec<Part>, ObjectsError> {
         let send = async |number: u32, body: PartBody, share| {
-            let part = self.requests.files.upload_part(&self.key, upload, number, body).await;
-            drop(share);
-            part.map(|part| (number, part))
+            let part = self.requests.files.upload_part(&self.key, upload, number, body).await?;
+            match progress {
+                Some(progress) => progress.stored(number, part.clone(), share),
+                None => drop(share),
+            }
+            Ok::<_, StoreError>((number, part))
         };
         let mut under_way = FuturesUnordered::new();
-        let mut done = Vec::new();
-        let mut count = 0;
+        let mut done: Vec<(u32, Part)> = (1..).zip(stored).collect();
+        let mut count = done.len() as u32;
         for (body, share) in begun {
             count += 1;
             under_way.push(send(count, body, share));
@@ -278,9 +307,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-pub(super) async fn next(
-    pieces: &mut Receiver<Piece>,
-) -> Result<Option<(PartBody, OwnedSemaphorePermit)>, ObjectsError> {
+pub(super) async fn next(pieces: &mut Receiver<Piece>) -> Result<Option<Filled>, ObjectsError> {
     match pieces.recv().await {
         Some(Piece::Part(body, share)) => Ok(Some((body, share))),
         Some(Piece::End) => Ok(None),

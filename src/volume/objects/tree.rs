@@ -15,7 +15,7 @@ use super::transfer::{self, Transfer};
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
     COPY_LIMIT, CopySource, ETag, Headers, Key, ListRequest, ObjectMeta, Part, PartsFrom,
-    StoreError, StoreErrorKind, list_all,
+    StoreError, StoreErrorKind, Upload, list_all,
 };
 use crate::units::ByteRange;
 use crate::world::{Entropy, Timestamp};
@@ -179,6 +179,13 @@ impl BucketTree {
     /// Whether a path fits into a key.
     pub fn fits(&self, path: &str) -> bool {
         self.file_key(path).is_ok() && self.mark_key(path).is_ok()
+    }
+
+    /// Gives up an upload that another process has begun, as far as that can be done soon.
+    pub async fn give_up(&self, path: &str, upload: &Upload) {
+        if let Ok(transfer) = self.transfer(path) {
+            transfer.give_up(upload).await;
+        }
     }
 
     pub(super) fn transfer(&self, path: &str) -> Result<Transfer, ObjectsError> {

@@ -3,9 +3,10 @@
 
 use super::error::ObjectsError;
 use super::parts::{Piece, Plan};
+use super::progress::{Begun, Progress};
 use super::tree::BucketTree;
 use crate::crypto::datasafed::{OVERHEAD, Suspended};
-use crate::store::{ETag, Headers};
+use crate::store::{ETag, Headers, Part, Upload};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,6 +57,10 @@ pub struct Writer {
     failed: bool,
     /// It has waited in vain for memory once.
     has_stalled: bool,
+    /// Told how far it has come.
+    progress: Option<Arc<Progress>>,
+    /// Another process had all its parts stored, and perhaps the file: what that was begun with.
+    was_ending: Option<Headers>,
 }
 
 struct Leaving {
@@ -104,7 +109,62 @@ impl Writer {
             leaving,
             failed: false,
             has_stalled: false,
+            progress: None,
+            was_ending: None,
         }
+    }
+
+    /// Whether somebody is told how far it has come, or it is too late for that.
+    pub fn is_watched(&self) -> bool {
+        self.progress.is_some() || self.leaving.is_some()
+    }
+
+    /// Has somebody told how far it comes, who is made for its [`Self::id`]; nothing of it may have left.
+    pub fn watch(&mut self, watch: impl FnOnce(u64) -> Progress) {
+        if !self.is_watched() {
+            self.progress = Some(Arc::new(watch(self.id)));
+        }
+    }
+
+    /// Goes on with an upload that another process has begun, behind the last part that is known to be stored
+    /// ([`Self::length`]). It takes what memory there is, and waits for none.
+    ///
+    /// # Errors
+    /// `Invalid` if that makes no sense.
+    pub fn resume(
+        tree: Arc<BucketTree>,
+        begun: Begun,
+        budget: Budget,
+        watch: impl FnOnce(u64) -> Progress,
+    ) -> Result<Self, ObjectsError> {
+        let invalid = || ObjectsError::Invalid("an upload that cannot be gone on with".to_owned());
+        let Begun { path, upload, headers, stored, ending } = begun;
+        let last = stored.last().ok_or_else(invalid)?;
+        if last.chain.is_some() != tree.is_encrypted() {
+            return Err(invalid());
+        }
+        let number = u32::try_from(stored.len()).map_err(|_| invalid())?;
+        let (length, cipher) = (last.end, last.chain.map(Suspended::after));
+        let parts = stored.into_iter().map(|milestone| milestone.part).collect();
+        let mut writer = Self::new(tree, path, None, budget);
+        writer.watch(watch);
+        (writer.length, writer.has_stalled) = (length, true);
+        writer.was_ending = ending.then(|| headers.clone());
+        writer.leaving =
+            Some(Leaving { number, cipher, ..writer.leave(&headers, Some((upload, parts)))? });
+        Ok(writer)
+    }
+
+    /// Everything so far was acknowledged to whoever writes it.
+    pub fn acknowledge(&self) {
+        if let Some(progress) = &self.progress {
+            progress.acknowledge(self.length);
+        }
+    }
+
+    /// If another process may have stored the file already: what it had begun it with.
+    pub fn was_ending(&self) -> Option<&Headers> {
+        self.was_ending.as_ref()
     }
 
     /// Which of all that this process has begun; never 0.
@@ -150,7 +210,7 @@ impl Writer {
     ) -> Result<Taken, ObjectsError> {
         while !data.is_empty() {
             if self.room() == 0 {
-                self.hand_over(headers).await?;
+                self.hand_over(headers, false).await?;
             }
             if !self.has_share(data.len()).await? {
                 return Ok(Taken::NoRoom);
@@ -236,8 +296,8 @@ impl Writer {
         u32::try_from(wanted).unwrap_or(u32::MAX)
     }
 
-    /// Sends the part that is full on its way.
-    async fn hand_over(&mut self, headers: &Headers) -> Result<(), ObjectsError> {
+    /// Sends the part that is full on its way, or the last one.
+    async fn hand_over(&mut self, headers: &Headers, is_last: bool) -> Result<(), ObjectsError> {
         if self.failed {
             return Err(ObjectsError::Ended);
         }
@@ -246,7 +306,7 @@ impl Writer {
         let mut part = std::mem::take(&mut self.buffer);
         let mut leaving = match self.leaving.take() {
             Some(leaving) => leaving,
-            None => self.leave(headers)?,
+            None => self.leave(headers, None)?,
         };
         leaving.number += 1;
         if let Some(key) = self.tree.stream_key() {
@@ -276,6 +336,12 @@ impl Writer {
                 none.map_err(|_| ObjectsError::Ended)?
             }
         };
+        if let Some(progress) = &self.progress {
+            let chain = leaving.cipher.as_ref().and_then(Suspended::chain);
+            // Behind a part that is too short, or whose last block is not full, nothing can go on.
+            let goes_on = !is_last && chain.is_some() == self.tree.is_encrypted();
+            progress.left(leaving.number, goes_on.then_some((self.length, chain)));
+        }
         let sent = leaving.pieces.send(Piece::Part(Bytes::from(part).into(), share)).await;
         if sent.is_err() {
             // The task has its reason.
@@ -286,11 +352,20 @@ impl Writer {
         Ok(())
     }
 
-    fn leave(&self, headers: &Headers) -> Result<Leaving, ObjectsError> {
+    /// `earlier`: an upload with parts that are stored.
+    fn leave(
+        &self,
+        headers: &Headers,
+        earlier: Option<(Upload, Vec<Part>)>,
+    ) -> Result<Leaving, ObjectsError> {
         let (pieces, incoming) = channel(1);
         let transfer = self.tree.transfer(&self.path)?;
         let given = headers.clone();
-        let task = tokio::spawn(async move { transfer.write_parts(given, incoming).await });
+        let followed = self.progress.clone().map(|progress| (self.path.clone(), progress));
+        let task =
+            tokio::spawn(
+                async move { transfer.write_parts(given, incoming, earlier, followed).await },
+            );
         Ok(Leaving { pieces, task, number: 0, cipher: None, headers: headers.clone() })
     }
 
@@ -304,7 +379,7 @@ impl Writer {
             return self.finish_short(headers).await;
         }
         if !self.buffer.is_empty() {
-            self.hand_over(headers).await?;
+            self.hand_over(headers, true).await?;
         }
         let Some(Leaving { pieces, task, headers, .. }) = self.leaving.take() else {
             return Err(ObjectsError::Ended);
@@ -331,6 +406,9 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        if let Some(progress) = &self.progress {
+            progress.end();
+        }
         // The upload is given up by the transfer that is dropped with its task.
         if let Some(leaving) = self.leaving.take() {
             leaving.task.abort();
