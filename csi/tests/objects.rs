@@ -146,23 +146,27 @@ fn what_pods_write_scripts_pull_and_the_other_way_round() {
 }
 
 #[test]
-fn a_long_file_that_is_being_written_when_its_worker_is_killed_is_an_error_and_the_former_one_stands()
- {
+fn a_killed_worker_loses_only_what_is_changed_in_its_middle_and_the_volume_says_so() {
     let _alone = alone();
     let driver = Driver::start();
     let made = make(&driver, "pvc", "AES-256-CFB");
     driver.attach(&made);
-    fs::write(made.target.join("base"), "former").expect("written");
-    let mut file = File::create(made.target.join("base")).expect("opened");
-    file.write_all(&bytes()).expect("written");
+    let bytes = bytes();
+    fs::write(made.target.join("changed"), &bytes).expect("written");
+    let mut long = File::create(made.target.join("long")).expect("opened");
+    long.write_all(&bytes).expect("written");
+    let changed = File::options().write(true).open(made.target.join("changed")).expect("opened");
+    changed.write_all_at(b"in its middle", 1_000_000).expect("written");
     kill_worker(&driver);
-    let error = file.sync_all().expect_err("part of it is lost");
+    long.write_all(&bytes).and_then(|()| long.sync_all()).expect("nothing of it is lost");
+    let error = changed.sync_all().expect_err("what was changed is lost");
     assert_eq!(error.raw_os_error(), Some(nix::libc::EIO));
     wait_for("the volume's condition", || driver.condition(&made).message.contains("lost"));
     assert!(driver.condition(&made).abnormal);
-    drop(file);
+    drop((long, changed));
     wait_for("a volume that is well", || !driver.condition(&made).abnormal);
-    assert_eq!(fs::read_to_string(made.target.join("base")).expect("read"), "former");
+    assert!(fs::read(made.target.join("changed")).expect("read") == bytes);
+    assert!(fs::read(made.target.join("long")).expect("read") == [&bytes[..], &bytes].concat());
     driver.detach(&made);
     driver.delete(&made.id).expect("deleted");
 }

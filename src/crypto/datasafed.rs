@@ -156,12 +156,12 @@ pub struct Suspended {
 impl Suspended {
     /// Between two blocks: the IV and the last block of ciphertext, which tell nothing that is not stored. `None`
     /// within a block.
-    pub fn chain(&self) -> Option<[[u8; 16]; 2]> {
-        (self.used == 0).then_some([self.iv, self.block])
+    pub fn between_blocks(&self) -> Option<([u8; 16], [u8; 16])> {
+        (self.used == 0).then_some((self.iv, self.block))
     }
 
     /// Between two blocks again.
-    pub fn after([iv, block]: [[u8; 16]; 2]) -> Self {
+    pub fn after(iv: [u8; 16], block: [u8; 16]) -> Self {
         Self { iv, block, used: 0 }
     }
 }

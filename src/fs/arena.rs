@@ -326,12 +326,9 @@ impl Run {
         count
     }
 
-    /// Lets go of the bytes behind so many.
+    /// Lets go of the bytes behind so many. Whoever takes over finds them until more are added.
     pub fn truncate(&mut self, length: usize) {
-        if length < self.length {
-            self.length = length;
-            self.describe();
-        }
+        self.length = self.length.min(length);
     }
 
     /// Replaces bytes that are there; `at + data.len()` must not exceed the length.

@@ -133,12 +133,13 @@ pub(crate) fn attach<F: Attachable>(
     let number = library.as_raw_fd();
     let session = Session::from_fd(adapter, library, SessionACL::All, config)?;
     let fuse = connection.establish(number, kept()?)?;
+    // Not before: who fails to serve must leave the memory as it found it. Nor later: what is written from now on may
+    // take the place of what was of no account.
+    fs.decide();
     let thread = std::thread::Builder::new().name("fuse".to_owned()).spawn(move || {
         let _fuse = fuse;
         session.run()
     })?;
-    // Not before: who fails to serve must leave the memory as it found it.
-    fs.decide();
     Ok(Attached { thread, tasks })
 }
 

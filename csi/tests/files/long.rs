@@ -72,7 +72,11 @@ fn a_long_file_is_whole_whatever_step_its_server_is_killed_at() {
         let bytes = bytes_of(7, 20 * MIB + 777);
         let steps = at_every_step(
             &mut world,
-            |_| (),
+            // A new one, and one that has the same bytes already, so that the store calls it the same.
+            |place| match suite {
+                Some(_) => {}
+                None => fs::write(place.join("file"), &bytes).expect("written"),
+            },
             |place| {
                 let mut file = File::create(place.join("file"))?;
                 bytes.chunks(100_000).try_for_each(|piece| file.write_all(piece))?;
@@ -99,6 +103,36 @@ fn a_long_file_is_whole_whatever_step_its_server_is_killed_at() {
         // An upload whose beginning was not heard of any more is the bucket's to end.
         assert!(uploads(&world.0) <= 1, "{}", uploads(&world.0));
         world.0.unstage();
+    }
+}
+
+/// A gap leaves as zeros, which takes a while.
+#[test]
+fn a_gap_that_is_being_filled_outlives_its_server() {
+    let _alone = alone();
+    for mut ground in both() {
+        ground.serve();
+        let (begin, end) = (bytes_of(5, 16 * MIB), 150 * MIB);
+        let mut file = File::create(ground.at("file")).expect("created");
+        begin.chunks(MIB).try_for_each(|piece| file.write_all(piece)).expect("written");
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| file.write_all_at(b"the end", end as u64));
+            let mut kills = 0;
+            while !writing.is_finished() {
+                std::thread::sleep(Duration::from_millis(150 + 50 * kills));
+                ground.kill_worker();
+                kills += 1;
+            }
+            println!("{kills} kills");
+            writing.join().expect("no panic").expect("written");
+        });
+        assert_eq!(ground.stats().lost_files, 0);
+        drop(file);
+        let whole = [&begin[..], &vec![0; end - begin.len()], b"the end"].concat();
+        assert!(fs::read(ground.at("file")).expect("read") == whole);
+        ground.unstage();
+        assert!(pulled(&ground, "file").as_deref() == Some(&whole));
+        ended(&ground);
     }
 }
 
@@ -194,4 +228,31 @@ fn what_nobody_can_go_on_with_leaves_nothing_on_its_way() {
     drop(file);
     ground.unstage();
     ended(&ground);
+}
+
+/// Half of it would be readable with neither.
+#[test]
+fn nobody_goes_on_with_a_long_file_under_another_passphrase() {
+    let _alone = alone();
+    let mut ground = of_files(Some("AES-256-CFB"));
+    ground.serve();
+    fs::write(ground.at("file"), "the former one").expect("written");
+    let next = ground.another_node();
+    let mut file = File::create(ground.at("file")).expect("opened");
+    file.write_all(&bytes_of(4, 30 * MIB)).expect("written");
+    wait_for("parts", || uploads(&ground) == 1);
+    std::thread::sleep(Duration::from_millis(400));
+    ground.node = None;
+    let mut secrets = ground.secrets();
+    secrets.passphrase = Some("another one".to_owned());
+    let report = next.ask(&ground.take_over_with(secrets));
+    assert!(matches!(report, crate::node::Report::Done), "{report:?}");
+    ground.node = Some(next);
+    let error = file.write_all(b"more").expect_err("written");
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EIO));
+    drop(file);
+    ended(&ground);
+    wait_for("the end of what is lost", || ground.stats().lost_files == 0);
+    ground.unstage();
+    assert_eq!(pulled(&ground, "file").as_deref(), Some(&b"the former one"[..]));
 }

@@ -246,7 +246,11 @@ impl ObjectFs {
             let zeros = &ZEROS[..length as usize];
             self.have_watched(node, writer);
             match writer.write(zeros, &headers).await {
-                Ok(Taken::All) => self.keep_written(node, content, zeros),
+                Ok(Taken::All) => {
+                    self.keep_written(node, content, zeros);
+                    // They count at once: what is acknowledged need not be kept when it is stored.
+                    self.grown_by_zeros(node, content);
+                }
                 Ok(Taken::NoRoom) => break,
                 Err(error) => {
                     let error = FsError::from(error);
@@ -256,6 +260,15 @@ impl ObjectFs {
             }
         }
         Ok(())
+    }
+
+    fn grown_by_zeros(&self, node: &Node, content: &Content) {
+        if let Content::Stream(writer) = content {
+            let mut state = node.state.lock();
+            let size = state.size.max(writer.length());
+            self.changed(&mut state, size);
+        }
+        acknowledge(content);
     }
 
     /// What was written and had left is lost: whoever has it open is told, until the last close.

@@ -147,6 +147,9 @@ impl Former {
             _ => {}
         }
         let (letter, number, rest) = split(key)?;
+        if number >= UNTRUE && matches!(letter, b'P' | b'U') {
+            return None;
+        }
         if letter == b'P' {
             return self.uploads.entry(number).or_default().enter_part(rest, value);
         }

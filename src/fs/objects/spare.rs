@@ -59,27 +59,23 @@ fn end_of(run: &Run) -> u64 {
 }
 
 impl Spare {
-    /// What a former process left of a file of this size; `None` if it does not reach up to that.
+    /// What a former process left of a file of this size; `None` if that has a gap or does not reach up to its end.
     pub(super) fn adopted(mut runs: Vec<Run>, number: u64, size: u64) -> Option<Self> {
+        // What was written, and nobody was told so. It may be cut off the first of them already, by a process that was
+        // killed before this one and left the others.
+        runs.retain(|run| run.offset() < size);
         runs.sort_by_key(|run| (run.offset(), run.sequence()));
-        let mut end = runs.first().map_or(0, Run::offset);
+        if let Some(last) = runs.last_mut() {
+            last.truncate(usize::try_from(size - last.offset()).ok()?);
+        }
+        // None are left where the store has all that was acknowledged.
+        let mut end = runs.first().map_or(size, Run::offset);
         for run in &runs {
             if run.offset() != end {
                 return None;
             }
             end = end_of(run);
         }
-        // What was written, and nobody was told so.
-        while let Some(last) = runs.last_mut()
-            && end_of(last) > size
-        {
-            if last.offset() < size {
-                last.truncate(usize::try_from(size - last.offset()).ok()?);
-            } else {
-                runs.pop();
-            }
-        }
-        let end = runs.last().map_or(0, end_of);
         (end == size).then_some(Self { runs, end, writer: 0, number })
     }
 
@@ -265,10 +261,32 @@ mod tests {
         assert!(Spare::adopted(runs, 3, 5 << 20).is_none());
         let Spare { runs, .. } = spare(&arena, &bytes);
         assert!(Spare::adopted(runs, 3, (5 << 20) + 1).is_none());
-        // Nothing of the file is here.
+        // Nothing of the file is here: the store may have it.
         let Spare { mut runs, .. } = spare(&arena, &bytes);
         runs.drain(..3);
-        assert!(Spare::adopted(runs, 3, 10).is_none());
-        assert!(Spare::adopted(Vec::new(), 3, 0).is_some_and(|spare| spare.end() == 0));
+        for (runs, size) in [(runs, 10), (Vec::new(), 7), (Vec::new(), 0)] {
+            let adopted = Spare::adopted(runs, 3, size).expect("nothing");
+            assert_eq!(
+                (adopted.start(), adopted.end(), all(&adopted, 0)),
+                (size, size, Vec::new())
+            );
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_killed_before_it_decides_leaves_the_same_to_the_next() {
+        let arena = Arc::new(Arena::create(16 << 20).expect("memory"));
+        let bytes: Vec<u8> = (0..5_u32 << 20).map(|at| (at / 555) as u8).collect();
+        let left = spare(&arena, &bytes);
+        std::mem::forget(left);
+        let mut memory = arena.memory().try_clone_to_owned().expect("descriptor");
+        for size in [3_456_789, 3_456_789, 2 << 20, 2 << 20, 1_000_000] {
+            let (next, runs) = Arena::adopt(memory, 0).expect("an arena");
+            let adopted = Spare::adopted(runs, 3, size).expect("all of it");
+            assert!(all(&adopted, 0) == bytes[..size as usize]);
+            memory = next.memory().try_clone_to_owned().expect("descriptor");
+            // Its runs are not given back, since it has decided nothing.
+            std::mem::forget(adopted);
+        }
     }
 }

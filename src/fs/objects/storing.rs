@@ -7,7 +7,7 @@ use super::overlay::{Overlay, Source};
 use super::table::{Attempt, Busy, Node};
 use crate::fs::errno::FsError;
 use crate::fs::types::{Ino, Kind};
-use crate::store::Headers;
+use crate::store::{Headers, StoreErrorKind};
 use crate::units::ByteRange;
 use crate::volume::objects::tree::Found;
 use crate::volume::objects::writer::{Taken, Written};
@@ -203,23 +203,28 @@ impl ObjectFs {
         writer: &Writer,
         result: Result<Written, ObjectsError>,
     ) -> Result<Written, ObjectsError> {
+        // The store knows nothing of the upload any more: it has ended, perhaps as an object that was there with the
+        // same bytes before.
+        let is_over = matches!(&result, Err(ObjectsError::Store(error)) if error.kind == StoreErrorKind::NotFound);
         if result.is_err()
             && let Some(headers) = writer.was_ending()
             && let Some(Found { etag, headers, .. }) =
-                self.arrived(node, path, writer.length(), headers).await
+                self.arrived(node, path, writer.length(), headers, is_over).await
         {
             return Ok(Written { etag, headers });
         }
         result
     }
 
-    /// What an upload was to make that was begun with these headers, if that is there, and was not before.
+    /// What an upload was to make that was begun with these headers, if that is there, and was not before unless it
+    /// may have been.
     pub(super) async fn arrived(
         &self,
         node: &Node,
         path: &str,
         size: u64,
         headers: &Headers,
+        may_be_known: bool,
     ) -> Option<Found> {
         let (known, wanted) = {
             let state = node.state.lock();
@@ -230,7 +235,8 @@ impl ObjectFs {
             Ok(found) => found.filter(|found| {
                 let metadata = &found.headers.metadata;
                 let is_ours = [&headers.metadata, &wanted.metadata].contains(&metadata);
-                is_ours && found.size == size && known.as_ref() != Some(&found.etag)
+                let is_new = may_be_known || known.as_ref() != Some(&found.etag);
+                is_ours && found.size == size && is_new
             }),
             Err(error) => {
                 tracing::debug!("{path}: whether it was stored is not known: {error}");

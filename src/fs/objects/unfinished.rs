@@ -5,7 +5,7 @@
 //! parts an upload is nothing that could be gone on with: it is given up, and the file is sent from its beginning on,
 //! which the arena has then. What is about to appear says so before: whoever finds that looks whether it is there. An
 //! upload goes from here after the node has been written down as stored; killed between the two, it is given up,
-//! which the store does not mind.
+//! which the store does not mind. One that is given up stays here, as nobody's, until the store has heard of it.
 
 use super::ObjectFs;
 use super::content::LARGEST;
@@ -14,14 +14,17 @@ use super::spare::Spare;
 use super::table::Node;
 use crate::fs::remembered::key;
 use crate::fs::types::Ino;
-use crate::store::{ETag, Headers, Part, PartCheck, Upload};
-use crate::volume::objects::Writer;
-use crate::volume::objects::progress::{Begun, Milestone, Progress, Witness};
+use crate::store::{ETag, Headers, PART_LIMIT, Part, PartCheck, Upload};
+use crate::volume::objects::progress::{Begun, Chain, Milestone, Progress, Witness};
 use crate::volume::objects::writer::Taken;
+use crate::volume::objects::{ObjectsError, Writer};
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Whose an upload is with which nobody goes on: no file has this number.
+const NOBODYS: u64 = 0;
 
 /// An upload.
 #[derive(Clone, PartialEq, Message)]
@@ -55,15 +58,29 @@ pub(super) struct PartForm {
     crc32c: Option<String>,
     #[prost(uint64, tag = "3")]
     end: u64,
-    /// Of an enciphered file: the IV, and the last block.
-    #[prost(bytes = "vec", optional, tag = "4")]
-    chain: Option<Vec<u8>>,
+    #[prost(message, optional, tag = "4")]
+    chain: Option<ChainForm>,
+}
+
+/// How the cipher of an enciphered file goes on.
+#[derive(Clone, PartialEq, Message)]
+struct ChainForm {
+    #[prost(bytes = "vec", tag = "1")]
+    iv: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    block: Vec<u8>,
+    #[prost(string, tag = "3")]
+    check: String,
 }
 
 impl PartForm {
     fn of(milestone: &Milestone) -> Self {
         let Milestone { part: Part { etag, crc32c }, end, chain } = milestone;
-        let chain = chain.map(|chain| chain.concat());
+        let chain = chain.clone().map(|Chain { iv, block, check }| ChainForm {
+            iv: iv.to_vec(),
+            block: block.to_vec(),
+            check,
+        });
         Self { etag: etag.0.clone(), crc32c: crc32c.clone(), end: *end, chain }
     }
 
@@ -71,9 +88,8 @@ impl PartForm {
     pub(super) fn read(value: &[u8]) -> Option<Milestone> {
         let Self { etag, crc32c, end, chain } = Self::decode(value).ok()?;
         let chain = match chain {
-            Some(chain) => {
-                let (iv, block) = chain.split_at_checked(16)?;
-                Some([iv.try_into().ok()?, block.try_into().ok()?])
+            Some(ChainForm { iv, block, check }) => {
+                Some(Chain { iv: iv.try_into().ok()?, block: block.try_into().ok()?, check })
             }
             None => None,
         };
@@ -99,6 +115,7 @@ impl Unfinished {
     /// `None` if it makes no sense.
     pub(super) fn enter_part(&mut self, number: &[u8], value: &[u8]) -> Option<()> {
         let number = u32::from_be_bytes(number.try_into().ok()?);
+        let number = Some(number).filter(|number| (1..=PART_LIMIT).contains(number))?;
         self.parts.insert(number, PartForm::read(value)?);
         Some(())
     }
@@ -189,13 +206,20 @@ impl Witness for Written {
         }
     }
 
+    fn abandoned(&self) {
+        if let Some(form) = &mut self.state.lock().form {
+            form.ino = NOBODYS;
+            self.keep.ledger.put(&key(b'U', self.upload), &form.encode_to_vec());
+        }
+    }
+
     fn ended(&self) {
         let State { form, parts } = std::mem::take(&mut *self.state.lock());
-        if form.is_some() {
-            self.keep.ledger.remove(&key(b'U', self.upload));
-        }
         for number in 1..=parts {
             self.keep.ledger.remove(&part_key(self.upload, number));
+        }
+        if form.is_some() {
+            self.keep.ledger.remove(&key(b'U', self.upload));
         }
     }
 }
@@ -227,11 +251,15 @@ impl ObjectFs {
         let Some(Begun { path, headers, .. }) = upload.begun().filter(|begun| begun.ending) else {
             return false;
         };
-        let Some(found) = self.arrived(node, &path, size, &headers).await else { return false };
+        let Some(found) = self.arrived(node, &path, size, &headers, false).await else {
+            return false;
+        };
         let wanted = self.headers_anew(&node.state.lock(), &path, true);
         let (found, mended) = self.with_headers(node, &path, found, wanted).await;
         if let Err(error) = mended {
+            // Whoever closes it is told.
             tracing::warn!("{path}: stored, with attributes of before: {error}");
+            return false;
         }
         node.state.lock_silently().dirty = false;
         self.stored(node, found);
@@ -253,7 +281,10 @@ impl ObjectFs {
         let goes_on = begun.is_some();
         let (tree, budget) = (self.tree.clone(), self.budget.clone());
         let mut writer = match begun {
-            Some(begun) => Writer::resume(tree, begun, budget, self.watch(node, upload)?).ok()?,
+            Some(begun) => {
+                let resumed = Writer::resume(tree, begun, budget, self.watch(node, upload)?);
+                resumed.map_err(|error| self.does_not_go_on(node, &error)).ok()?
+            }
             None if spare.start() == 0 => {
                 let mut writer = Writer::new(tree, self.path(node).ok()?, None, budget);
                 writer.watch(self.watch(node, None)?);
@@ -269,7 +300,7 @@ impl ObjectFs {
                 Err(error) => Err(error),
             };
             if let Err(error) = written {
-                tracing::error!("{}: its upload does not go on: {error}", self.shown(node));
+                self.does_not_go_on(node, &error);
                 return None;
             }
         }
@@ -278,14 +309,26 @@ impl ObjectFs {
         Some((writer, goes_on))
     }
 
+    fn does_not_go_on(&self, node: &Node, error: &ObjectsError) {
+        tracing::error!("{}: its upload does not go on: {error}", self.shown(node));
+    }
+
     /// An upload of a former process with which nobody goes on.
     pub(super) fn give_up(&self, upload: u64, unfinished: &Unfinished) {
-        if let Some(begun) = unfinished.begun() {
-            let tree = self.tree.clone();
-            tokio::spawn(async move { tree.give_up(&begun.path, &begun.upload).await });
-        }
-        if let Some(keep) = &self.keep {
-            unfinished.keys(upload).iter().for_each(|key| keep.ledger.remove(key));
-        }
+        let Some(keep) = self.keep.clone() else { return };
+        let keys = unfinished.keys(upload);
+        let forget = move |keep: &Keep| keys.iter().for_each(|key| keep.ledger.remove(key));
+        let (Some(begun), Some(form)) = (unfinished.begun(), unfinished.form.clone()) else {
+            return forget(&keep);
+        };
+        // Not gone on with by the next process either, if this one is killed before the store knows.
+        let form = UploadForm { ino: NOBODYS, ..form };
+        keep.ledger.put(&key(b'U', upload), &form.encode_to_vec());
+        let tree = self.tree.clone();
+        tokio::spawn(async move {
+            if tree.give_up(&begun.path, &begun.upload).await {
+                forget(&keep);
+            }
+        });
     }
 }

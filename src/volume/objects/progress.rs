@@ -25,7 +25,10 @@ pub trait Witness: Send + Sync + 'static {
     /// All parts are stored; the file is about to appear.
     fn ending(&self);
 
-    /// Nobody is to go on with it.
+    /// Nobody is to go on with it, and the store does not know that yet.
+    fn abandoned(&self);
+
+    /// It is over.
     fn ended(&self);
 }
 
@@ -36,8 +39,20 @@ pub struct Milestone {
     pub part: Part,
     /// Bytes of the file up to its end.
     pub end: u64,
-    /// Of an enciphered file how it goes on: its IV, and the last block of ciphertext.
-    pub chain: Option<[[u8; 16]; 2]>,
+    /// Of an enciphered file how it goes on.
+    pub chain: Option<Chain>,
+}
+
+/// How the cipher of a file in datasafed's form goes on behind a whole block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The file's IV.
+    pub iv: [u8; 16],
+    /// The last block of ciphertext.
+    pub block: [u8; 16],
+    /// What tells the key from others ([`StreamKey::check`](crate::crypto::datasafed::StreamKey::check)): nobody is to
+    /// go on with another one.
+    pub check: String,
 }
 
 /// An upload that another process has begun and this one goes on with.
@@ -69,12 +84,15 @@ struct State {
     stored: VecDeque<(u32, Milestone)>,
     /// Bytes of the file that were.
     acknowledged: u64,
+    /// Whoever wrote the file has done with it.
     ended: bool,
+    /// The store knows nothing of the upload any more.
+    is_over: bool,
 }
 
 struct Left {
     /// None: the file goes on from before it.
-    milestone: Option<(u64, Option<[[u8; 16]; 2]>)>,
+    milestone: Option<(u64, Option<Chain>)>,
     /// The part, and the memory that whoever sent it held for it.
     stored: Option<(Part, OwnedSemaphorePermit)>,
 }
@@ -94,7 +112,7 @@ impl Progress {
 
     /// A part leaves, after all before it. `milestone`: where it ends, and how the file goes on; none if nothing
     /// could go on behind it.
-    pub(super) fn left(&self, number: u32, milestone: Option<(u64, Option<[[u8; 16]; 2]>)>) {
+    pub(super) fn left(&self, number: u32, milestone: Option<(u64, Option<Chain>)>) {
         self.state.lock().left.insert(number, Left { milestone, stored: None });
     }
 
@@ -131,13 +149,28 @@ impl Progress {
         }
     }
 
-    /// The upload has ended, well or not. Nothing is told after that.
+    /// Whoever wrote the file has done with it, well or not. No part is told after that.
     pub(super) fn end(&self) {
         let mut state = self.state.lock();
-        if !std::mem::replace(&mut state.ended, true) {
+        state.left.clear();
+        match (std::mem::replace(&mut state.ended, true), state.is_over) {
+            (true, _) => {}
+            (false, true) => self.witness.ended(),
+            (false, false) => self.witness.abandoned(),
+        }
+    }
+
+    /// The upload was completed or given up.
+    pub(super) fn over(&self) {
+        let mut state = self.state.lock();
+        if !std::mem::replace(&mut state.is_over, true) && state.ended {
             self.witness.ended();
         }
-        state.left.clear();
+    }
+
+    /// It has failed: nobody waits for parts any more.
+    pub(super) fn fail(&self) {
+        self.state.lock().left.clear();
     }
 
     fn tell(&self, state: &mut State) {
@@ -173,6 +206,10 @@ mod tests {
 
         fn ending(&self) {
             self.0.lock().push("ending".to_owned());
+        }
+
+        fn abandoned(&self) {
+            self.0.lock().push("abandoned".to_owned());
         }
 
         fn ended(&self) {
@@ -216,14 +253,28 @@ mod tests {
         progress.acknowledge(31);
         assert!(told().is_empty());
         progress.ending();
+        progress.over();
+        assert_eq!(told(), ["ending"]);
         progress.end();
         progress.end();
-        assert_eq!(told(), ["ending", "ended"]);
+        assert_eq!(told(), ["ended"]);
         progress.begin("file", &upload, &Headers::default());
         progress.ending();
         progress.left(5, Some((50, None)));
         progress.stored(5, part(5), share());
         progress.acknowledge(60);
         assert!(told().is_empty());
+        // One that is given up.
+        let progress = Progress::new(Box::new(heard.clone()));
+        progress.left(1, Some((10, None)));
+        progress.left(2, Some((20, None)));
+        progress.stored(2, part(2), share());
+        progress.fail();
+        assert_eq!(memory.available_permits(), 4);
+        progress.end();
+        assert_eq!(told(), ["abandoned"]);
+        progress.over();
+        progress.over();
+        assert_eq!(told(), ["ended"]);
     }
 }

@@ -215,8 +215,10 @@ impl Transfer {
                 (upload, Vec::new())
             }
         };
-        let mut guard = Guard { transfer: self, upload: Some(upload.clone()) };
-        let progress = followed.as_ref().map(|(_, progress)| &**progress);
+        let followed = followed.map(|(_, progress)| progress);
+        let progress = followed.as_deref();
+        let given_up = Some((upload.clone(), followed.clone()));
+        let mut guard = Guard { transfer: self, upload: given_up };
         let parts = self.send_parts(&upload, (stored, begun), pieces, progress).await;
         let done = match parts {
             Ok(parts) => {
@@ -229,10 +231,16 @@ impl Transfer {
             Err(error) => Err(error),
         };
         // Whether it was completed is unknown: to abort it then does no harm either way.
-        if done.is_err() {
-            self.give_up(&upload).await;
+        if done.is_err()
+            && let Some(progress) = progress
+        {
+            progress.fail();
         }
+        let is_over = done.is_ok() || self.give_up(&upload).await;
         guard.upload = None;
+        if is_over && let Some(progress) = progress {
+            progress.over();
+        }
         done
     }
 
@@ -280,30 +288,39 @@ impl Transfer {
         Ok(done.into_iter().map(|(_, part)| part).collect())
     }
 
-    pub(super) async fn give_up(&self, upload: &Upload) {
+    /// Gives an upload up; whether the store has done so.
+    pub(super) async fn give_up(&self, upload: &Upload) -> bool {
         let abort = self.requests.files.abort_upload(&self.key, upload);
         match tokio::time::timeout(ABORT, abort).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => tracing::warn!("the parts of an upload stay behind: {error}"),
             Err(_) => tracing::warn!("the parts of an upload of {} stay behind", self.key),
         }
+        false
     }
 }
 
 /// Gives an upload up whose future was dropped, as a signal does it.
 struct Guard<'a> {
     transfer: &'a Transfer,
-    upload: Option<Upload>,
+    upload: Option<(Upload, Option<Arc<Progress>>)>,
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        let Some(upload) = self.upload.take() else { return };
+        let Some((upload, followed)) = self.upload.take() else { return };
         let Ok(runtime) = Handle::try_current() else { return };
         let Transfer { requests, key } = self.transfer;
         let transfer = Transfer { requests: requests.clone(), key: key.clone() };
         let afterwards = requests.afterwards.clone();
-        afterwards.spawn_on(async move { transfer.give_up(&upload).await }, &runtime);
+        let give_up = async move {
+            if transfer.give_up(&upload).await
+                && let Some(progress) = followed
+            {
+                progress.over();
+            }
+        };
+        afterwards.spawn_on(give_up, &runtime);
     }
 }
 

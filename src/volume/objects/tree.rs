@@ -181,10 +181,11 @@ impl BucketTree {
         self.file_key(path).is_ok() && self.mark_key(path).is_ok()
     }
 
-    /// Gives up an upload that another process has begun, as far as that can be done soon.
-    pub async fn give_up(&self, path: &str, upload: &Upload) {
-        if let Ok(transfer) = self.transfer(path) {
-            transfer.give_up(upload).await;
+    /// Gives up an upload that another process has begun; whether that could be done, or makes no sense.
+    pub async fn give_up(&self, path: &str, upload: &Upload) -> bool {
+        match self.transfer(path) {
+            Ok(transfer) => transfer.give_up(upload).await,
+            Err(_) => true,
         }
     }
 

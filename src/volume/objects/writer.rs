@@ -3,7 +3,7 @@
 
 use super::error::ObjectsError;
 use super::parts::{Piece, Plan};
-use super::progress::{Begun, Progress};
+use super::progress::{Begun, Chain, Progress};
 use super::tree::BucketTree;
 use crate::crypto::datasafed::{OVERHEAD, Suspended};
 use crate::store::{ETag, Headers, Part, Upload};
@@ -130,7 +130,7 @@ impl Writer {
     /// ([`Self::length`]). It takes what memory there is, and waits for none.
     ///
     /// # Errors
-    /// `Invalid` if that makes no sense.
+    /// `Invalid` if that makes no sense, `OtherKey` if it was enciphered with another key.
     pub fn resume(
         tree: Arc<BucketTree>,
         begun: Begun,
@@ -140,11 +140,16 @@ impl Writer {
         let invalid = || ObjectsError::Invalid("an upload that cannot be gone on with".to_owned());
         let Begun { path, upload, headers, stored, ending } = begun;
         let last = stored.last().ok_or_else(invalid)?;
-        if last.chain.is_some() != tree.is_encrypted() {
-            return Err(invalid());
-        }
+        let cipher = match (tree.stream_key(), &last.chain) {
+            (None, None) => None,
+            (Some(key), Some(Chain { iv, block, check })) if *check == key.check(iv) => {
+                Some(Suspended::after(*iv, *block))
+            }
+            (Some(_), Some(_)) => return Err(ObjectsError::OtherKey(path)),
+            _ => return Err(invalid()),
+        };
         let number = u32::try_from(stored.len()).map_err(|_| invalid())?;
-        let (length, cipher) = (last.end, last.chain.map(Suspended::after));
+        let length = last.end;
         let parts = stored.into_iter().map(|milestone| milestone.part).collect();
         let mut writer = Self::new(tree, path, None, budget);
         writer.watch(watch);
@@ -337,7 +342,14 @@ impl Writer {
             }
         };
         if let Some(progress) = &self.progress {
-            let chain = leaving.cipher.as_ref().and_then(Suspended::chain);
+            let chain = match (self.tree.stream_key(), &leaving.cipher) {
+                (Some(key), Some(cipher)) => cipher.between_blocks().map(|(iv, block)| Chain {
+                    iv,
+                    block,
+                    check: key.check(&iv),
+                }),
+                _ => None,
+            };
             // Behind a part that is too short, or whose last block is not full, nothing can go on.
             let goes_on = !is_last && chain.is_some() == self.tree.is_encrypted();
             progress.left(leaving.number, goes_on.then_some((self.length, chain)));
