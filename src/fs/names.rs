@@ -193,6 +193,7 @@ impl FileSystem {
             self.bury_late(directory, name, inode, found, permit);
         }
         drop(turn);
+        self.note_body(inode);
         self.table.lock().drop_if_unused(inode.ino);
         Ok(true)
     }

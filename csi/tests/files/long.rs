@@ -12,12 +12,17 @@ use std::time::{Duration, UNIX_EPOCH};
 
 const MIB: usize = 1 << 20;
 
-/// Uploads of which the store has parts, and that nobody has ended.
+/// Uploads of which the store has parts, and that nobody has ended. One without a part may be left by a server that was
+/// killed before it heard that it has begun.
 fn uploads(ground: &Ground) -> usize {
     let minio = ground.minio.as_ref().expect("files are in buckets");
     let all =
         walkdir::WalkDir::new(minio.data_of(".minio.sys/multipart")).min_depth(2).max_depth(2);
-    all.into_iter().filter(Result::is_ok).count()
+    let has_parts = |upload: &walkdir::DirEntry| {
+        let inside = walkdir::WalkDir::new(upload.path()).into_iter().filter_map(Result::ok);
+        inside.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("part."))
+    };
+    all.into_iter().filter_map(Result::ok).filter(has_parts).count()
 }
 
 fn ended(ground: &Ground) {

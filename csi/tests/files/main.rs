@@ -74,17 +74,31 @@ fn storage(ground: &Ground) -> PathBuf {
     path
 }
 
-/// What another program reads: the command line that backup scripts call.
-fn pulled(ground: &Ground, name: &str) -> Option<Vec<u8>> {
+/// The command line that backup scripts call.
+fn script(ground: &Ground) -> Command {
     let mut command = Command::new(ground::strongroom());
     command.env_clear().env("HOME", ground.temporary.path());
-    command.args(["datasafed", "--conf"]).arg(storage(ground)).args(["pull", name, "-"]);
+    command.args(["datasafed", "--conf"]).arg(storage(ground));
     if ground.is_encrypted() {
         command.env("DATASAFED_ENCRYPTION_ALGORITHM", "AES-256-CFB");
         command.env("DATASAFED_ENCRYPTION_PASS_PHRASE", &ground.passphrase);
     }
-    let output = command.output().expect("the tool runs");
+    command
+}
+
+/// What another program reads.
+fn pulled(ground: &Ground, name: &str) -> Option<Vec<u8>> {
+    let output = script(ground).args(["pull", name, "-"]).output().expect("the tool runs");
     output.status.success().then_some(output.stdout)
+}
+
+/// Another program stores a file.
+fn pushed(ground: &Ground, name: &str, content: &[u8]) {
+    let local = ground.local("pushed");
+    fs::write(&local, content).expect("written");
+    let mut push = script(ground);
+    push.arg("push").arg(local).arg(name);
+    assert!(push.status().expect("the tool runs").success());
 }
 
 #[test]

@@ -152,10 +152,20 @@ impl ObjectFs {
         let Some(request) = self.accountable() else { return remove.await };
         let begun = match self.reply_before(request) {
             Some(reply) if reply.done => return Ok(()),
-            Some(reply) => reply.ino != 0,
+            Some(reply) => {
+                let there = self.there(parent, name).await?;
+                let etag = there.as_ref().and_then(|node| etag_of(node));
+                if reply.etag.is_some() && etag.is_some() && etag != reply.etag {
+                    // It was removed, and somebody else has made another one of the name.
+                    return self.end(request, Ok(()));
+                }
+                reply.ino != 0
+            }
             None => {
-                let ino = self.there(parent, name).await?.map_or(0, |node| node.ino.0);
-                self.write_down(request.number, &ReplyForm { ino, ..ReplyForm::default() });
+                let there = self.there(parent, name).await?;
+                let etag = there.as_ref().and_then(|node| etag_of(node));
+                let ino = there.map_or(0, |node| node.ino.0);
+                self.write_down(request.number, &ReplyForm { ino, etag, ..ReplyForm::default() });
                 false
             }
         };
@@ -187,4 +197,10 @@ impl ObjectFs {
         let renamed = self.rename(from, to, mode).await;
         self.end(request, renamed)
     }
+}
+
+/// The mark of a file that is stored.
+fn etag_of(node: &Node) -> Option<String> {
+    let state = node.state.lock();
+    state.found.as_ref().filter(|_| state.kind != Kind::Directory).map(|found| found.etag.0.clone())
 }

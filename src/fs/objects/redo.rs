@@ -30,7 +30,7 @@ impl ObjectFs {
         self.write_down(request.number, &form);
     }
 
-    /// Ends what a former process had begun. A directory's move goes on while this process begins to serve; whoever
+    /// Ends what a former process had begun, while this one begins to serve: a copy may take the store long. Whoever
     /// uses a path waits for it.
     pub(super) async fn end_moves(self: &Arc<Self>) {
         let begun: Vec<(u64, ReplyForm)> = {
@@ -39,53 +39,58 @@ impl ObjectFs {
             let begun = replies.iter().filter(|(_, reply)| is_begun(reply));
             begun.map(|(number, reply)| (*number, reply.clone())).collect()
         };
-        let told = |result: Result<bool, FsError>| {
-            if let Err(error) = result {
-                tracing::warn!(
-                    "a rename that the former server had begun is not ended yet: {error}"
-                );
-            }
-        };
-        for (number, reply) in begun {
-            let Ok(node) = self.node(Ino(reply.ino)) else { continue };
-            if node.state.lock().kind != Kind::Directory {
-                told(self.end_move(number).await);
-                continue;
-            }
-            let (fs, paths) = (self.clone(), self.paths.clone().write_owned().await);
-            tokio::spawn(async move {
-                told(fs.end_directory_move(number, &node, &reply).await);
-                drop(paths);
-            });
+        if begun.is_empty() {
+            return;
         }
+        let (fs, paths) = (self.clone(), self.paths.clone().write_owned().await);
+        tokio::spawn(async move {
+            for (number, reply) in begun {
+                let ended = match fs.node(Ino(reply.ino)) {
+                    Ok(node) if is_directory(&node) => {
+                        fs.end_directory_move(number, &node, &reply).await
+                    }
+                    Ok(node) => fs.end_file_move(number, &node, &reply).await,
+                    Err(_) => Ok(false),
+                };
+                match ended {
+                    Ok(true) => {}
+                    // Whoever asks for it once more begins it anew; nobody else does.
+                    Ok(false) => fs.settled(number, ReplyForm::default()),
+                    Err(error) => tracing::warn!(
+                        "a rename that the former server had begun is not ended yet: {error}"
+                    ),
+                }
+            }
+            drop(paths);
+        });
     }
 
     /// Carries a move to its end that was begun for a request; whether it happened. If it did not, nothing of it is
     /// to be seen.
     pub(super) async fn end_move(&self, number: u64) -> Result<bool, FsError> {
         let reply = |fs: &Self| fs.replies.lock().get(&number).cloned();
-        let Some(before) = reply(self) else { return Ok(false) };
-        let Ok(node) = self.node(Ino(before.ino)) else { return Ok(false) };
-        let is_directory = node.state.lock().kind == Kind::Directory;
-        if !is_directory {
-            let _paths = self.paths.read().await;
-            return self.end_file_move(number, &node, &before).await;
-        }
         // It may be under way still.
         let _paths = self.paths.write().await;
-        match reply(self) {
-            Some(reply) if reply.done => Ok(true),
-            Some(reply) => self.end_directory_move(number, &node, &reply).await,
-            None => Ok(false),
+        let Some(reply) = reply(self) else { return Ok(false) };
+        if reply.done {
+            return Ok(true);
+        }
+        match self.node(Ino(reply.ino)) {
+            Ok(node) if is_directory(&node) => self.end_directory_move(number, &node, &reply).await,
+            Ok(node) => self.end_file_move(number, &node, &reply).await,
+            Err(_) => Ok(false),
         }
     }
 
     fn has_moved(&self, number: u64, moves: &MoveForm) {
         self.note_name(Ino(moves.parent), &moves.name, false);
         self.note_name(Ino(moves.new_parent), &moves.new_name, true);
-        let done = ReplyForm { done: true, ..ReplyForm::default() };
-        self.write_down(number, &done);
-        self.replies.lock().insert(number, done);
+        self.settled(number, ReplyForm { done: true, ..ReplyForm::default() });
+    }
+
+    fn settled(&self, number: u64, reply: ReplyForm) {
+        self.write_down(number, &reply);
+        self.replies.lock().insert(number, reply);
     }
 
     /// What else is known under the name that a move gives.
@@ -94,7 +99,7 @@ impl ObjectFs {
         there.filter(|there| there.ino != node.ino)
     }
 
-    /// For a caller that has the paths.
+    /// For a caller that has the paths alone.
     async fn end_file_move(
         &self,
         number: u64,
@@ -112,30 +117,34 @@ impl ObjectFs {
             (state.found.clone(), self.headers(&state, &new, true))
         };
         let Some(known) = known else { return Ok(false) };
-        let left = self.tree.file(&old).await?.filter(|left| left.etag == known.etag);
-        let found = match left {
-            Some(left) => {
+        // The very one that was to be moved: one that somebody has made since may have the same bytes.
+        let left = self.tree.file(&old).await?.filter(|left| {
+            left.etag == known.etag && left.headers.metadata == known.headers.metadata
+        });
+        // It is the copy only if it says what the copy would say: another one may have replaced what was to be
+        // moved before it was.
+        let copy =
+            self.tree.file(&new).await?.filter(|copy| {
+                copy.size == known.size && copy.headers.metadata == headers.metadata
+            });
+        let is_left = left.is_some();
+        let found = match (copy, left) {
+            (Some(copy), _) => copy,
+            (None, Some(left)) => {
                 if let (Some(target), Some(content)) = (&target, &mut replaced) {
                     self.keep_what_is_open(target, content).await;
                 }
                 let etag = self.tree.copy(&old, &left, &new, Some(&headers)).await?;
                 Found { etag, headers, stored: self.world.clock.now(), ..left }
             }
-            // It is the copy only if it says what the copy would say: another one may have replaced what was to be
-            // moved before it was.
-            None => match self.tree.file(&new).await? {
-                Some(copy)
-                    if copy.size == known.size && copy.headers.metadata == headers.metadata =>
-                {
-                    copy
-                }
-                _ => return Ok(false),
-            },
+            (None, None) => return Ok(false),
         };
         if let (Some(target), Some(content)) = (&target, &mut replaced) {
             self.name_gone(target, content);
         }
-        self.tree.remove_if(&old, &known.etag).await?;
+        if is_left {
+            self.tree.remove_if(&old, &known.etag).await?;
+        }
         self.table.lock().rename(node, Ino(moves.new_parent), &moves.new_name);
         self.stored(node, found);
         drop(content);
@@ -171,4 +180,8 @@ impl ObjectFs {
         self.has_moved(number, moves);
         Ok(true)
     }
+}
+
+fn is_directory(node: &Node) -> bool {
+    node.state.lock().kind == Kind::Directory
 }

@@ -366,6 +366,9 @@ pub(super) struct ReplyForm {
     /// A move of which something may be seen in the store.
     #[prost(message, optional, tag = "4")]
     pub(super) moves: Option<MoveForm>,
+    /// The mark of what had the name that it takes away, if that was stored.
+    #[prost(string, optional, tag = "5")]
+    pub(super) etag: Option<String>,
 }
 
 /// From where to where.
