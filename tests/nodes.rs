@@ -20,6 +20,7 @@ on_every_backend![
     of_two_writes_that_overlap_one_is_acknowledged_and_neither_is_lost,
     what_one_node_closes_another_opens,
     a_former_name_of_what_another_node_renamed_is_not_listed,
+    what_another_node_moves_or_removes_keeps_nobody_from_setting_attributes,
     racing_changes_of_a_tree_leave_one_tree,
 ];
 
@@ -381,6 +382,60 @@ fn a_former_name_of_what_another_node_renamed_is_not_listed(backend: Backend) {
             assert_eq!(former.expect_err("gone").kind(), std::io::ErrorKind::NotFound);
         }
     }
+    one.unmount();
+    two.unmount();
+}
+
+/// Of small files that nobody has opened a node knows the heads of their records, not their data.
+fn what_another_node_moves_or_removes_keeps_nobody_from_setting_attributes(
+    backend: Backend,
+) {
+    const LONG: [&str; 2] = ["--attribute-ttl", "60s"];
+    let volume = Volume::new(backend);
+    let (one, two) = (volume.mount_with(&STRICT), volume.mount_with(&LONG));
+    let content = random_bytes(1, 50_000);
+    let names = ["moved", "moved twice", "linked", "opened", "removed", "replaced"];
+    for name in names {
+        fs::write(one.join(name), &content).expect("written");
+    }
+    fs::create_dir(one.join("other")).expect("made");
+    let look = |path: &str| fs::metadata(two.join(path)).map(|file| file.permissions().mode());
+    let change = |path: &str| {
+        fs::set_permissions(two.join(path), fs::Permissions::from_mode(0o640)).map_err(number)
+    };
+    listed(&two.path).expect("listed");
+    for name in names {
+        assert_eq!(look(name).expect("known") & 0o777, 0o644, "{name}");
+    }
+    let rename = |from: &str, to: &str| fs::rename(one.join(from), one.join(to)).expect("moved");
+    rename("moved", "other/new");
+    rename("moved twice", "between");
+    rename("between", "other/last");
+    rename("linked", "other/linked");
+    fs::hard_link(one.join("other/linked"), one.join("other/second")).expect("linked");
+    rename("opened", "other/opened");
+    fs::remove_file(one.join("removed")).expect("removed");
+    fs::write(one.join("in its place"), "another").expect("written");
+    rename("in its place", "replaced");
+    // By the former names, which the kernel takes for true: it is changed where it is, or the name is not there.
+    for name in &names[..4] {
+        let changed = change(name);
+        assert!(matches!(changed, Ok(()) | Err(nix::libc::ENOENT)), "{name}: {changed:?}");
+    }
+    assert_eq!(change("removed"), Err(nix::libc::ENOENT));
+    assert_eq!(change("replaced"), Ok(()));
+    for path in ["other/new", "other/last", "other/linked", "other/second", "other/opened"] {
+        assert_eq!(change(path), Ok(()), "{path}");
+        for mount in [&one, &two] {
+            let file = fs::metadata(mount.join(path)).expect("there");
+            assert_eq!(file.permissions().mode() & 0o777, 0o640, "{path}");
+            assert!(fs::read(mount.join(path)).expect("read") == content, "{path}");
+        }
+    }
+    assert_eq!(fs::read(two.join("replaced")).expect("read"), b"another");
+    assert_eq!(look("replaced").expect("there") & 0o777, 0o640);
+    assert_eq!(listed(&one.path).expect("listed"), listed(&two.path).expect("listed"));
+    // Nothing that was said to be lost is held against the end of the mount.
     one.unmount();
     two.unmount();
 }

@@ -8,8 +8,12 @@ use super::inode::{Body, FileBody, Identity, Inode};
 use super::settle::merge_attributes;
 use crate::volume::native::Stored;
 use crate::volume::native::entries::Loaded;
+use crate::volume::native::namespace::Found;
 use crate::volume::native::record::{Content, FileContent};
 use std::sync::Arc;
+
+/// How many moves by other nodes are followed to where a file is now.
+const MOVES: usize = 8;
 
 impl FileSystem {
     /// Makes sure that a file's map is in memory, with the data that lie in its record. It stays there as long as the
@@ -42,21 +46,14 @@ impl FileSystem {
     /// Fetches the record of which the head is known, and enters what it says.
     async fn load_body(&self, inode: &Arc<Inode>, home: &Stored) -> Result<FileContent, FsError> {
         // Another change may have fetched it already.
-        let found = if home.record.is_whole() {
-            None
-        } else {
-            match self.volume.load(&home.place, None).await? {
-                Loaded::Live(whole) => Some(self.volume.resolve(whole).await?),
-                _ => return Err(self.gone(inode, home)),
-            }
+        let found = match home.record.is_whole() {
+            true => None,
+            false => Some(self.find_whole(inode, home).await?),
         };
         let whole = found.as_ref().map_or(home, |found| found.home()).clone();
         let Content::File(content) = &whole.record.content else {
             return Err(self.gone(inode, home));
         };
-        if Identity::of(&whole.record.content) != Some(inode.state.lock().identity(inode)) {
-            return Err(self.gone(inode, home));
-        }
         let content = content.clone();
         if whole.etag != home.etag && self.is_only_writer() {
             // Who has changed it, if nobody else may? Ours are no changes of what a thief has stored.
@@ -96,14 +93,52 @@ impl FileSystem {
         Ok(content)
     }
 
-    /// Another thing, or none, is where the head was read: the names that led here are asked for again.
+    /// The record of a file of which the head is known, wherever other nodes have moved it since.
+    async fn find_whole(&self, inode: &Arc<Inode>, home: &Stored) -> Result<Found, FsError> {
+        let mut place = home.place.clone();
+        for _ in 0..MOVES {
+            let next = match self.volume.load(&place, None).await? {
+                Loaded::Live(entry) => {
+                    let found = self.volume.resolve(entry).await?;
+                    let identity = Identity::of(&found.home().record.content);
+                    if identity == Some(inode.state.lock().identity(inode)) {
+                        return Ok(found);
+                    }
+                    None
+                }
+                Loaded::Tombstone(buried) => self.moved_to(inode, &buried),
+                Loaded::Absent | Loaded::Unchanged => None,
+            };
+            match next {
+                Some(next) => {
+                    self.forget_place(inode, &place);
+                    self.doubt_places([&next]);
+                    place = next;
+                }
+                // A look-up of another name may have found it since.
+                None => match self.other_place(inode, &place) {
+                    Some(other) => place = other,
+                    None => break,
+                },
+            }
+        }
+        Err(self.gone(inode, home))
+    }
+
+    /// Another thing, or none, is where the head was read: the names that led here are asked for again, and what was
+    /// changed of its attributes is told as not stored, once.
     fn gone(&self, inode: &Inode, home: &Stored) -> FsError {
         let names = inode.state.lock().names.clone();
         let mut table = self.table.lock();
         for (parent, name) in names {
             table.doubt_name(parent, &name);
         }
-        inode.state.lock().checked_at = None;
+        let mut state = inode.state.lock();
+        state.checked_at = None;
+        if matches!(&state.content, Body::File(body) if body.map.is_none()) {
+            state.published = state.modified;
+        }
+        drop(state);
         FsError::stale(format!("{}: removed or replaced by another node", home.place))
     }
 }

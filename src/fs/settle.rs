@@ -96,7 +96,7 @@ impl FileSystem {
     }
 
     /// Where a tombstone says that an inode went, if it is that inode's.
-    fn moved_to(&self, inode: &Inode, tombstone: &Stored) -> Option<Place> {
+    pub(super) fn moved_to(&self, inode: &Inode, tombstone: &Stored) -> Option<Place> {
         let ours = inode.state.lock().identity(inode);
         let to = tombstone.record.moved_to.as_ref()?;
         (Identity::of(&tombstone.record.content) == Some(ours))
@@ -213,7 +213,7 @@ impl FileSystem {
     }
 
     /// Where else this mount has seen an inode.
-    fn other_place(&self, inode: &Inode, place: &Place) -> Option<Place> {
+    pub(super) fn other_place(&self, inode: &Inode, place: &Place) -> Option<Place> {
         let names = inode.state.lock().names.clone();
         let table = self.table.lock();
         let mut places = names.into_iter().filter_map(|(parent, name)| {
@@ -354,7 +354,7 @@ impl FileSystem {
         None
     }
 
-    fn forget_place(&self, inode: &Inode, place: &Place) {
+    pub(super) fn forget_place(&self, inode: &Inode, place: &Place) {
         let names = inode.state.lock().names.clone();
         let mut table = self.table.lock();
         for (parent, name) in names {
