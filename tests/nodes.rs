@@ -387,9 +387,7 @@ fn a_former_name_of_what_another_node_renamed_is_not_listed(backend: Backend) {
 }
 
 /// Of small files that nobody has opened a node knows the heads of their records, not their data.
-fn what_another_node_moves_or_removes_keeps_nobody_from_setting_attributes(
-    backend: Backend,
-) {
+fn what_another_node_moves_or_removes_keeps_nobody_from_setting_attributes(backend: Backend) {
     const LONG: [&str; 2] = ["--attribute-ttl", "60s"];
     let volume = Volume::new(backend);
     let (one, two) = (volume.mount_with(&STRICT), volume.mount_with(&LONG));
