@@ -1,6 +1,6 @@
 //! Files without names, names that others take away, many files at once: nothing is lost without an error.
 
-use crate::support::random_bytes;
+use crate::support::{random_bytes, wait_for};
 use crate::{Files, Form, run};
 use nix::sys::mman::{MapFlags, MsFlags, ProtFlags, mmap, msync, munmap};
 use nix::sys::signal::Signal;
@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use strongroom::store::{FileStore, Headers, Key, Store};
@@ -152,15 +153,25 @@ fn half_a_file_takes_no_whole_ones_place() {
     let mut mount = files.mount();
     let (old, new) = (random_bytes(1, 1_000_000), random_bytes(2, 20_000_000));
     fs::write(mount.join("file"), &old).expect("written");
-    let mut file = File::create(mount.join("file")).expect("opened");
-    file.write_all(&new).expect("written");
+    // By a process of its own: what this one starts for other tests would close the file on its way.
+    let mut writer = Command::new("cp")
+        .args(["/dev/stdin".as_ref(), mount.join("file").as_os_str()])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("cp starts");
+    let mut pipe = writer.stdin.take().expect("a pipe");
+    pipe.write_all(&new).expect("taken");
+    wait_for("all of it", || {
+        fs::metadata(mount.join("file")).is_ok_and(|file| file.len() == new.len() as u64)
+    });
     // Who only opens and closes it does not end it.
     run("sh", ["-c", &format!(": < {}", mount.join("file").display())]);
     run("sync", ["-d".as_ref(), mount.path.as_os_str()]);
     assert!(files.bytes("file") == old, "the former one stands");
     mount.signal(Signal::SIGTERM);
     assert_eq!(mount.ended(), Some(1), "{}", mount.log());
-    drop(file);
+    drop(pipe);
+    assert!(!writer.wait().expect("ended").success(), "it is told");
     assert!(mount.log().contains("file: not stored"), "{}", mount.log());
     assert!(files.bytes("file") == old, "the former one stands, whole");
 }

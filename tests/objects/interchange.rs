@@ -3,7 +3,7 @@
 use crate::{Files, Form, in_both_forms, look, run};
 use bytes::Bytes;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::process::{Command, Output, Stdio};
 use strongroom::store::{FileStore, Headers, Key};
@@ -12,6 +12,13 @@ in_both_forms![what_the_tool_stored_comes_through_the_mount_and_the_other_way_ro
 
 /// The tool's other face on the same files.
 fn datasafed(files: &Files, arguments: &[&str]) -> Output {
+    let output = try_datasafed(files, arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "datasafed {arguments:?}: {said}");
+    output
+}
+
+fn try_datasafed(files: &Files, arguments: &[&str]) -> Output {
     let server = files.volume.minio.as_ref().expect("a server");
     let conf = files.volume.local("datasafed.conf");
     let text = format!(
@@ -29,10 +36,7 @@ fn datasafed(files: &Files, arguments: &[&str]) -> Output {
         command.env("DATASAFED_ENCRYPTION_ALGORITHM", "AES-256-CFB");
         command.env("DATASAFED_ENCRYPTION_PASS_PHRASE", &files.volume.passphrase);
     }
-    let output = command.output().expect("it starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "datasafed {arguments:?}: {said}");
-    output
+    command.output().expect("it starts")
 }
 
 fn what_the_tool_stored_comes_through_the_mount_and_the_other_way_round(form: Form) {
@@ -118,6 +122,61 @@ fn what_the_tool_encrypted_with_another_passphrase_is_an_error_until_it_is_repla
     let mount = files.mount();
     assert_eq!(fs::read_to_string(mount.join("short")).expect("read"), "anew");
     assert!(fs::read(mount.join("moved")).is_err(), "it is what it was");
+    mount.unmount();
+}
+
+/// Whatever way a file came to what it is.
+#[test]
+fn what_a_mount_encrypted_with_another_passphrase_is_an_error() {
+    let mut files = Files::new(Form::Enciphered);
+    let bytes = crate::support::random_bytes(1, 12_000_000);
+    let mount = files.mount();
+    fs::write(mount.join("empty"), "").expect("written");
+    fs::write(mount.join("short"), &bytes[..1000]).expect("written");
+    fs::write(mount.join("long"), &bytes).expect("written");
+    fs::write(mount.join("named"), &bytes).expect("written");
+    fs::rename(mount.join("named"), mount.join("renamed")).expect("renamed");
+    fs::set_permissions(mount.join("renamed"), PermissionsExt::from_mode(0o600)).expect("set");
+    // Its mode changes while its parts are on their way, so that it has other headers at its end.
+    let mut file = File::create(mount.join("modes")).expect("made");
+    file.write_all(&bytes).expect("written");
+    file.set_permissions(PermissionsExt::from_mode(0o600)).expect("set");
+    file.set_modified(std::time::UNIX_EPOCH).expect("set");
+    drop(file);
+    fs::write(mount.join("patched"), &bytes).expect("written");
+    let file = File::options().write(true).open(mount.join("patched")).expect("opened");
+    file.write_all_at(&bytes[..10], 5_000_000).expect("written");
+    drop(file);
+    fs::write(mount.join("appended"), &bytes[..1000]).expect("written");
+    let mut file = File::options().append(true).open(mount.join("appended")).expect("opened");
+    file.write_all(&bytes[1000..]).expect("written");
+    drop(file);
+    std::os::unix::fs::symlink("short", mount.join("link")).expect("made");
+    mount.unmount();
+    let names = ["empty", "short", "long", "renamed", "modes", "patched", "appended", "link"];
+    let mut checks = std::collections::BTreeSet::new();
+    for name in names {
+        let check = files.headers(&format!("{name}.enc")).remove("keycheck").expect(name);
+        let iv = check.split('-').nth(1).expect("an IV").to_owned();
+        let object = files.bytes(&format!("{name}.enc"));
+        assert_eq!(data_encoding::HEXLOWER.encode(&object[..16]), iv, "{name}");
+        assert!(checks.insert(check), "{name}");
+    }
+    assert!(datasafed(&files, &["pull", "modes", "-"]).stdout == bytes);
+    files.volume.passphrase = "another one".to_owned();
+    fs::write(files.volume.passphrase_file(), "another one\n").expect("written");
+    for name in names {
+        let pulled = try_datasafed(&files, &["pull", name, "-"]);
+        let said = String::from_utf8_lossy(&pulled.stderr);
+        assert!(!pulled.status.success() && pulled.stdout.is_empty(), "{name}: {said}");
+        assert!(said.contains("passphrase"), "{name}: {said}");
+    }
+    let mount = files.mount();
+    for name in &names[1..7] {
+        let error = fs::read(mount.join(name)).expect_err("no key");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+    }
+    assert!(fs::read_link(mount.join("link")).is_err());
     mount.unmount();
 }
 

@@ -303,7 +303,7 @@ impl ObjectFs {
                 is_cut: false,
                 etag: written.etag,
                 stored: self.world.clock.now(),
-                headers,
+                headers: written.headers,
             },
         );
         Ok(self.entry(&node))

@@ -9,6 +9,7 @@ use crate::fs::errno::FsError;
 use crate::fs::types::{Ino, Kind};
 use crate::store::{Headers, StoreErrorKind};
 use crate::units::ByteRange;
+use crate::volume::objects::bucket::{KEY_CHECK, told_by};
 use crate::volume::objects::tree::Found;
 use crate::volume::objects::writer::{Taken, Written};
 use crate::volume::objects::{ObjectsError, Writer};
@@ -135,14 +136,22 @@ impl ObjectFs {
         found: Found,
         wanted: Headers,
     ) -> (Found, Result<(), FsError>) {
-        if found.headers == wanted {
+        let same = |wanted: &Headers| {
+            wanted.content_type == found.headers.content_type
+                && told_by(wanted) == told_by(&found.headers)
+        };
+        if same(&wanted) {
             return (found, Ok(()));
         }
         let only_time = {
             let mut without = wanted.clone();
             without.metadata.remove("mtime");
-            !node.state.lock().time_was_set && without == found.headers
+            !node.state.lock().time_was_set && same(&without)
         };
+        let mut wanted = wanted;
+        if let Some(check) = found.headers.metadata.get(KEY_CHECK) {
+            wanted.metadata.insert(KEY_CHECK.to_owned(), check.clone());
+        }
         if !only_time {
             return match self.tree.copy(path, &found, path, Some(&wanted)).await {
                 Ok(etag) => (Found { etag, headers: wanted, ..found }, Ok(())),
@@ -179,7 +188,7 @@ impl ObjectFs {
             return Ok(false);
         }
         let is_ours = |found: &Found| {
-            let sent = |ours: &Headers| ours.metadata == found.headers.metadata;
+            let sent = |ours: &Headers| told_by(ours) == told_by(&found.headers);
             found.size == *size && headers.iter().any(sent)
         };
         match there {
@@ -233,8 +242,11 @@ impl ObjectFs {
         };
         match self.tree.file(path).await {
             Ok(found) => found.filter(|found| {
-                let metadata = &found.headers.metadata;
-                let is_ours = [&headers.metadata, &wanted.metadata].contains(&metadata);
+                let told = told_by(&found.headers);
+                let key = |headers: &Headers| headers.metadata.get(KEY_CHECK).cloned();
+                // That of an enciphered file is of no other object.
+                let is_ours = [told_by(headers), told_by(&wanted)].contains(&told)
+                    && key(headers) == key(&found.headers);
                 let is_new = may_be_known || known.as_ref() != Some(&found.etag);
                 is_ours && found.size == size && is_new
             }),

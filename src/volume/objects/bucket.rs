@@ -278,6 +278,11 @@ impl Files for BucketFiles {
     }
 }
 
+/// What metadata tell, but for what tells the key: that is another one for each content.
+pub fn told_by(headers: &Headers) -> BTreeMap<&String, &String> {
+    headers.metadata.iter().filter(|(name, _)| *name != KEY_CHECK).collect()
+}
+
 impl Beside {
     /// As metadata, with the time as the store has it.
     pub(super) fn metadata(&self, time: String) -> BTreeMap<String, String> {

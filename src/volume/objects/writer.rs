@@ -1,6 +1,7 @@
 //! A file that is written from front to back, by a task that may not block: in one request if it is short,
 //! else in parts that leave while it grows.
 
+use super::bucket::KEY_CHECK;
 use super::error::ObjectsError;
 use super::parts::{Piece, Plan};
 use super::progress::{Begun, Chain, Progress};
@@ -68,6 +69,8 @@ struct Leaving {
     task: JoinHandle<Result<ETag, ObjectsError>>,
     /// Parts that have left.
     number: u32,
+    /// Of an enciphered file, before its first part has left.
+    iv: [u8; 16],
     cipher: Option<Suspended>,
     headers: Headers,
 }
@@ -86,7 +89,8 @@ pub enum Taken {
 pub struct Written {
     /// The object's mark.
     pub etag: ETag,
-    /// With which headers it was begun; those at the end are the same only if it went in one request.
+    /// With which headers it was begun, and of an enciphered one what tells its key; those at the end are the same only
+    /// if it went in one request.
     pub headers: Headers,
 }
 
@@ -311,17 +315,20 @@ impl Writer {
         let mut part = std::mem::take(&mut self.buffer);
         let mut leaving = match self.leaving.take() {
             Some(leaving) => leaving,
-            None => self.leave(headers, None)?,
+            None => {
+                let iv = self.tree.entropy().bytes();
+                Leaving { iv, ..self.leave(&self.with_check(headers, &iv), None)? }
+            }
         };
         leaving.number += 1;
         if let Some(key) = self.tree.stream_key() {
-            let (key, entropy) = (key.clone(), self.tree.clone());
+            let (key, iv) = (key.clone(), leaving.iv);
             let before = leaving.cipher.take();
             // Takes some milliseconds.
             let enciphered = tokio::task::spawn_blocking(move || {
                 let mut encryptor = match &before {
                     Some(before) => key.resume(before),
-                    None => key.encryptor(entropy.entropy()),
+                    None => key.encryptor_with_iv(iv),
                 };
                 encryptor.update(&mut part);
                 if before.is_none() {
@@ -378,7 +385,17 @@ impl Writer {
             tokio::spawn(
                 async move { transfer.write_parts(given, incoming, earlier, followed).await },
             );
-        Ok(Leaving { pieces, task, number: 0, cipher: None, headers: headers.clone() })
+        let (iv, headers) = ([0; 16], headers.clone());
+        Ok(Leaving { pieces, task, number: 0, iv, cipher: None, headers })
+    }
+
+    /// The headers with what tells the key of an enciphered file, which begins with this IV.
+    fn with_check(&self, headers: &Headers, iv: &[u8; 16]) -> Headers {
+        let mut headers = headers.clone();
+        if let Some(key) = self.tree.stream_key() {
+            headers.metadata.insert(KEY_CHECK.to_owned(), key.check(iv));
+        }
+        headers
     }
 
     /// Stores the file. What could not be stored in one request may be tried again; a file in parts has
@@ -405,14 +422,16 @@ impl Writer {
 
     async fn finish_short(&mut self, headers: &Headers) -> Result<Written, ObjectsError> {
         let mut part = self.buffer.clone();
+        // Another one for each attempt: more may have been written since.
+        let iv = self.tree.entropy().bytes();
         if let Some(key) = self.tree.stream_key() {
-            let mut encryptor = key.encryptor(self.tree.entropy());
-            encryptor.update(&mut part);
-            part.splice(..0, encryptor.iv());
+            key.encryptor_with_iv(iv).update(&mut part);
+            part.splice(..0, iv);
         }
+        let headers = self.with_check(headers, &iv);
         let transfer = self.tree.transfer(&self.path)?;
-        let etag = transfer.put(Bytes::from(part), headers).await?;
-        Ok(Written { etag, headers: headers.clone() })
+        let etag = transfer.put(Bytes::from(part), &headers).await?;
+        Ok(Written { etag, headers })
     }
 }
 
