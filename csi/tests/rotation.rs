@@ -13,86 +13,13 @@ use std::sync::Arc;
 use strongroom_csi::api::csi::DeleteVolumeRequest;
 use support::calls::Made;
 use support::minio::Minio;
-use support::minio::cache::cached;
+use support::users::{User, Users};
 use support::{Driver, PREFIX, Process, fresh_hex, wait_for};
 
 /// How often the keys are replaced.
 const ROUNDS: usize = 3;
 /// What is backed up anew in each round, in bytes.
 const LENGTH: u64 = 96 << 20;
-
-/// A user of the store.
-#[derive(Clone)]
-struct User {
-    name: String,
-    secret: String,
-}
-
-/// Who may use a server.
-struct Users {
-    minio: Arc<Minio>,
-    directory: tempfile::TempDir,
-}
-
-impl Users {
-    /// What the server's own client says, and whether that went well.
-    fn mc(&self, User { name, secret }: &User, arguments: &[&str]) -> (bool, String) {
-        let address = self.minio.endpoint.trim_start_matches("http://");
-        let output = Command::new(cached("bin/mc-v0.0.0-20250313080218-cf909e1063a9"))
-            .arg("--config-dir")
-            .arg(self.directory.path())
-            .args(["--quiet", "--disable-pager"])
-            .args(arguments)
-            .env("MC_HOST_store", format!("http://{name}:{secret}@{address}"))
-            .stdin(Stdio::null())
-            .output()
-            .expect("mc starts");
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
-    }
-
-    fn administrate(&self, arguments: &[&str]) {
-        let Minio { access_key, secret_key, .. } = &*self.minio;
-        let root = User { name: access_key.clone(), secret: secret_key.clone() };
-        let (went_well, said) = self.mc(&root, arguments);
-        assert!(went_well, "{arguments:?}: {said}");
-    }
-
-    fn add(&self) -> User {
-        let user = User { name: fresh_hex::<8>(), secret: fresh_hex::<16>() };
-        self.administrate(&["admin", "user", "add", "store", &user.name, &user.secret]);
-        let policy = ["admin", "policy", "attach", "store", "readwrite", "--user", &user.name];
-        self.administrate(&policy);
-        user
-    }
-
-    /// One that may do something below a prefix alone.
-    fn add_below(&self, bucket: &str, prefix: &str) -> User {
-        let user = User { name: fresh_hex::<8>(), secret: fresh_hex::<16>() };
-        let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [
-            {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [format!("arn:aws:s3:::{bucket}")],
-             "Condition": {"StringLike": {"s3:prefix": [format!("{prefix}/*")]}}},
-            {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject",
-                "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
-             "Resource": [format!("arn:aws:s3:::{bucket}/{prefix}/*")]},
-        ]});
-        let file = self.directory.path().join("policy.json");
-        fs::write(&file, policy.to_string()).expect("written");
-        let file = file.to_str().expect("text");
-        self.administrate(&["admin", "policy", "create", "store", "below", file]);
-        self.administrate(&["admin", "user", "add", "store", &user.name, &user.secret]);
-        self.administrate(&["admin", "policy", "attach", "store", "below", "--user", &user.name]);
-        user
-    }
-
-    /// From now on every request of the user's is refused.
-    fn revoke(&self, user: &User, bucket: &str) {
-        let place = format!("store/{bucket}");
-        assert!(self.mc(user, &["ls", &place]).0, "the keys were good");
-        self.administrate(&["admin", "user", "remove", "store", &user.name]);
-        wait_for("the refusal of revoked keys", || !self.mc(user, &["ls", &place]).0);
-    }
-}
 
 /// The keys of a user as a Secret has them.
 fn secrets(driver: &Driver, user: &User) -> HashMap<String, String> {
@@ -148,9 +75,8 @@ fn ended_well(mut child: Child) {
 #[test]
 fn a_backup_notices_nothing_of_keys_that_are_replaced_and_revoked() {
     let minio = Arc::new(Minio::start());
-    let directory = tempfile::tempdir().expect("a directory");
-    let users = Users { minio: minio.clone(), directory };
-    let driver = Driver::start_with(minio, &[]);
+    let users = Users::of(&minio);
+    let driver = Driver::start_with(minio.clone(), &[]);
     let made = driver.make("rotated");
     let mut user = users.add();
     attach(&driver, &made, &user);
@@ -193,9 +119,8 @@ fn a_backup_notices_nothing_of_keys_that_are_replaced_and_revoked() {
 #[test]
 fn revoked_keys_are_an_error_that_is_told_until_a_republish_brings_others() {
     let minio = Arc::new(Minio::start());
-    let directory = tempfile::tempdir().expect("a directory");
-    let users = Users { minio: minio.clone(), directory };
-    let driver = Driver::start_with(minio, &[]);
+    let users = Users::of(&minio);
+    let driver = Driver::start_with(minio.clone(), &[]);
     let made = driver.make("revoked");
     let user = users.add();
     attach(&driver, &made, &user);
@@ -220,9 +145,8 @@ fn revoked_keys_are_an_error_that_is_told_until_a_republish_brings_others() {
 #[test]
 fn keys_that_were_revoked_while_the_node_plugin_was_away_are_replaced_by_a_republish() {
     let minio = Arc::new(Minio::start());
-    let directory = tempfile::tempdir().expect("a directory");
-    let users = Users { minio: minio.clone(), directory };
-    let mut driver = Driver::start_with(minio, &[]);
+    let users = Users::of(&minio);
+    let mut driver = Driver::start_with(minio.clone(), &[]);
     let made = driver.make("away");
     let user = users.add();
     attach(&driver, &made, &user);
@@ -256,10 +180,9 @@ fn keys_that_were_revoked_while_the_node_plugin_was_away_are_replaced_by_a_repub
 #[test]
 fn keys_that_reach_no_further_than_a_prefix_are_enough() {
     let minio = Arc::new(Minio::start());
-    let directory = tempfile::tempdir().expect("a directory");
-    let users = Users { minio: minio.clone(), directory };
-    let driver = Driver::start_with(minio, &[]);
-    let user = users.add_below(&driver.bucket, PREFIX);
+    let users = Users::of(&minio);
+    let driver = Driver::start_with(minio.clone(), &[]);
+    let user = users.add_below(&driver.bucket, PREFIX, &[]);
     let place = format!("store/{}", driver.bucket);
     assert!(!users.mc(&user, &["ls", &format!("{place}/elsewhere/")]).0, "it may look elsewhere");
     let mut wish = driver.wish("pvc-1");

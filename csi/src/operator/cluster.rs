@@ -1,28 +1,22 @@
-//! The edge to the API server: looks at the state around a repository, and does what the core decided. The only file
-//! besides `run` that talks to the cluster.
-//!
-//! Secrets are written by server-side apply, so that fields of others stay; what cannot be changed is created once.
-//! What the cluster refuses (no right, an invalid object) is remembered for the next look, so that a condition says
-//! it; everything else is an error, after which the repository is looked at again.
+//! The edge to the API server: looks at the state around a repository. What the core decided upon it is done in
+//! `perform`; besides these only `run` talks to the cluster.
 
-use super::crd::{
-    AccessMethod, BackupRepo, BackupRepoStatus, StorageProvider, StorageProviderStatus,
-};
+use super::crd::{AccessMethod, BackupRepo, StorageProvider};
 use super::encryption::Encryption;
 use super::names;
 use super::objects::{Names, name};
-use super::observed::{Action, Asking, Kind, Object, Observed, Reference, Settings};
+use super::observed::{Asking, Object, Observed, Reference, Settings};
 use super::provider::Driver;
+use super::tenants;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
-use kube::{Client, Resource, ResourceExt};
-use serde::Serialize;
+use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
@@ -94,10 +88,22 @@ impl Cluster {
         let classes = Api::<StorageClass>::all(self.client.clone());
         let storage_class = classes.get_opt(&called.storage_class).await?;
         let secrets: Vec<Secret> = self.all(Api::all(self.client.clone()), &labelled).await?;
-        let secrets: Vec<Secret> = secrets
+        let (secrets, others): (Vec<Secret>, Vec<Secret>) = secrets
             .into_iter()
-            .filter(|secret| secret.labels().contains_key(names::LABEL_TOOL_CONFIG))
-            .collect();
+            .partition(|secret| secret.labels().contains_key(names::LABEL_TOOL_CONFIG));
+        let mut tenant_csi_secrets = others;
+        tenant_csi_secrets.retain(|secret| {
+            secret.labels().contains_key(names::LABEL_TENANT)
+                && secret.namespace().as_deref() == Some(&called.csi_secret.0)
+        });
+        let tenants = match tenants::are_wanted(&repo) {
+            Ok(true) => {
+                let home = tenants::home(&repo, &self.settings.namespace);
+                let api = Api::<Secret>::namespaced(self.client.clone(), home);
+                self.all(api, &ListParams::default().labels(&tenants::selector(&value))).await?
+            }
+            _ => Vec::new(),
+        };
         let claims: Vec<PersistentVolumeClaim> =
             self.all(Api::all(self.client.clone()), &labelled).await?;
         let jobs = Api::<Job>::namespaced(self.client.clone(), &self.settings.namespace);
@@ -135,6 +141,8 @@ impl Cluster {
             credential,
             passphrase,
             csi_secret,
+            tenant_csi_secrets,
+            tenants,
             storage_class,
             secrets,
             claims,
@@ -253,7 +261,7 @@ impl Cluster {
         Ok(found)
     }
 
-    fn dynamic(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+    pub(super) fn dynamic(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
         let resource = asking_resource(kind);
         match namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
@@ -298,28 +306,6 @@ impl Cluster {
         Ok(left.map(|volume| format!("PersistentVolume {}", volume.name_any())).collect())
     }
 
-    /// Writes a repository's status.
-    pub async fn write_status(
-        &self,
-        repo: &BackupRepo,
-        status: &BackupRepoStatus,
-    ) -> kube::Result<()> {
-        let body = status_body::<BackupRepo, _>(&repo.metadata.uid, status);
-        let api = Api::<BackupRepo>::all(self.client.clone());
-        api.patch_status(name(repo), &forced(), &Patch::Apply(body)).await.map(drop)
-    }
-
-    /// Writes a provider's status.
-    pub async fn write_provider_status(
-        &self,
-        provider: &StorageProvider,
-        status: &StorageProviderStatus,
-    ) -> kube::Result<()> {
-        let body = status_body::<StorageProvider, _>(&provider.metadata.uid, status);
-        let api = Api::<StorageProvider>::all(self.client.clone());
-        api.patch_status(&provider.name_any(), &forced(), &Patch::Apply(body)).await.map(drop)
-    }
-
     /// Whether a CSI driver is there.
     pub async fn driver(&self, name: &str) -> Driver {
         if name.is_empty() {
@@ -329,128 +315,6 @@ impl Cluster {
             Ok(Some(_)) => Driver::Found,
             Ok(None) => Driver::Absent,
             Err(error) => Driver::Doubtful(error.to_string()),
-        }
-    }
-
-    /// Does one thing. `Ok(Some)` says what was refused, and why.
-    pub async fn perform(
-        &self,
-        repo: &BackupRepo,
-        action: &Action,
-    ) -> kube::Result<Option<(Reference, String)>> {
-        let (place, result) = match action {
-            Action::Metadata { finalizers, annotations } => {
-                let mut metadata = json!({"annotations": annotations});
-                if let Some(finalizers) = finalizers {
-                    metadata["finalizers"] = json!(finalizers);
-                    // The list is written whole: whoever changed it meanwhile must be seen first.
-                    metadata["resourceVersion"] = json!(repo.metadata.resource_version);
-                }
-                let api = Api::<BackupRepo>::all(self.client.clone());
-                let patch = Patch::Merge(json!({"metadata": metadata}));
-                return match api.patch(name(repo), &by_us(), &patch).await {
-                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-                    result => result.map(|_| None),
-                };
-            }
-            Action::Secret(secret) => (
-                super::objects::reference(Kind::Secret, &secret.metadata),
-                self.apply(secret).await,
-            ),
-            Action::StorageClass(class) => {
-                let api = Api::<StorageClass>::all(self.client.clone());
-                (
-                    super::objects::reference(Kind::StorageClass, &class.metadata),
-                    self.create(api, class).await.map(drop),
-                )
-            }
-            Action::Claim(claim) => {
-                let space = claim.metadata.namespace.clone().unwrap_or_default();
-                let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &space);
-                let place = super::objects::reference(Kind::PersistentVolumeClaim, &claim.metadata);
-                // It is not among those with the repository's label, or it would not be made.
-                match self.create(api, claim).await {
-                    Ok(false) => {
-                        let why = format!(
-                            "it is there already without the label {}={}",
-                            names::LABEL_REPO,
-                            name(repo)
-                        );
-                        return Ok(Some((place, why)));
-                    }
-                    result => (place, result.map(drop)),
-                }
-            }
-            Action::Job(job) => {
-                let space = job.metadata.namespace.clone().unwrap_or_default();
-                let api = Api::<Job>::namespaced(self.client.clone(), &space);
-                let made = self.create(api, job).await.map(drop);
-                (super::objects::reference(Kind::Job, &job.metadata), made)
-            }
-            Action::Delete(reference) => (reference.clone(), self.delete(reference).await),
-            Action::Release(object) => {
-                let api = self.dynamic(&object.kind, Some(&object.namespace));
-                let labels: BTreeMap<&str, Option<&str>> = [(names::LABEL_WAIT, None)].into();
-                let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
-                let result = api.patch(&object.name, &by_us(), &patch).await;
-                return match result {
-                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-                    result => result.map(|_| None),
-                };
-            }
-        };
-        match result {
-            Err(kube::Error::Api(status)) if is_refusal(status.code) => {
-                Ok(Some((place, status.message.clone())))
-            }
-            result => result.map(|()| None),
-        }
-    }
-
-    async fn apply(&self, secret: &Secret) -> kube::Result<()> {
-        let space = secret.metadata.namespace.clone().unwrap_or_default();
-        let api = Api::<Secret>::namespaced(self.client.clone(), &space);
-        api.patch(&secret.name_any(), &forced(), &Patch::Apply(secret)).await.map(drop)
-    }
-
-    /// False if one of its name is there already.
-    async fn create<K>(&self, api: Api<K>, object: &K) -> kube::Result<bool>
-    where
-        K: Resource + Clone + Debug + DeserializeOwned + Serialize,
-    {
-        let parameters = kube::api::PostParams {
-            field_manager: Some(names::FIELD_MANAGER.to_owned()),
-            ..Default::default()
-        };
-        match api.create(&parameters, object).await {
-            // Whoever made it: the next look tells whether it is as it should be.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            result => result.map(|_| true),
-        }
-    }
-
-    async fn delete(&self, reference: &Reference) -> kube::Result<()> {
-        let Reference { kind, namespace, name } = reference;
-        let client = self.client.clone();
-        let space = namespace.as_deref().unwrap_or_default();
-        // The pods of a Job go with it, but it need not wait for them.
-        let how = DeleteParams::background();
-        let result = match kind {
-            Kind::Secret => {
-                Api::<Secret>::namespaced(client, space).delete(name, &how).await.map(drop)
-            }
-            Kind::StorageClass => {
-                Api::<StorageClass>::all(client).delete(name, &how).await.map(drop)
-            }
-            Kind::PersistentVolumeClaim => {
-                let api = Api::<PersistentVolumeClaim>::namespaced(client, space);
-                api.delete(name, &how).await.map(drop)
-            }
-            Kind::Job => Api::<Job>::namespaced(client, space).delete(name, &how).await.map(drop),
-        };
-        match result {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            result => result,
         }
     }
 }
@@ -465,32 +329,6 @@ fn is_name(name: &str) -> bool {
     let allowed =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
     (1..=253).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".."
-}
-
-/// An answer that another attempt at the same would get again.
-fn is_refusal(code: u16) -> bool {
-    matches!(code, 400 | 403 | 404 | 405 | 413 | 415 | 422)
-}
-
-fn by_us() -> PatchParams {
-    PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() }
-}
-
-fn forced() -> PatchParams {
-    PatchParams::apply(names::FIELD_MANAGER).force()
-}
-
-fn status_body<K: Resource<DynamicType = ()>, S: Serialize>(
-    uid: &Option<String>,
-    status: &S,
-) -> Value {
-    json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        // An object of the same name that was made anew is not meant.
-        "metadata": {"uid": uid},
-        "status": status,
-    })
 }
 
 /// The namespaces that have an object of this name.

@@ -131,6 +131,7 @@ fn end(
         return false;
     }
     let secrets = observed.secrets.iter().chain(&observed.csi_secret);
+    let secrets = secrets.chain(&observed.tenant_csi_secrets);
     let mut left: Vec<Reference> =
         secrets.map(|secret| reference(Kind::Secret, &secret.metadata)).collect();
     if observed.storage_class.is_some() {

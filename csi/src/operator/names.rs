@@ -28,6 +28,10 @@ pub const NEED_UPDATE: &str = "dataprotection.kubeblocks.io/need-update-tool-con
 pub const ENCRYPTION: &str = "strongroom.io/encryption";
 /// On a repository: the namespaces that may ask for it, separated by commas; without it, all may.
 pub const NAMESPACES: &str = "strongroom.io/namespaces";
+/// On a repository: each namespace has a Secret of its own instead of the repository's; `true` or `false`.
+pub const TENANT_SECRETS: &str = "strongroom.io/tenant-secrets";
+/// On the Secret that is made for one namespace, by an administrator, and on what the driver has of it: which namespace.
+pub const LABEL_TENANT: &str = "strongroom.io/tenant";
 /// On what was made because the namespace's label asked for it: it goes with the label.
 pub const ASKED_BY: &str = "strongroom.io/asked-by";
 /// On a pre-check's Job: how many have failed before it with the same parameters.

@@ -12,6 +12,7 @@ use super::crd::{AccessMethod, ReclaimPolicy};
 use super::names;
 use super::objects::{self, Maker, Names, PASSPHRASE_KEY, is_by_label, reference};
 use super::observed::{Action, Kind, Observed, Reference};
+use super::tenants::Tenants;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,8 @@ pub(super) struct Parcel<'a> {
     pub claim: Option<&'a PersistentVolumeClaim>,
     /// The StorageClass that was made (Mount).
     pub storage_class: Option<&'a str>,
+    /// Where each namespace has Secrets of its own.
+    pub tenants: Option<&'a Tenants<'a>>,
 }
 
 /// The namespace's own place in the repository, where KubeBlocks puts its backups too.
@@ -75,9 +78,25 @@ pub(super) fn look(
         let existing = secret_in(observed, called, namespace);
         let wants_tool = asks_for_tool(observed, namespace);
         let mut lacking = Vec::new();
+        let own = match parcel.tenants.map(|tenants| tenants.own(namespace)) {
+            None => None,
+            Some(Ok(own)) => Some(own),
+            Some(Err(why)) => {
+                troubles.push(format!("{namespace}: {why}"));
+                continue;
+            }
+        };
+        let config = own.as_ref().map_or(parcel.config, |own| own.config.as_ref());
+        if let Some(wanted) = own.as_ref().and_then(|own| own.csi_secret.as_ref()) {
+            let mut existing = observed.tenant_csi_secrets.iter();
+            let existing = existing.find(|made| made.metadata.name == wanted.metadata.name);
+            if existing.is_none_or(|existing| !objects::is_current(existing, wanted)) {
+                lacking.push(Action::Secret(wanted.clone()));
+            }
+        }
         // What a workload was once given is kept as it should be.
         if parcel.method == AccessMethod::Tool || wants_tool || existing.is_some() {
-            match parcel.config {
+            match config {
                 Some(config) => {
                     let mut config = config.clone();
                     let base = base_path(observed, namespace);

@@ -118,6 +118,20 @@ impl Maker<'_> {
         secret(metadata, values)
     }
 
+    /// The CSI driver's Secret for the claims of one namespace.
+    pub fn tenant_csi_secret(
+        &self,
+        at: &(String, String),
+        tenant: &str,
+        values: BTreeMap<String, Vec<u8>>,
+    ) -> Secret {
+        let mut made = self.csi_secret(at, values);
+        if let Some(labels) = &mut made.metadata.labels {
+            labels.insert(names::LABEL_TENANT.to_owned(), tenant.to_owned());
+        }
+        made
+    }
+
     /// A Secret with datasafed's configuration; `by_label` if it goes with the namespace's label.
     pub fn tool_config(
         &self,

@@ -48,6 +48,10 @@ pub struct Observed {
     pub passphrase: Option<Secret>,
     /// The Secret that was made for the CSI driver.
     pub csi_secret: Option<Secret>,
+    /// Those of tenants.
+    pub tenant_csi_secrets: Vec<Secret>,
+    /// The Secrets that administrators made for tenants.
+    pub tenants: Vec<Secret>,
     /// The StorageClass that was made.
     pub storage_class: Option<StorageClass>,
     /// The Secrets with datasafed's configuration, in all namespaces, and the pre-check's.

@@ -33,7 +33,7 @@ impl Parameters {
             })?;
             merged.insert(name.clone(), value);
         }
-        let declared = |name: &str| properties(provider).any(|(known, _)| known == name);
+        let declared = |name: &str| is_declared(provider, name);
         for (name, value) in credential {
             match String::from_utf8(value.clone()) {
                 Ok(value) => drop(merged.insert(name.clone(), value)),
@@ -118,6 +118,11 @@ fn schema(provider: &StorageProviderSpec) -> Option<&Value> {
 fn properties(provider: &StorageProviderSpec) -> impl Iterator<Item = (&String, &Value)> {
     let properties = schema(provider).and_then(|schema| schema.get("properties"));
     properties.and_then(Value::as_object).into_iter().flatten()
+}
+
+/// Whether a provider declares a parameter.
+pub fn is_declared(provider: &StorageProviderSpec, name: &str) -> bool {
+    properties(provider).any(|(known, _)| known == name)
 }
 
 /// A scalar as a text. KubeBlocks has texts only.

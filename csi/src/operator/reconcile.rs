@@ -16,6 +16,7 @@ use super::objects::{self, Maker, Names, reference};
 use super::observed::{Action, Kind, Observed, Plan, Settings};
 use super::precheck::{self, Step};
 use super::render::{OWN_PLACE, SUB_DIR, Templates};
+use super::tenants::{self, Tenants};
 use std::collections::BTreeMap;
 
 /// What is to be done for a repository.
@@ -109,6 +110,11 @@ impl<'o> Work<'o> {
             parameters.set(SUB_DIR, OWN_PLACE.to_owned());
         }
         let (secret_namespace, secret_name) = self.called.csi_secret.clone();
+        let has_tenants = match tenants::are_wanted(&observed.repo) {
+            Ok(has_tenants) => has_tenants,
+            Err(error) => return self.refuse(kinds::PARAMETERS, "ParametersInvalid", error),
+        };
+        let secret_name = if has_tenants { tenants::of_any(&self.called) } else { secret_name };
         let templates = Templates::new(
             provider,
             &parameters,
@@ -123,7 +129,7 @@ impl<'o> Work<'o> {
         }
         let passphrase = wish.as_ref().map(|(_, passphrase)| passphrase.as_slice());
         let wish = wish.as_ref().map(|(wish, _)| wish);
-        let has_class = self.storage(&templates, &digest, wish, passphrase, method)?;
+        let has_class = self.storage(&templates, &digest, wish, passphrase, method, has_tenants)?;
         let claim = self.claim_template(&templates, wish, method)?;
         let config = match method {
             AccessMethod::Mount if !templates.meet() => None,
@@ -141,14 +147,26 @@ impl<'o> Work<'o> {
             }
         }
         let class = self.called.storage_class.clone();
+        let maker = Maker { repo: &observed.repo, settings: self.settings, digest: &digest };
+        let called = Names::of(&observed.repo, self.settings);
+        let tenants = Tenants {
+            observed,
+            settings: self.settings,
+            called: &called,
+            maker: &maker,
+            provider,
+            parameters: &parameters,
+            wish,
+            config: config.as_ref(),
+        };
         let parcel = Parcel {
             method,
             config: config.as_ref(),
             claim: claim.as_ref(),
             storage_class: has_class.then_some(class.as_str()),
+            tenants: has_tenants.then_some(&tenants),
         };
         self.pre_check(&digest, &parcel);
-        let maker = Maker { repo: &observed.repo, settings: self.settings, digest: &digest };
         let is_ready = self.conditions.holds(kinds::PRE_CHECK);
         namespaces::look(
             observed,

@@ -395,7 +395,7 @@ fn matching(
     state.iter().filter(|repo| which(repo)).map(|repo| ObjectRef::from_obj(&**repo)).collect()
 }
 
-/// Whether a repository names a Secret, as its credential or for its passphrase.
+/// Whether a repository names a Secret, as its credential or for its passphrase, or is named by it for a tenant.
 fn names_secret(repo: &BackupRepo, secret: &PartialObjectMeta<Secret>, namespace: &str) -> bool {
     let (space, name) = (secret.namespace().unwrap_or_default(), secret.name_any());
     let credential = repo.spec.credential.as_ref().is_some_and(|reference| {
@@ -406,5 +406,9 @@ fn names_secret(repo: &BackupRepo, secret: &PartialObjectMeta<Secret>, namespace
         Ok(Some(wish)) => wish.secret(repo, namespace) == (space.as_str(), name.as_str()),
         _ => false,
     };
-    credential || passphrase()
+    let labels = secret.labels();
+    let tenant = labels.get(names::LABEL_ASK) == repo.metadata.name.as_ref()
+        && labels.contains_key(names::LABEL_TENANT)
+        && super::tenants::home(repo, namespace) == space;
+    credential || tenant || passphrase()
 }

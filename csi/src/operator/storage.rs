@@ -8,6 +8,7 @@ use super::objects::{self, CONFIG_KEY, Maker, PASSPHRASE_KEY, reference};
 use super::observed::{Action, Kind, Reference};
 use super::reconcile::Work;
 use super::render::Templates;
+use super::tenants;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use k8s_openapi::api::storage::v1::StorageClass;
 use std::collections::BTreeMap;
@@ -21,25 +22,30 @@ impl Work<'_> {
         wish: Option<&Encryption>,
         passphrase: Option<&[u8]>,
         method: AccessMethod,
+        has_tenants: bool,
     ) -> Option<bool> {
         let kind = kinds::STORAGE_CLASS;
         let observed = self.observed;
         let maker = Maker { repo: &observed.repo, settings: self.settings, digest };
-        let mut values = match templates.csi_secret() {
-            Ok(values) => values.map(|values| {
-                values.into_iter().map(|(key, value)| (key, value.into_bytes())).collect()
-            }),
+        let values = match driver_values(templates, passphrase) {
+            Ok(values) => values,
             Err(error) => return self.refuse(kind, "PrepareCSISecretFailed", error),
         };
-        if let Some(passphrase) = passphrase {
-            // Also where no driver needs a Secret: the first passphrase is remembered here.
-            let values = values.get_or_insert_with(BTreeMap::new);
-            values.insert(PASSPHRASE_KEY.to_owned(), passphrase.to_vec());
-        }
         if let Some(values) = values {
-            let wanted = maker.csi_secret(&self.called.csi_secret, values);
-            if !self.secret(&wanted) {
+            let wanted = maker.csi_secret(&self.called.csi_secret, values.clone());
+            if !self.secret(observed.csi_secret.as_ref(), &wanted) {
                 return None;
+            }
+            if has_tenants && method == AccessMethod::Mount {
+                // What the pre-check's claim is made with is the repository's own.
+                let here = &self.settings.namespace;
+                let at = tenants::of(&self.called, here);
+                let wanted = maker.tenant_csi_secret(&at, here, values);
+                let mut existing = observed.tenant_csi_secrets.iter();
+                let existing = existing.find(|secret| secret.metadata.name == wanted.metadata.name);
+                if !self.secret(existing, &wanted) {
+                    return None;
+                }
             }
         } else {
             self.status.generated_csi_driver_secret = None;
@@ -66,6 +72,14 @@ impl Work<'_> {
         {
             return self.not_encrypting("does not give encryption to its driver");
         }
+        if has_tenants && !tenants::are_used_by(&wanted) {
+            let message = format!(
+                "StorageProvider {} tells its driver of no Secret by CSIDriverSecretRef, so that tenants cannot have their \
+                 own: use another provider, or accessMethod Tool",
+                observed.repo.spec.storage_provider_ref
+            );
+            return self.refuse(kind, "PrepareStorageClassFailed", message);
+        }
         let Some(existing) = &observed.storage_class else {
             let place = Reference {
                 kind: Kind::StorageClass,
@@ -89,6 +103,15 @@ impl Work<'_> {
                 self.called.storage_class
             );
             return self.refuse(kinds::ENCRYPTION, "EncryptionNotSupported", message);
+        }
+        if has_tenants != tenants::are_used_by(existing) {
+            let message = format!(
+                "StorageClass {} was made {} Secrets of tenants: kubectl delete storageclass {0} has it made anew (what is \
+                 mounted stays so)",
+                self.called.storage_class,
+                if has_tenants { "before there were" } else { "for" },
+            );
+            return self.refuse(kind, "PrepareStorageClassFailed", message);
         }
         if wish.is_some() {
             // A class that was deleted and made anew does not encrypt what was made before it.
@@ -127,8 +150,7 @@ impl Work<'_> {
     }
 
     /// Makes the CSI driver's Secret what it should be; whether it is.
-    fn secret(&mut self, wanted: &Secret) -> bool {
-        let existing = self.observed.csi_secret.as_ref();
+    fn secret(&mut self, existing: Option<&Secret>, wanted: &Secret) -> bool {
         if existing.is_some_and(|existing| objects::is_current(existing, wanted)) {
             return true;
         }
@@ -193,24 +215,49 @@ impl Work<'_> {
         wish: Option<&Encryption>,
         passphrase: Option<&[u8]>,
     ) -> Option<BTreeMap<String, Vec<u8>>> {
-        let mut config = match templates.tool_config() {
-            Ok(config) => config.unwrap_or_default(),
-            Err(error) => return self.refuse(kinds::PROVIDER, "InvalidStorageProvider", error),
-        };
-        let mut files = BTreeMap::new();
-        if let (Some(wish), Some(passphrase)) = (wish, passphrase) {
-            if !config.ends_with('\n') {
-                config.push('\n');
-            }
-            config.push_str(&format!(
-                "\n[encryption]\nalgorithm = {}\npass_phrase_file = {PASSPHRASE_KEY}\n",
-                wish.algorithm
-            ));
-            files.insert(PASSPHRASE_KEY.to_owned(), passphrase.to_vec());
+        match tool_files(templates, wish, passphrase) {
+            Ok(files) => Some(files),
+            Err(error) => self.refuse(kinds::PROVIDER, "InvalidStorageProvider", error),
         }
-        files.insert(CONFIG_KEY.to_owned(), config.into_bytes());
-        Some(files)
     }
+}
+
+/// The contents of the CSI driver's Secret, if there is to be one: also where no driver needs it, by it the first
+/// passphrase is remembered.
+pub(super) fn driver_values(
+    templates: &Templates<'_>,
+    passphrase: Option<&[u8]>,
+) -> Result<Option<BTreeMap<String, Vec<u8>>>, String> {
+    let values = templates.csi_secret()?;
+    let mut values = values
+        .map(|values| values.into_iter().map(|(key, value)| (key, value.into_bytes())).collect());
+    if let Some(passphrase) = passphrase {
+        let values = values.get_or_insert_with(BTreeMap::new);
+        values.insert(PASSPHRASE_KEY.to_owned(), passphrase.to_vec());
+    }
+    Ok(values)
+}
+
+/// What workloads find in /etc/datasafed.
+pub(super) fn tool_files(
+    templates: &Templates<'_>,
+    wish: Option<&Encryption>,
+    passphrase: Option<&[u8]>,
+) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    let mut config = templates.tool_config()?.unwrap_or_default();
+    let mut files = BTreeMap::new();
+    if let (Some(wish), Some(passphrase)) = (wish, passphrase) {
+        if !config.ends_with('\n') {
+            config.push('\n');
+        }
+        config.push_str(&format!(
+            "\n[encryption]\nalgorithm = {}\npass_phrase_file = {PASSPHRASE_KEY}\n",
+            wish.algorithm
+        ));
+        files.insert(PASSPHRASE_KEY.to_owned(), passphrase.to_vec());
+    }
+    files.insert(CONFIG_KEY.to_owned(), config.into_bytes());
+    Ok(files)
 }
 
 /// Whether a claim is not for a volume of our class.

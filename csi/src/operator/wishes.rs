@@ -9,6 +9,7 @@ use super::objects::PASSPHRASE_KEY;
 use super::parameters::Parameters;
 use super::reconcile::Work;
 use super::render::Templates;
+use super::tenants;
 use k8s_openapi::api::core::v1::Secret;
 use std::collections::BTreeMap;
 
@@ -180,7 +181,9 @@ impl<'o> Work<'o> {
             return self.refuse(kind, "PassphraseNotFound", message);
         };
         // What lies in namespaces their tenants can write: it counts where all of it says the same against the wish.
-        let copies = observed.secrets.iter().filter(|secret| self.is_given(secret));
+        // Those of tenants with Secrets of their own have other ones.
+        let has_tenants = !matches!(tenants::are_wanted(&observed.repo), Ok(false));
+        let copies = observed.secrets.iter().filter(|secret| !has_tenants && self.is_given(secret));
         let mut copies = copies.filter_map(held).peekable();
         let is_another = match kept {
             Some(kept) => *kept != passphrase,

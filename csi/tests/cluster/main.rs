@@ -18,6 +18,7 @@ mod stand;
 mod statics;
 #[path = "../support/mod.rs"]
 mod support;
+mod tenants;
 mod volumes;
 
 use libtest_mimic::{Arguments, Trial};
@@ -31,7 +32,15 @@ type Case = (&'static str, fn(&Stand));
 
 /// The cases, in the order in which they run: what disturbs others comes last.
 fn cases() -> Vec<Case> {
-    [volumes::CASES, statics::CASES, backup::CASES, repositories::CASES, restarts::CASES].concat()
+    [
+        volumes::CASES,
+        statics::CASES,
+        backup::CASES,
+        repositories::CASES,
+        tenants::CASES,
+        restarts::CASES,
+    ]
+    .concat()
 }
 
 fn main() -> ExitCode {

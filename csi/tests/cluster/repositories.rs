@@ -15,22 +15,11 @@ pub(crate) const CASES: &[Case] =
 
 const ENCRYPTION: &str = r#"{"algorithm":"AES-256-CFB","passPhraseSecretKeyRef":{"name":"backup-encryption","key":"secretKey"}}"#;
 /// The image that has the tool.
-const IMAGE: &str = "test.local/strongroom:1";
+pub(crate) const IMAGE: &str = "test.local/strongroom:1";
 
 fn both_methods(stand: &Stand) {
     let kubectl = &stand.cluster.kubectl;
-    let mut values = stand.values();
-    values["operator"] = json!({"enabled": true});
-    driver::install(&stand.cluster, "strongroom", &values);
-    let providers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/storage-providers");
-    kubectl.get(&["apply", "--filename", providers.to_str().expect("text")]);
-    kubectl.get(&["create", "namespace", "kb-system"]);
-    secret(
-        stand,
-        "minio-credential-for-backuprepo",
-        &[("accessKeyId", &stand.minio.access_key), ("secretAccessKey", &stand.minio.secret_key)],
-    );
-    secret(stand, "backup-encryption", &[("secretKey", &stand.passphrase)]);
+    with_operator(stand);
     database::image(stand, &crate::support::strongroom());
     let (one, two) = (stand.space(), stand.space());
     for method in ["Tool", "Mount"] {
@@ -91,6 +80,25 @@ fn both_methods(stand: &Stand) {
     driver::install(&stand.cluster, "strongroom", &stand.values());
 }
 
+/// Installs the operator and the providers, and makes the namespace of the users' manifests.
+pub(crate) fn with_operator(stand: &Stand) {
+    let kubectl = &stand.cluster.kubectl;
+    let mut values = stand.values();
+    values["operator"] = json!({"enabled": true});
+    driver::install(&stand.cluster, "strongroom", &values);
+    let providers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/storage-providers");
+    kubectl.get(&["apply", "--filename", providers.to_str().expect("text")]);
+    kubectl.apply(&json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kb-system"},
+    }));
+    secret(
+        stand,
+        "minio-credential-for-backuprepo",
+        &[("accessKeyId", &stand.minio.access_key), ("secretAccessKey", &stand.minio.secret_key)],
+    );
+    secret(stand, "backup-encryption", &[("secretKey", &stand.passphrase)]);
+}
+
 const PULL: &str = "datasafed pull orders.dump -";
 
 /// A pod with the tool's configuration.
@@ -103,7 +111,7 @@ fn by_tool(config: &str, variable: &Value) -> Value {
 }
 
 /// Where another namespace has its backups.
-fn place_of(repo: &str, space: &Space<'_>) -> Value {
+pub(crate) fn place_of(repo: &str, space: &Space<'_>) -> Value {
     json!({"name": "DATASAFED_BACKEND_BASE_PATH", "value": format!("/{repo}/{}", space.name)})
 }
 
@@ -113,7 +121,7 @@ fn kill_operator(stand: &Stand) {
     stand.cluster.kubectl.get(&[&["delete", "pods", "--grace-period=1"], &which[..]].concat());
 }
 
-fn secret(stand: &Stand, name: &str, values: &[(&str, &String)]) {
+pub(crate) fn secret(stand: &Stand, name: &str, values: &[(&str, &String)]) {
     let values: serde_json::Map<String, Value> =
         values.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
     stand.cluster.kubectl.apply(&json!({
@@ -123,7 +131,7 @@ fn secret(stand: &Stand, name: &str, values: &[(&str, &String)]) {
 }
 
 /// The users' manifest for MinIO, with the address that they have to put in.
-fn repository(stand: &Stand, name: &str, method: &str) -> Value {
+pub(crate) fn repository(stand: &Stand, name: &str, method: &str) -> Value {
     json!({
         "apiVersion": "dataprotection.kubeblocks.io/v1alpha1", "kind": "BackupRepo",
         "metadata": {"name": name, "annotations": {"strongroom.io/encryption": ENCRYPTION}},
@@ -136,12 +144,12 @@ fn repository(stand: &Stand, name: &str, method: &str) -> Value {
     })
 }
 
-fn text(status: &Value, field: &str) -> String {
+pub(crate) fn text(status: &Value, field: &str) -> String {
     status[field].as_str().unwrap_or_else(|| panic!("{field} in {status:#}")).to_owned()
 }
 
 /// Waits until a repository is Ready, and both namespaces are prepared; gives its status.
-fn ready(stand: &Stand, name: &str) -> Value {
+pub(crate) fn ready(stand: &Stand, name: &str) -> Value {
     until(name, PATIENCE, || {
         let status = stand.cluster.kubectl.object(&["backuprepo", name])["status"].clone();
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();

@@ -19,6 +19,7 @@ mod stories;
 #[path = "../support/system.rs"]
 mod system;
 mod templates;
+mod tenants;
 mod world;
 
 use server::PATIENCE;

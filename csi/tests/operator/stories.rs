@@ -447,8 +447,15 @@ fn backups_and_restores_ask_for_their_namespaces_but_not_for_those_that_are_goin
     for backup in &backups {
         let (api, object) = server.raw(serde_json::to_value(backup).expect("an object"));
         let name = object.name_any();
-        let waits = server.runtime.block_on(api.get(&name)).expect("there");
-        assert!(!waits.labels().contains_key("dataprotection.kubeblocks.io/wait-repo-preparation"));
+        // The status comes before the word.
+        server.wait("the word that all is prepared", |_| {
+            let (api, name) = (api.clone(), name.clone());
+            async move {
+                let object = api.get(&name).await.map_err(|error| error.to_string())?;
+                let waits = "dataprotection.kubeblocks.io/wait-repo-preparation";
+                Ok((!object.labels().contains_key(waits)).then_some(()))
+            }
+        });
         server.runtime.block_on(api.delete(&name, &DeleteParams::default())).expect("deleted");
     }
     wait_for_configs(&server, "shared", 0);

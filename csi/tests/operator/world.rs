@@ -105,6 +105,8 @@ impl World {
                 credential: Some(credential),
                 passphrase: None,
                 csi_secret: None,
+                tenant_csi_secrets: Vec::new(),
+                tenants: Vec::new(),
                 storage_class: None,
                 secrets: Vec::new(),
                 claims: Vec::new(),
@@ -266,13 +268,16 @@ impl World {
             }
             Action::Secret(secret) => {
                 let labels = secret.metadata.labels.as_ref().expect("labels");
+                let same = |other: &Secret| {
+                    other.metadata.name == secret.metadata.name
+                        && other.metadata.namespace == secret.metadata.namespace
+                };
                 if labels.contains_key(names::LABEL_TOOL_CONFIG) {
-                    let same = |other: &Secret| {
-                        other.metadata.name == secret.metadata.name
-                            && other.metadata.namespace == secret.metadata.namespace
-                    };
                     observed.secrets.retain(|other| !same(other));
                     observed.secrets.push(secret.clone());
+                } else if labels.contains_key(names::LABEL_TENANT) {
+                    observed.tenant_csi_secrets.retain(|other| !same(other));
+                    observed.tenant_csi_secrets.push(secret.clone());
                 } else {
                     observed.csi_secret = Some(secret.clone());
                 }
@@ -305,6 +310,7 @@ impl World {
         match reference.kind {
             Kind::Secret => {
                 observed.secrets.retain(|secret| !is(&secret.metadata));
+                observed.tenant_csi_secrets.retain(|secret| !is(&secret.metadata));
                 observed.csi_secret.take_if(|secret| is(&secret.metadata));
             }
             Kind::StorageClass => observed.storage_class = None,

@@ -15,6 +15,7 @@ pub(crate) mod issuer;
 #[path = "../../../tests/support/minio.rs"]
 pub(crate) mod minio;
 mod system;
+pub(crate) mod users;
 
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub(crate) use system::{ends_with_this_thread, fresh_hex, mounts_below, wait_for};
