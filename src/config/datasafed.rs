@@ -116,7 +116,7 @@ pub fn rate_limit() -> Result<Option<u64>, DatasafedError> {
     limit("STRONGROOM_RATE_LIMIT", parse_megabits)
 }
 
-/// Requests to a bucket under way at once, if there is a limit.
+/// Requests under way at once, if there is a limit.
 pub fn concurrency() -> Result<Option<usize>, DatasafedError> {
     limit("STRONGROOM_CONCURRENCY", |text| {
         let number = text.parse().ok().filter(|number| (1..=1024).contains(number));

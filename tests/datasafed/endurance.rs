@@ -15,15 +15,20 @@ fn ours(world: &World, arguments: &[&str]) -> Call {
 }
 
 fn server(world: &World) -> SocketAddr {
-    let endpoint = &world.minio.as_ref().expect("a server").endpoint;
-    endpoint.trim_start_matches("http://").parse().expect("an address")
+    match &world.minio {
+        Some(minio) => minio.endpoint.trim_start_matches("http://").parse().expect("an address"),
+        None => world.server.as_ref().expect("a server").address,
+    }
 }
 
 /// The same by way of somebody who stands before the server.
 fn through(world: &World, endpoint: &str, arguments: &[&str]) -> Call {
-    let own = world.minio.as_ref().expect("a server").endpoint.clone();
+    let port = |address: &str| format!(":{}", address.rsplit(':').next().expect("a port"));
+    let (own, other) = (port(&server(world).to_string()), port(endpoint));
     let conf = world.local("through.conf");
-    let text = world.configuration(Program::Ours).replace(&own, endpoint);
+    let text = world.configuration(Program::Ours).replace(&own, &other);
+    let (own, other) = (own.replace(':', "port = "), other.replace(':', "port = "));
+    let text = text.replace(&own, &other);
     fs::write(&conf, text).expect("written");
     let given = ["-c", conf.to_str().expect("text")];
     let (algorithm, passphrase) = world.encryption.unwrap_or_default();
@@ -102,18 +107,25 @@ fn no_more_goes_in_a_second_than_was_allowed() {
 
 #[test]
 fn no_more_requests_are_under_way_than_were_allowed() {
-    let world = World::new(Place::Bucket);
     let content = random_bytes(10, 40 << 20);
-    for (allowed, most_allowed) in [("1", 1..=1), ("", 2..=64)] {
-        let (endpoint, most) = most_at_once(server(&world));
-        let run = |arguments: &[&str], input| {
-            let call = through(&world, &endpoint, arguments);
-            call.envs([("STRONGROOM_CONCURRENCY", allowed)]).run_with(input).good()
-        };
-        run(&["push", "-", "x"], Some(&content[..]));
-        assert!(run(&["pull", "x", "-"], None) == content);
-        let most = most.load(Ordering::SeqCst);
-        assert!(most_allowed.contains(&most), "{allowed:?}: {most} at once");
+    for place in [Place::Bucket, Place::Azure, Place::Google, Place::Ftp] {
+        let world = World::new(place);
+        for (allowed, most_allowed) in [("1", 1..=1), ("", 2..=64)] {
+            let (endpoint, most) = most_at_once(server(&world));
+            let run = |arguments: &[&str], input| {
+                let call = through(&world, &endpoint, arguments);
+                call.envs([("STRONGROOM_CONCURRENCY", allowed)]).run_with(input).good()
+            };
+            run(&["push", "-", "d/x"], Some(&content[..]));
+            assert!(run(&["pull", "d/x", "-"], None) == content);
+            for directory in 0..8 {
+                run(&["push", "-", &format!("{directory}/x")], Some(b"x"));
+            }
+            let listed = run(&["list", "-r", "-f", "/"], None);
+            assert_eq!(listed.iter().filter(|byte| **byte == b'\n').count(), 9, "{place:?}");
+            let most = most.load(Ordering::SeqCst);
+            assert!(most_allowed.contains(&most), "{place:?}, {allowed:?}: {most} at once");
+        }
     }
 }
 

@@ -103,6 +103,14 @@ impl Remote {
         Ok(Self { soon, patient, fetcher, place, settings, part_limit })
     }
 
+    /// The same with no more than so many requests under way at once, if there is a limit.
+    pub fn limited(self, at_once: Option<usize>) -> Self {
+        if let Some(at_once) = at_once {
+            self.fetcher.limit(at_once);
+        }
+        self
+    }
+
     /// How this place is called in messages.
     pub fn describe(&self) -> &str {
         &self.place

@@ -19,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// How long an answer's body may stand still.
@@ -32,6 +33,8 @@ const LONGEST: usize = 64 << 20;
 pub(in crate::store) struct Fetcher {
     transport: Transport,
     entropy: Arc<dyn Entropy>,
+    /// Of requests under way.
+    turns: Arc<Semaphore>,
 }
 
 impl Fetcher {
@@ -44,7 +47,15 @@ impl Fetcher {
         tls_unused: bool,
         entropy: Arc<dyn Entropy>,
     ) -> std::result::Result<Self, String> {
-        Ok(Self { transport: Transport::new(tls, tls_unused)?, entropy })
+        let turns = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Ok(Self { transport: Transport::new(tls, tls_unused)?, entropy, turns })
+    }
+
+    /// From now on no more than so many requests are under way at once, those of what was made of this before
+    /// included. To be called once.
+    pub(in crate::store) fn limit(&self, at_once: usize) {
+        self.turns
+            .forget_permits(Semaphore::MAX_PERMITS - at_once.clamp(1, Semaphore::MAX_PERMITS));
     }
 
     /// Asks again for so long.
@@ -63,10 +74,10 @@ impl Fetcher {
     }
 
     fn with(&self, soon: Duration, patient: Duration, failure: Arc<Failure>) -> HttpTransporter {
-        let transport = self.transport.clone();
+        let (transport, turns) = (self.transport.clone(), self.turns.clone());
         let entropy = self.entropy.clone();
         let answered = AtomicBool::new(false);
-        HttpTransporter::new(Fetch { transport, entropy, soon, patient, answered, failure })
+        HttpTransporter::new(Fetch { transport, entropy, turns, soon, patient, answered, failure })
     }
 }
 
@@ -119,6 +130,7 @@ impl Drop for Asking<'_> {
 struct Fetch {
     transport: Transport,
     entropy: Arc<dyn Entropy>,
+    turns: Arc<Semaphore>,
     soon: Duration,
     patient: Duration,
     answered: AtomicBool,
@@ -148,6 +160,8 @@ impl HttpTransport for Fetch {
             async { self.once(request).await }
         };
         let _asking = Asking::new(&self.failure.under_way);
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await;
         match attempts.again(asked, attempt).await {
             Ok(answer) => {
                 self.answered.store(true, Ordering::Relaxed);

@@ -125,7 +125,8 @@ impl Storage {
     }
 }
 
-/// The files of a place; `at_once` bounds the requests to a bucket that are under way. Sends no request. What is still
+/// The files of a place; `at_once` bounds the requests that are under way, of FTP the sessions; it says nothing of
+/// directories. Sends no request. What is still
 /// to be done after a transfer was broken off is tracked by `afterwards`.
 pub async fn files(
     place: Place,
@@ -139,16 +140,20 @@ pub async fn files(
             Arc::new(DirectoryFiles::new(root, follow_links, entropy.clone()))
         }
         Place::Azure { config, prefix } => {
-            let remote = Remote::azure(*config, entropy.clone())?;
+            let remote = Remote::azure(*config, entropy.clone())?.limited(at_once);
             let files = RemoteFiles::new(remote, &prefix, afterwards);
             // As the original tells them: of no size, and as old as those of which it knows no time.
             Arc::new(files.with_directories_of(Modified::Stored(super::list::NO_TIME)))
         }
         Place::Google { config, prefix } => {
-            let remote = Remote::google(*config, entropy.clone())?;
+            let remote = Remote::google(*config, entropy.clone())?.limited(at_once);
             Arc::new(RemoteFiles::new(remote, &prefix, afterwards))
         }
-        Place::Ftp { config, root } => {
+        Place::Ftp { mut config, root } => {
+            let at_once = at_once.and_then(|number| u32::try_from(number).ok());
+            // Where neither says anything there is a limit of its own.
+            let sessions = [at_once, Some(config.sessions).filter(|number| *number > 0)];
+            config.sessions = sessions.into_iter().flatten().min().unwrap_or(0);
             let server = Ftp::new(*config, entropy.clone())?;
             Arc::new(FtpFiles::new(server, &root, entropy.clone(), afterwards))
         }
