@@ -189,7 +189,7 @@ datasafed() { # VERSION
     fi
 }
 datasafed v0.2.0
-go_module csi-provisioner v5.3.0 github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner
+go_module csi-provisioner v6.3.0 github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner
 # Its programs ask each other for their versions, which the linker is told.
 about=k8s.io/component-base/version
 go_module kube v1.34.4 . "-X $about.gitVersion=v1.34.4 -X $about.gitMajor=1 -X $about.gitMinor=34"

@@ -13,7 +13,7 @@ pub(crate) const NAMESPACE: &str = "strongroom";
 const IMAGE: &str = "test.local/strongroom";
 /// What `make tools` compiles, and the images that are made of it.
 const SIDECARS: &[(&str, &str)] =
-    &[("csi-provisioner", "csi-provisioner-v5.3.0"), ("csi-resizer", "csi-resizer-v2.2.0")];
+    &[("csi-provisioner", "csi-provisioner-v6.3.0"), ("csi-resizer", "csi-resizer-v2.2.0")];
 
 /// Gives containerd the images of the driver and of its sidecars.
 pub(crate) fn images(directory: &Path) {

@@ -15,6 +15,8 @@ use std::time::Instant;
 pub(crate) const CLASS: &str = "strongroom";
 /// Another one, whose programs do not wait long for a store that is away.
 pub(crate) const IMPATIENT: &str = "impatient";
+/// A VolumeAttributesClass.
+pub(crate) const FRUGAL: &str = "frugal";
 /// The prefix of its volumes in the bucket.
 pub(crate) const PREFIX: &str = "volumes";
 /// What a pod runs that lives until it is deleted.
@@ -58,7 +60,10 @@ impl Stand {
                 "mountOptions": options,
             })
         };
-        json!({"storageClasses": [class(CLASS, &[]), class(IMPATIENT, &["io-timeout=5s"])]})
+        json!({
+            "storageClasses": [class(CLASS, &[]), class(IMPATIENT, &["io-timeout=5s"])],
+            "volumeAttributesClasses": [{"name": FRUGAL, "parameters": {"memoryLimit": "64MiB"}}],
+        })
     }
 
     fn keys(&self) -> Value {

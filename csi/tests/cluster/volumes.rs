@@ -2,7 +2,8 @@
 
 use crate::Case;
 use crate::cluster::TOOLS;
-use crate::stand::{IDLE, PREFIX, Stand, dynamic, of_claim};
+use crate::kubectl::{PATIENCE, until};
+use crate::stand::{FRUGAL, IDLE, PREFIX, Stand, dynamic, of_claim};
 use serde_json::json;
 
 pub(crate) const CASES: &[Case] = &[
@@ -16,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     ("files_belong_to_the_pods_group", group),
     ("a_volume_of_a_pod_alone_comes_and_goes_with_it", ephemeral),
     ("a_claim_grows_under_a_running_pod", expansion),
+    ("a_volume_attributes_class_reaches_a_claim_that_is_used", attributes),
 ];
 
 fn a_pod_runs(stand: &Stand) {
@@ -152,4 +154,47 @@ fn expansion(stand: &Stand) {
     let volume = space.get(&["get", "pvc", "growing", "--output=jsonpath={.spec.volumeName}"]);
     let told = space.get(&["get", "pv", &volume, "--output=jsonpath={.spec.capacity.storage}"]);
     assert_eq!(told, "3Gi");
+}
+
+/// What a VolumeAttributesClass says reaches the volume while a pod uses it; of one that makes no sense the claim tells why.
+fn attributes(stand: &Stand) {
+    let space = stand.space();
+    let current = "{.status.currentVolumeAttributesClassName}";
+    let mut born = dynamic(&["ReadWriteOnce"], "1Gi");
+    born["volumeAttributesClassName"] = FRUGAL.into();
+    space.claim("born", born);
+    let told = space.get(&["get", "pvc", "born", &format!("--output=jsonpath={current}")]);
+    assert_eq!(told, FRUGAL);
+    space.claim("changed", dynamic(&["ReadWriteOnce"], "1Gi"));
+    space.idle("pod", of_claim("changed"), json!({}));
+    space.shell("pod", "echo before > /data/file");
+    let change = |class: &str| {
+        let patch = json!({"spec": {"volumeAttributesClassName": class}}).to_string();
+        space.get(&["patch", "pvc", "changed", "--patch", &patch]);
+    };
+    change(FRUGAL);
+    let reached = format!("--for=jsonpath={current}={FRUGAL}");
+    space.get(&["wait", &reached, "pvc/changed", "--timeout=120s"]);
+    let read = space.shell("pod", "cat /data/file && echo after >> /data/file");
+    assert_eq!(read, "before\n");
+    // Not by the chart, which knows what there is.
+    stand.cluster.kubectl.apply(&json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass",
+        "metadata": {"name": "nonsense"}, "driverName": "csi.strongroom.io",
+        "parameters": {"colour": "red"},
+    }));
+    change("nonsense");
+    until("the reason", PATIENCE, || {
+        let events = space.get(&["get", "events", "--output=jsonpath={.items[*].message}"]);
+        match events.contains("mutable parameter `colour` is unknown; known are memoryLimit") {
+            true => Ok(()),
+            false => Err(events),
+        }
+    });
+    // It is staged anew by what it was given, and goes on to be what it was.
+    space.delete_pod("pod");
+    space.idle("next", of_claim("changed"), json!({}));
+    assert_eq!(space.shell("next", "cat /data/file"), "before\nafter\n");
+    let told = space.get(&["get", "pvc", "changed", &format!("--output=jsonpath={current}")]);
+    assert_eq!(told, FRUGAL);
 }

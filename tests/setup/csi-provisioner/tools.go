@@ -4,4 +4,4 @@
 // module cannot be installed by version alone, since the proxy has no list of its versions.
 package provisioner
 
-import _ "github.com/kubernetes-csi/external-provisioner/v5/cmd/csi-provisioner"
+import _ "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner"
