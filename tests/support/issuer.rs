@@ -2,11 +2,11 @@
 //! tokens (AssumeRoleWithWebIdentity).
 
 use super::fresh_hex;
-use super::minio::Minio;
+use super::minio::{LOOPBACK, Minio};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,15 +30,20 @@ impl Issuer {
         let modulus = modulus.trim().strip_prefix("Modulus=").expect("the modulus");
         let modulus = HEXLOWER_PERMISSIVE.decode(modulus.as_bytes()).expect("hexadecimal");
         let modulus = BASE64URL_NOPAD.encode(&modulus);
+        let keys = format!(
+            "{{\"keys\":[{{\"kty\":\"RSA\",\"use\":\"sig\",\"alg\":\"RS256\",\"kid\":\"1\",\"n\":\"{modulus}\",\"e\":\"AQAB\"}}]}}"
+        );
+        Self::telling(folder, keys)
+    }
+
+    /// Tells the keys (a JSON Web Key Set) by which tokens are signed, be it by somebody else.
+    pub(crate) fn telling(folder: TempDir, keys: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let document = format!(
             "{{\"issuer\":\"{url}\",\"authorization_endpoint\":\"{url}/authorize\",\
              \"token_endpoint\":\"{url}/token\",\"jwks_uri\":\"{url}/keys\",\"response_types_supported\":[\"id_token\"],\
              \"subject_types_supported\":[\"public\"],\"id_token_signing_alg_values_supported\":[\"RS256\"]}}"
-        );
-        let keys = format!(
-            "{{\"keys\":[{{\"kty\":\"RSA\",\"use\":\"sig\",\"alg\":\"RS256\",\"kid\":\"1\",\"n\":\"{modulus}\",\"e\":\"AQAB\"}}]}}"
         );
         // For as long as the process lasts.
         std::thread::spawn(move || {
@@ -84,13 +89,22 @@ impl Issuer {
 
     /// A store that gives credentials for its tokens.
     pub(crate) fn store(&self) -> Minio {
+        self.store_at(LOOPBACK)
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) fn store_at(&self, address: IpAddr) -> Minio {
         let document = format!("{}/.well-known/openid-configuration", self.url);
-        Minio::start_told(&[
-            ("MINIO_IDENTITY_OPENID_CONFIG_URL", &document),
-            ("MINIO_IDENTITY_OPENID_CLIENT_ID", AUDIENCE),
-            ("MINIO_IDENTITY_OPENID_CLIENT_SECRET", &fresh_hex::<8>()),
-            ("MINIO_IDENTITY_OPENID_ROLE_POLICY", "readwrite"),
-        ])
+        let secret = fresh_hex::<8>();
+        let variables = [
+            ("CONFIG_URL", document.as_str()),
+            ("CLIENT_ID", AUDIENCE),
+            ("CLIENT_SECRET", &secret),
+            ("ROLE_POLICY", "readwrite"),
+        ]
+        .map(|(name, value)| (format!("MINIO_IDENTITY_OPENID_{name}"), value));
+        let variables = variables.each_ref().map(|(name, value)| (name.as_str(), *value));
+        Minio::start_told(address, &variables)
     }
 }
 

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 /// The program that `make tools` compiles; STRONGROOM_MINIO names another one.
 const PROGRAM: &str = "minio-v0.0.0-20260212201848-7aac2a2c5b7c";
 const START: Duration = Duration::from_secs(60);
-const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A running server. It ends, and its data go, when the last test lets go of it.
 pub(crate) struct Minio {
@@ -64,9 +64,9 @@ impl Minio {
         Self::launch(LOOPBACK, certificates, &[])
     }
 
-    /// The same with variables in its environment.
-    pub(crate) fn start_told(variables: &[(&str, &str)]) -> Self {
-        Self::launch(LOOPBACK, None, variables)
+    /// The same at some address, with variables in its environment.
+    pub(crate) fn start_told(address: IpAddr, variables: &[(&str, &str)]) -> Self {
+        Self::launch(address, None, variables)
     }
 
     fn launch(listen: IpAddr, certificates: Option<&Path>, variables: &[(&str, &str)]) -> Self {

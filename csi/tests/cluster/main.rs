@@ -12,6 +12,7 @@ mod driver;
 mod image;
 mod kubectl;
 mod kubernetes;
+mod lent;
 mod repositories;
 mod restarts;
 mod stand;
@@ -37,6 +38,7 @@ fn cases() -> Vec<Case> {
         statics::CASES,
         backup::CASES,
         repositories::CASES,
+        lent::CASES,
         tenants::CASES,
         restarts::CASES,
     ]
