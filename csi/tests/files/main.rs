@@ -13,6 +13,7 @@ mod halt;
 mod long;
 #[path = "../takeover/node.rs"]
 mod node;
+mod others;
 mod steps;
 
 use churn::check_churn;

@@ -4,7 +4,7 @@
 use crate::ground::minio::Minio;
 use crate::ground::{Ground, wait_for};
 use crate::halt::Halt;
-use crate::{alone, of_files_before, pulled, pushed};
+use crate::{alone, of_files_before, pulled};
 use nix::fcntl::{RenameFlags, renameat2};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -337,45 +337,6 @@ fn what_could_not_be_sent_is_never_zeros() {
         wait_for("the end of what is lost", || ground.stats().lost_files == 0);
         assert_eq!((pulled(&ground, "begun"), pulled(&ground, "late")), (None, None));
         ground.unstage();
-    }
-}
-
-/// Stops at the last change that something makes, when it is made; has somebody else store a file, and kills the server,
-/// which has not heard of the change.
-fn with_another_ones(
-    (ground, halt): &(Ground, Halt),
-    changes: usize,
-    act: impl FnOnce() -> io::Result<()> + Send,
-    (name, content): (&str, &[u8]),
-) {
-    halt.stop_after(changes - 1, true);
-    std::thread::scope(|scope| {
-        let acting = scope.spawn(act);
-        wait_for("the last change", || halt.has_stopped());
-        pushed(ground, name, content);
-        ground.kill_worker_then(|| halt.go_on());
-        acting.join().expect("no panic").expect("it was done");
-    });
-    // What this mount believes for a second.
-    std::thread::sleep(Duration::from_millis(1100));
-}
-
-#[test]
-fn what_others_make_of_a_name_that_was_removed_or_moved_away_stays() {
-    let _alone = alone();
-    let mut world = stoppable(None);
-    let (removed, old, new) = (world.0.at("removed"), world.0.at("old"), world.0.at("new"));
-    fs::write(&removed, FORMER).expect("written");
-    with_another_ones(&world, 1, || fs::remove_file(&removed), ("removed", b"another one's"));
-    assert_eq!(fs::read(&removed).expect("read"), b"another one's");
-    // The very same bytes.
-    fs::write(&old, CONTENT).expect("written");
-    with_another_ones(&world, 2, || fs::rename(&old, &new), ("old", CONTENT));
-    assert_eq!(fs::read(&new).expect("read"), CONTENT);
-    assert_eq!(fs::read(&old).expect("read"), CONTENT);
-    world.0.unstage();
-    for name in ["removed", "old", "new"] {
-        assert!(pulled(&world.0, name).is_some(), "{name}");
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Crash story of a file: the copy stands whole under the new name before the old one is deleted; a crash between
 //! the two leaves both. What stood under the new name stands until then. Of a directory: object by object, all
-//! copied before the first is deleted; a crash leaves some of them under both names, none under neither.
+//! copied before the first is deleted; a crash leaves some of them under both names, none under neither. Whoever takes
+//! over goes on with it (`redo.rs`).
 
 use super::attributes::changed_meanwhile;
 use super::content::Content;
@@ -105,7 +106,7 @@ impl ObjectFs {
         }
         let found = node.state.lock().found.clone().ok_or(FsError::NotFound)?;
         let headers = self.headers(&node.state.lock(), &new, true);
-        self.move_begins(node, from, to);
+        self.move_begins(node, from, to, target.as_ref());
         let etag = match self.tree.copy(&old, &found, &new, Some(&headers)).await {
             Ok(etag) => etag,
             Err(error) => {
@@ -163,8 +164,12 @@ impl ObjectFs {
         // a directory by its mark.
         self.keep_directory(node.ino).await?;
         self.keep_directory(from.0).await?;
-        self.move_begins(node, from, to);
-        self.tree.move_directory(&old, &new).await?;
+        let begun = self.move_begins(node, from, to, None);
+        let copied = self.tree.copy_directory(&old, &new, false).await?;
+        if let Some((number, form)) = begun {
+            self.all_is_copied(number, form);
+        }
+        self.tree.remove_copied(&old, copied).await?;
         if let Some(target) = &target {
             let mut content = self.content_of(target).await;
             self.name_gone(target, &mut content);

@@ -22,12 +22,25 @@ impl ObjectFs {
         node: &Node,
         (parent, name): (Ino, &str),
         (new_parent, new_name): (Ino, &str),
-    ) {
-        let Some(request) = self.accountable() else { return };
+        target: Option<&Arc<Node>>,
+    ) -> Option<(u64, ReplyForm)> {
+        let request = self.accountable()?;
         let (name, new_name) = (name.to_owned(), new_name.to_owned());
-        let moves = MoveForm { parent: parent.0, name, new_parent: new_parent.0, new_name };
+        let found = target.and_then(|target| target.state.lock().found.clone());
+        let target = found.map(|found| found.etag.0);
+        let (parent, new_parent) = (parent.0, new_parent.0);
+        let moves = MoveForm { parent, name, new_parent, new_name, target, copied: false };
         let form = ReplyForm { ino: node.ino.0, moves: Some(moves), ..ReplyForm::default() };
         self.write_down(request.number, &form);
+        Some((request.number, form))
+    }
+
+    /// Writes down that of a directory's move only the deletions are left.
+    pub(super) fn all_is_copied(&self, number: u64, mut form: ReplyForm) {
+        if let Some(moves) = &mut form.moves {
+            moves.copied = true;
+        }
+        self.write_down(number, &form);
     }
 
     /// Ends what a former process had begun, while this one begins to serve: a copy may take the store long. Whoever
@@ -123,13 +136,15 @@ impl ObjectFs {
         });
         // It is the copy only if it says what the copy would say: another one may have replaced what was to be
         // moved before it was.
-        let copy =
-            self.tree.file(&new).await?.filter(|copy| {
-                copy.size == known.size && copy.headers.metadata == headers.metadata
-            });
+        let there = self.tree.file(&new).await?;
+        let is_to_be_replaced = there.as_ref().map(|there| &there.etag.0) == moves.target.as_ref();
+        let copy = there
+            .filter(|copy| copy.size == known.size && copy.headers.metadata == headers.metadata);
         let is_left = left.is_some();
         let found = match (copy, left) {
             (Some(copy), _) => copy,
+            // Another one has put something there: whoever asks once more finds that.
+            (None, Some(_)) if !is_to_be_replaced => return Ok(false),
             (None, Some(left)) => {
                 if let (Some(target), Some(content)) = (&target, &mut replaced) {
                     self.keep_what_is_open(target, content).await;
@@ -166,7 +181,12 @@ impl ObjectFs {
         let old = self.path_in(Ino(moves.parent), &moves.name)?;
         let new = self.path_in(Ino(moves.new_parent), &moves.new_name)?;
         if matches!(self.tree.look(&old).await?, Looked::Directory(_)) {
-            self.tree.move_directory(&old, &new).await?;
+            let copied = match moves.copied {
+                true => self.tree.copied_directory(&old, &new).await?,
+                false => self.tree.copy_directory(&old, &new, true).await?,
+            };
+            self.all_is_copied(number, reply.clone());
+            self.tree.remove_copied(&old, copied).await?;
         } else if !matches!(self.tree.look(&new).await?, Looked::Directory(_)) {
             return Ok(false);
         }

@@ -382,6 +382,12 @@ pub(super) struct MoveForm {
     pub(super) new_parent: u64,
     #[prost(string, tag = "4")]
     pub(super) new_name: String,
+    /// The mark of what a file's move is to replace.
+    #[prost(string, optional, tag = "5")]
+    pub(super) target: Option<String>,
+    /// Everything below a directory stands under the new name.
+    #[prost(bool, tag = "6")]
+    pub(super) copied: bool,
 }
 
 impl ReplyForm {

@@ -28,6 +28,7 @@ pub mod layout;
 pub mod parts;
 pub mod progress;
 pub mod tree;
+mod tree_moves;
 pub mod writer;
 
 mod ftp;

@@ -14,14 +14,13 @@ use super::layout::SUFFIX;
 use super::transfer::{self, Transfer};
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
-    COPY_LIMIT, CopySource, ETag, Headers, Key, ListRequest, ObjectMeta, Part, PartsFrom,
-    StoreError, StoreErrorKind, Upload, list_all,
+    COPY_LIMIT, CopySource, ETag, Headers, Key, ListRequest, Part, PartsFrom, StoreError,
+    StoreErrorKind, Upload,
 };
 use crate::units::ByteRange;
 use crate::world::{Entropy, Timestamp};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,11 +31,7 @@ const DIRECTORY: &str = "application/x-directory";
 /// What one part of a copy in parts has.
 const COPY_PART: u64 = 1 << 30;
 /// Parts copied at once, and objects moved at once.
-const COPIES: usize = 16;
-/// Objects moved before the next ones are begun.
-const CHUNK: usize = 1000;
-/// Objects deleted in one request.
-const DELETES: usize = 1000;
+pub(super) const COPIES: usize = 16;
 
 /// An object that stands for a file or marks a directory.
 #[derive(Clone, Debug)]
@@ -84,7 +79,7 @@ pub struct RowFile {
 
 /// The files below a prefix of a bucket.
 pub struct BucketTree {
-    requests: Requests,
+    pub(super) requests: Requests,
     /// Empty, or ends in `/`.
     prefix: String,
     key: Option<Arc<StreamKey>>,
@@ -159,7 +154,7 @@ impl BucketTree {
         self.any_key(self.below(path))
     }
 
-    fn any_key(&self, key: String) -> Result<Key, ObjectsError> {
+    pub(super) fn any_key(&self, key: String) -> Result<Key, ObjectsError> {
         let length = key.len();
         Key::new(key).ok_or_else(|| {
             ObjectsError::Invalid(format!(
@@ -169,7 +164,7 @@ impl BucketTree {
         })
     }
 
-    fn below(&self, directory: &str) -> String {
+    pub(super) fn below(&self, directory: &str) -> String {
         match directory {
             "" => self.prefix.clone(),
             _ => format!("{}{directory}/", self.prefix),
@@ -205,7 +200,11 @@ impl BucketTree {
         self.requests.store.list(&request).await.map(drop)
     }
 
-    async fn head(&self, key: &Key, overhead: u64) -> Result<Option<Found>, ObjectsError> {
+    pub(super) async fn head(
+        &self,
+        key: &Key,
+        overhead: u64,
+    ) -> Result<Option<Found>, ObjectsError> {
         match self.requests.files.head_file(key).await {
             Ok((meta, headers)) => Ok(Some(Found {
                 size: meta.size.saturating_sub(overhead),
@@ -344,7 +343,7 @@ impl BucketTree {
         self.copy_object(&from, (&found.etag, size), &to, headers).await
     }
 
-    async fn copy_object(
+    pub(super) async fn copy_object(
         &self,
         from: &Key,
         (etag, size): (&ETag, u64),
@@ -412,54 +411,5 @@ impl BucketTree {
     /// Removes a directory's mark.
     pub async fn remove_mark(&self, path: &str) -> Result<(), ObjectsError> {
         Ok(self.requests.store.delete(&self.mark_key(path)?, None).await?)
-    }
-
-    /// Moves everything below a directory, its mark too, also what is not seen: copies all, then deletes all.
-    pub async fn move_directory(&self, from: &str, to: &str) -> Result<(), ObjectsError> {
-        let (from, to) = (self.below(from), self.below(to));
-        let objects = self.all_below(&from).await?;
-        // Before the first is copied.
-        for object in &objects {
-            self.moved_key(&object.key, &from, &to)?;
-        }
-        // So many at a time: what waits for its turn takes memory too.
-        for objects in objects.chunks(CHUNK) {
-            let copies: Vec<_> =
-                objects.iter().map(|object| self.move_one(&object.key, &from, &to)).collect();
-            let mut copies = futures::stream::iter(copies).buffer_unordered(COPIES);
-            while let Some(copied) = copies.next().await {
-                copied?;
-            }
-        }
-        // What another one has put there meanwhile stays there.
-        let copied: HashMap<Key, ETag> =
-            objects.into_iter().map(|object| (object.key, object.etag)).collect();
-        let mut there = self.all_below(&from).await?;
-        there.retain(|object| copied.get(&object.key) == Some(&object.etag));
-        let keys: Vec<Key> = there.into_iter().map(|object| object.key).collect();
-        for keys in keys.chunks(DELETES) {
-            let failed = self.requests.store.delete_many(keys).await?;
-            if let Some((_, error)) = failed.into_iter().next() {
-                return Err(error.into());
-            }
-        }
-        Ok(())
-    }
-
-    async fn all_below(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ObjectsError> {
-        let request = ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() };
-        Ok(list_all(&*self.requests.store, request).await?.0)
-    }
-
-    fn moved_key(&self, key: &Key, from: &str, to: &str) -> Result<Key, ObjectsError> {
-        let rest = key.as_str().strip_prefix(from).unwrap_or_default();
-        self.any_key(format!("{to}{rest}"))
-    }
-
-    async fn move_one(&self, key: &Key, from: &str, to: &str) -> Result<(), ObjectsError> {
-        let target = self.moved_key(key, from, to)?;
-        // Removed since it was listed: nothing to move.
-        let Some(found) = self.head(key, 0).await? else { return Ok(()) };
-        self.copy_object(key, (&found.etag, found.size), &target, &found.headers).await.map(drop)
     }
 }
