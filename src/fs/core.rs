@@ -302,9 +302,13 @@ impl FileSystem {
             let home = dentry.child.as_ref().and_then(|child| child.state.lock().home.clone());
             known_etag = match &dentry.link {
                 Some(link) => Some(link.etag.clone()),
-                // Who opens a file of which only the head is known needs all of it.
+                // Who opens a file of which only the head is known needs all of it; who looks its name
+                // up may be about to open it.
                 None => home
-                    .filter(|home| since.is_none() || home.record.is_whole())
+                    .filter(|home| match since {
+                        Some(_) => home.record.is_whole(),
+                        None => !home.record.is_worth_fetching(),
+                    })
                     .map(|home| home.etag),
             };
         }

@@ -1,7 +1,7 @@
 //! Names: created, renamed and looked for with as few requests as can be, and no file is lost when two
 //! nodes do so at the same time.
 
-use crate::ground::{CALLER, Ground, run};
+use crate::ground::{CALLER, Ground, run, wait_for};
 use std::time::Duration;
 use strongroom::crypto::Suite;
 use strongroom::fs::errno::FsError;
@@ -244,5 +244,33 @@ fn an_open_right_after_its_look_up_asks_nothing_however_slow_the_store_is() {
         // The next open is another one: it asks.
         two.read(ino).await.expect("read");
         assert_eq!(two.requests(), 1);
+    });
+}
+
+#[test]
+fn who_opens_the_files_of_a_directory_one_after_the_other_waits_for_each_once() {
+    run(async {
+        let ground = Ground::new(Suite::Aes256Gcm).await;
+        let node = ground.node().await;
+        let names: Vec<String> = (0..100).map(|index| format!("file {index:03}")).collect();
+        node.populate("dir", &names).await;
+        node.list(dir_of(&node).await).await;
+        wait_for("the index", || !ground.keys("x/").is_empty()).await;
+        // Its listing takes the heads from the index; the data are in the records.
+        let node = ground.node().await;
+        let dir = dir_of(&node).await;
+        assert_eq!(node.list(dir).await.len(), names.len());
+        for listed_long_ago in [false, true] {
+            node.requests();
+            for name in &names[if listed_long_ago { 50..100 } else { 0..50 }] {
+                if listed_long_ago {
+                    // The kernel looks a name up again that it has known for longer than a second.
+                    ground.pass_time();
+                }
+                let ino = node.lookup(dir, name).await.expect("there").ino;
+                assert_eq!(node.read(ino).await.expect("read"), name.as_bytes());
+            }
+            assert_eq!(node.requests(), 50);
+        }
     });
 }

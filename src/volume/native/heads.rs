@@ -27,6 +27,15 @@ impl FileContent {
             Source::Segments(_) => true,
         })
     }
+
+    /// How many bytes of data its extents say are in the record.
+    fn inline_length(&self) -> u64 {
+        let ends = self.extents.iter().filter_map(|extent| match &extent.source {
+            Source::Inline(offset) => Some(offset.saturating_add(extent.range.length())),
+            Source::Segments(_) => None,
+        });
+        ends.max().unwrap_or(0)
+    }
 }
 
 impl Record {
@@ -35,6 +44,15 @@ impl Record {
         match &self.content {
             Content::File(content) => content.is_whole(),
             _ => true,
+        }
+    }
+
+    /// Whether what is missing of it is so small that who asks for its state should ask for all of it: the
+    /// round trip that this may save costs more than the bytes.
+    pub fn is_worth_fetching(&self) -> bool {
+        match &self.content {
+            Content::File(content) => !content.is_whole() && content.inline_length() <= WHOLE,
+            _ => false,
         }
     }
 }
