@@ -7,7 +7,16 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
+
+/// What stands before the lines of failures, where that is not the program's name.
+static CALLER: OnceLock<&str> = OnceLock::new();
+
+/// Prints failures as `caller: ...` from now on, unless another one was set before.
+pub(super) fn begin_failures_with(caller: &'static str) {
+    let _ = CALLER.set(caller);
+}
 
 /// A failure as the user reads it: one line that says what, on which object, why, and what to do.
 #[derive(Debug)]
@@ -42,7 +51,8 @@ impl Failure {
         }
         // One line: causes of causes may have brought more.
         let line = self.text.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
-        let _ = writeln!(io::stderr(), "strongroom: {line}");
+        let caller = CALLER.get().copied().unwrap_or("strongroom");
+        let _ = writeln!(io::stderr(), "{caller}: {line}");
     }
 }
 

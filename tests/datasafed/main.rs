@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, reason = "the seed of a run")]
 
 mod bad_input;
+mod beyond;
 mod comparison;
 mod compressions;
 mod differences;

@@ -15,6 +15,8 @@ pub(super) struct Item {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mtime: Timestamp,
+    /// The time is that at which its store took it, not the one of its last change.
+    pub(super) taken_then: bool,
     /// What a volume has of it, as long as there is room for that.
     pub(super) record: Option<Arc<Record>>,
 }
@@ -42,7 +44,8 @@ impl Item {
             Content::Special(_, kind, device) => Kind::Special(*kind, *device),
             Content::Link(_) => return None,
         };
-        Some(Self { path, kind, mode, uid, gid, mtime, record: Some(record) })
+        let record = Some(record);
+        Some(Self { path, kind, mode, uid, gid, mtime, taken_then: false, record })
     }
 
     pub(super) fn is_directory(&self) -> bool {
@@ -84,6 +87,35 @@ pub(super) struct Keeps {
     pub(super) owner: bool,
     /// A directory's time moves with every change of a name in it, so that it has to be set again.
     pub(super) live_times: bool,
+    /// Directories have times, and modes and owners as files do.
+    pub(super) directories: bool,
+    /// Some times have whole seconds only.
+    pub(super) coarse: bool,
+}
+
+impl Keeps {
+    /// What this target keeps of what a source has.
+    pub(super) fn of(self, source: Self) -> Self {
+        Self {
+            mode: self.mode & source.mode,
+            owner: self.owner && source.owner,
+            live_times: self.live_times,
+            directories: self.directories && source.directories,
+            coarse: self.coarse || source.coarse,
+        }
+    }
+
+    /// Whether a file was changed when its copy says that it was.
+    fn same_time(self, item: &Item, former: &Item) -> bool {
+        const SECOND: i64 = 1_000_000_000;
+        let (at, then) = (item.mtime.0, former.mtime.0);
+        let whole = |nanos: i64| nanos.rem_euclid(SECOND) == 0;
+        at == then
+            || self.coarse
+                && (whole(at) || whole(then))
+                && at.div_euclid(SECOND) == then.div_euclid(SECOND)
+            || former.taken_then && then >= at
+    }
 }
 
 /// What has to be done to a target. The order of the fields is the order of the work, but what is only at the
@@ -140,7 +172,9 @@ impl Plan {
             };
             match (item.is_directory(), former.is_directory()) {
                 (true, true) => {
-                    if !is_alike(&item, &former, keeps) || item.mtime != former.mtime {
+                    if !keeps.directories {
+                        // There is nothing to set.
+                    } else if !is_alike(&item, &former, keeps) || item.mtime != former.mtime {
                         plan.attributes.push(item);
                     } else if keeps.live_times {
                         alike.push(item);
@@ -149,7 +183,7 @@ impl Plan {
                 (false, false) => {
                     let same = item.kind == former.kind
                         && match item.kind {
-                            Kind::File(_) => item.mtime == former.mtime && !rules.everything,
+                            Kind::File(_) => keeps.same_time(&item, &former) && !rules.everything,
                             Kind::Directory | Kind::Symlink(_) | Kind::Special(..) => true,
                         };
                     match (same, is_alike(&item, &former, keeps)) {
@@ -216,7 +250,8 @@ fn is_below(path: &[u8], directory: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: Keeps = Keeps { mode: 0o7777, owner: true, live_times: false };
+    const ALL: Keeps =
+        Keeps { mode: 0o7777, owner: true, live_times: false, directories: true, coarse: false };
 
     fn item(path: &str, kind: Kind) -> Item {
         Item {
@@ -226,6 +261,7 @@ mod tests {
             uid: 0,
             gid: 0,
             mtime: Timestamp(5),
+            taken_then: false,
             record: None,
         }
     }
@@ -312,6 +348,29 @@ mod tests {
         assert_eq!(paths(&plan.removals), ["gone", "gone-too"]);
         assert_eq!(paths(plan.copies.iter().map(|(item, _)| item)), ["a"]);
         assert_eq!(paths(&plan.directories), ["was-file"]);
+    }
+
+    #[test]
+    fn times_are_the_same_as_far_as_a_place_can_tell() {
+        let at = |nanos| Item { mtime: Timestamp(nanos), ..item("a", Kind::File(1)) };
+        let copies = |source: Item, there: Item, keeps| {
+            !Plan::new(vec![source], vec![there], keeps, Rules::default()).copies.is_empty()
+        };
+        let coarse = Keeps { coarse: true, ..ALL };
+        for (source, there, keeps, copied) in [
+            (5_000_000_001, 5_000_000_000, ALL, true),
+            (5_000_000_001, 5_000_000_000, coarse, false),
+            (5_000_000_000, 5_999_999_999, coarse, false),
+            (5_000_000_001, 5_000_000_002, coarse, true),
+            (6_000_000_000, 5_999_999_999, coarse, true),
+        ] {
+            assert_eq!(copies(at(source), at(there), keeps), copied, "{source} {there}");
+        }
+        // Stored after it was changed: unless it has changed since.
+        let taken = |nanos| Item { taken_then: true, ..at(nanos) };
+        assert!(!copies(at(5), taken(7), coarse));
+        assert!(copies(at(9_000_000_001), taken(7), coarse));
+        assert!(copies(at(5), at(7), coarse));
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl LocalTree {
     /// Set-id bits do not come out of a bucket by themselves; owners only where we may set them.
     pub(super) fn keeps() -> Keeps {
         let owner = nix::unistd::geteuid().is_root();
-        Keeps { mode: 0o1777, owner, live_times: true }
+        Keeps { mode: 0o1777, owner, live_times: true, directories: true, coarse: false }
     }
 
     pub(super) fn place(&self, path: &[u8]) -> PathBuf {
@@ -268,7 +268,16 @@ impl LocalTree {
 fn item_of(path: Vec<u8>, kind: Kind, data: &fs::Metadata) -> Item {
     let mtime = data.modified().map_or(Timestamp(0), Timestamp::from_system_time);
     let mode = data.permissions().mode() & 0o7777;
-    Item { path, kind, mode, uid: data.uid(), gid: data.gid(), mtime, record: None }
+    Item {
+        path,
+        kind,
+        mode,
+        uid: data.uid(),
+        gid: data.gid(),
+        mtime,
+        taken_then: false,
+        record: None,
+    }
 }
 
 /// A failure with a local file.

@@ -1,9 +1,14 @@
 //! Trees copied as a whole, in any direction: `push -r`, `pull -r`, `cp`, `sync`.
 
+mod files;
 mod item;
 mod local;
+mod places;
 mod run;
 mod stored;
+mod volumes;
+
+pub(super) use places::{Ends, Place, Standing, Wishes, copied, standing};
 
 use super::connect::own_attributes;
 use super::output::{self, Failure};
@@ -20,10 +25,11 @@ use crate::volume::native::record::Attributes;
 use clap::Args;
 use item::Rules;
 use local::LocalTree;
-use run::{Broken, Outcome, Settings, Tree};
+use run::{Outcome, Settings, Tree};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use stored::StoredTree;
+use volumes::Broken;
 
 /// Things under way at once; their data are bounded by themselves.
 const AT_ONCE: usize = 32;
@@ -156,7 +162,7 @@ impl Cp {
             _ => to_inside,
         };
         let inside = inside.trim_start_matches('/').to_owned();
-        let same_volume = run::is_one_volume(&from_volume, &to_volume);
+        let same_volume = volumes::is_one_volume(&from_volume, &to_volume);
         if same_volume && inside == from_inside {
             return Err(Failure::new(format!("{from} and {to} are the same")));
         }
@@ -176,7 +182,7 @@ impl Cp {
             let bar = output::progress(Some(content.size), &from.path);
             let source = (&from_volume, content, read_at);
             let copied =
-                run::between(source, (&to_volume, target), attributes, |n| bar.inc(n)).await;
+                volumes::between(source, (&to_volume, target), attributes, |n| bar.inc(n)).await;
             bar.finish_and_clear();
             copied.map_err(|error| match error {
                 Broken::Source(error) => Failure::new(format!("{from}: {error}")),
@@ -303,7 +309,7 @@ async fn apart(common: &Common, from: &Side<'_>, to: &Side<'_>) -> Result<(), Fa
             let lies_in =
                 |a: &str, b: &str| b.is_empty() || format!("{a}/").starts_with(&format!("{b}/"));
             let nested = lies_in(&from_inside, &to_inside) || lies_in(&to_inside, &from_inside);
-            match nested && run::is_one_volume(&from_volume, &to_volume) {
+            match nested && volumes::is_one_volume(&from_volume, &to_volume) {
                 true => Err(Failure::new(format!("{from} and {to}: one lies in the other"))),
                 false => Ok(()),
             }

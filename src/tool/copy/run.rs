@@ -1,21 +1,18 @@
 //! One tree made like another: the work of a plan, many things at once.
 
+use super::files::FilesTree;
 use super::item::{Item, Keeps, Kind, Plan, Rules, ancestors};
 use super::local::{LocalTree, Xattrs, said};
 use super::stored::StoredTree;
+use super::volumes::{Broken, between};
 use crate::tool::output::{self, Failure, shown};
-use crate::tool::source::Checked;
-use crate::volume::native::Volume;
-use crate::volume::native::files::{Target, WriteError};
-use crate::volume::native::record::{Attributes, FileContent};
+use crate::volume::native::files::WriteError;
 use futures::StreamExt;
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 
@@ -25,13 +22,16 @@ const UNIT: u64 = 64 << 10;
 /// What one file may hold at most: the segments that are on their way.
 const ONE_WRITTEN: u64 = 40 << 20;
 const ONE_READ: u64 = 48 << 20;
-/// Bytes between a reader and a writer.
-const PIPE: usize = 1 << 20;
+/// Parts of an upload, which grow with it.
+const ONE_IN_PARTS: u64 = 100 << 20;
 
 /// One side of a copy.
 pub(super) enum Tree {
     Local(LocalTree),
+    /// In a volume.
     Stored(StoredTree),
+    /// As files that other programs read, too.
+    Files(FilesTree),
 }
 
 /// How a copy is made.
@@ -106,6 +106,7 @@ impl Tree {
                 aside(move || Ok(tree.scan())).await
             }
             Self::Stored(tree) => tree.scan(to_read).await,
+            Self::Files(tree) => tree.scan(to_read).await,
         }
     }
 
@@ -113,6 +114,7 @@ impl Tree {
         match self {
             Self::Local(tree) => tree.root().map(Some),
             Self::Stored(tree) => tree.root().await,
+            Self::Files(_) => Ok(None),
         }
     }
 
@@ -124,6 +126,7 @@ impl Tree {
                 let record = item.record.as_ref();
                 Ok(record.map(|record| record.attributes.xattrs.clone()).unwrap_or_default())
             }
+            Self::Files(_) => Ok(Xattrs::new()),
         }
     }
 
@@ -131,6 +134,7 @@ impl Tree {
         match self {
             Self::Local(_) => LocalTree::keeps(),
             Self::Stored(_) => StoredTree::KEEPS,
+            Self::Files(_) => FilesTree::KEEPS,
         }
     }
 
@@ -141,6 +145,7 @@ impl Tree {
                 aside(move || tree.remove(&item)).await
             }
             Self::Stored(tree) => tree.remove(item).await,
+            Self::Files(tree) => tree.remove(item).await,
         }
     }
 
@@ -149,6 +154,7 @@ impl Tree {
             // Theirs are set at the end.
             Self::Local(tree) => tree.make_directory(item),
             Self::Stored(tree) => tree.make_directory(item, xattrs).await,
+            Self::Files(tree) => tree.make_directory(item).await,
         }
     }
 
@@ -156,6 +162,7 @@ impl Tree {
         match self {
             Self::Local(tree) => tree.make(item),
             Self::Stored(tree) => tree.make(item, seen).await,
+            Self::Files(tree) => Err(tree.refused(item)),
         }
     }
 
@@ -163,6 +170,7 @@ impl Tree {
         match self {
             Self::Local(tree) => tree.set_attributes(item, xattrs),
             Self::Stored(tree) => tree.set_attributes(item).await,
+            Self::Files(_) => Ok(()),
         }
     }
 }
@@ -200,7 +208,7 @@ pub(super) async fn run(
         false => target.scan(false).await?,
     };
     failures.iter().for_each(|failure| outcome.fails(failure));
-    let plan = Plan::new(items, there, target.keeps(), rules);
+    let plan = Plan::new(items, there, target.keeps().of(source.keeps()), rules);
     outcome.same = plan.same;
     for item in &plan.obstacles {
         let kind = if item.is_directory() { "is no directory" } else { "is a directory" };
@@ -286,9 +294,10 @@ async fn work(source: &Tree, target: &Tree, plan: &Plan, at_once: usize, outcome
     futures::stream::iter(plan.copies.clone())
         .for_each_concurrent(at_once, |(item, seen)| async move {
             let one = match (source, target) {
+                (_, Tree::Files(_)) => ONE_IN_PARTS,
                 (Tree::Local(_), _) => ONE_WRITTEN,
-                (Tree::Stored(_), Tree::Local(_)) => ONE_READ,
-                (Tree::Stored(_), Tree::Stored(_)) => ONE_READ + ONE_WRITTEN,
+                (_, Tree::Local(_)) => ONE_READ,
+                (_, Tree::Stored(_)) => ONE_READ + ONE_WRITTEN,
             };
             let units = (item.bytes().min(one) / UNIT + 1) as u32;
             // The semaphore is never closed.
@@ -408,54 +417,15 @@ async fn copy(
                 }
             })?;
         }
+        (Tree::Local(from), Tree::Files(to)) => to.push(from, item, progress).await?,
+        (Tree::Files(from), Tree::Local(to)) => from.pull(to, item, progress).await?,
+        (Tree::Files(from), Tree::Files(to)) => from.copy(to, item, progress).await?,
         // Asked for by no command.
-        (Tree::Local(_), Tree::Local(_)) => {
-            return Err(Failure::new("neither side is in a volume"));
+        (Tree::Local(_), Tree::Local(_))
+        | (Tree::Stored(_), Tree::Files(_))
+        | (Tree::Files(_), Tree::Stored(_)) => {
+            return Err(Failure::new("these two sides cannot be copied from one to the other"));
         }
     }
     Ok(moved)
-}
-
-/// Which side of a copy failed.
-#[derive(Debug)]
-pub(super) enum Broken {
-    Source(WriteError),
-    Target(WriteError),
-}
-
-/// Copies a file from volume to volume; within one nothing but the record is written.
-pub(super) async fn between(
-    (from, content, read_at): (&Arc<Volume>, &FileContent, Duration),
-    (to, target): (&Arc<Volume>, Target<'_>),
-    attributes: Attributes,
-    progress: impl FnMut(u64),
-) -> Result<(), Broken> {
-    if is_one_volume(from, to) {
-        let cloned = to.clone_file(target, attributes, content.clone(), read_at).await;
-        return cloned.map_err(|error| Broken::Target(error.into()));
-    }
-    let (reader, mut writer) = tokio::io::duplex(PIPE);
-    // The end of the pipe alone does not say that all of it came.
-    let mut reader = Checked::new(reader).of_size(content.size);
-    let read = async {
-        let read = from.read_file(content, &mut writer, |_| {}).await;
-        drop(writer);
-        read
-    };
-    let write = async {
-        let written = to.write_file_to(target, attributes, &mut reader, progress).await;
-        // Whoever still writes into the pipe is not to wait for a reader that is gone.
-        drop(reader);
-        written
-    };
-    match tokio::join!(read, write) {
-        // That the pipe was closed is the other side's failure.
-        (Ok(()) | Err(WriteError::Target(_)), written) => written.map(drop).map_err(Broken::Target),
-        (Err(error), _) => Err(Broken::Source(error)),
-    }
-}
-
-/// Whether two values are of one volume.
-pub(super) fn is_one_volume(a: &Arc<Volume>, b: &Arc<Volume>) -> bool {
-    Arc::ptr_eq(a, b) || a.store().describe() == b.store().describe()
 }

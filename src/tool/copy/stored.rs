@@ -42,7 +42,8 @@ pub(super) struct StoredTree {
 }
 
 impl StoredTree {
-    pub(super) const KEEPS: Keeps = Keeps { mode: 0o7777, owner: true, live_times: false };
+    pub(super) const KEEPS: Keeps =
+        Keeps { mode: 0o7777, owner: true, live_times: false, directories: true, coarse: false };
 
     pub(super) fn new(volume: Arc<Volume>, root: DirId, inside: &str, url: String) -> Self {
         let directories = Mutex::new(HashMap::from([(Vec::new(), root)]));

@@ -2,7 +2,7 @@
 
 use super::flags::{Flag, Kind, Parsed, flag};
 use super::storage::{Storage, failure};
-use super::{compression, go, list, print, pull, push};
+use super::{compression, go, list, more, print, pull, push};
 use crate::tool::output::Failure;
 use crate::volume::objects::{Entry, Kind as What, ListFiles, ObjectsError};
 
@@ -23,7 +23,100 @@ pub(super) struct Command {
 
 const COMPRESSIONS: Kind = Kind::Choice(compression::NAMES);
 
-/// The table, in the order of the help.
+// Of trees, which the original does not have.
+const RECURSIVE: Flag =
+    flag("recursive", Some('r'), Kind::Switch, "", "a directory with all that is in it");
+const DRY_RUN: Flag =
+    flag("dry-run", None, Kind::Switch, "", "of a tree: only tell what would be done");
+const IGNORE_TIMES: Flag = flag(
+    "ignore-times",
+    None,
+    Kind::Switch,
+    "",
+    "of a tree: copy files of the same size and time, too",
+);
+const TREE_JSON: Flag =
+    flag("json", None, Kind::Switch, "", "of a tree: tell as JSON what was done");
+
+/// What the original does not have, in the order of the help.
+pub(super) const MORE: &[Command] = &[
+    Command {
+        name: "cat",
+        usage: "rpath",
+        about: "Print a file",
+        arguments: 1,
+        flags: &[flag("decompress", Some('d'), COMPRESSIONS, "", "decompress it")],
+        exclusive: &[],
+        needs_storage: true,
+    },
+    Command {
+        name: "cp",
+        usage: "[-r] rpath rpath",
+        about: "Copy a file, or with -r a tree, within the storage",
+        arguments: 2,
+        flags: &[RECURSIVE, DRY_RUN, IGNORE_TIMES, TREE_JSON],
+        exclusive: &[],
+        needs_storage: true,
+    },
+    Command {
+        name: "du",
+        usage: "[-s|-d number] rpath",
+        about: "Add up the sizes of files, directory by directory",
+        arguments: 1,
+        flags: &[
+            flag("depth", Some('d'), Kind::Integer, "", "directories so far below, no deeper"),
+            flag("human", None, Kind::Switch, "", "sizes as people read them"),
+            flag("json", None, Kind::Switch, "", "as JSON"),
+            flag("summarize", Some('s'), Kind::Switch, "", "only the sum"),
+        ],
+        exclusive: &[&["depth", "summarize"]],
+        needs_storage: true,
+    },
+    Command {
+        name: "mv",
+        usage: "rpath rpath",
+        about: "Give a file or a directory another name",
+        arguments: 2,
+        flags: &[],
+        exclusive: &[],
+        needs_storage: true,
+    },
+    Command {
+        name: "sync",
+        usage: "--push|--pull [--delete] [--dry-run] from to",
+        about: "Make a directory like another one: in the storage (--push), or local (--pull)",
+        arguments: 2,
+        flags: &[
+            flag("delete", None, Kind::Switch, "", "remove what the source does not have"),
+            flag("pull", None, Kind::Switch, "", "from the storage: rpath lpath"),
+            flag("push", None, Kind::Switch, "", "into the storage: lpath rpath"),
+            DRY_RUN,
+            IGNORE_TIMES,
+            TREE_JSON,
+        ],
+        exclusive: &[&["pull", "push"]],
+        needs_storage: true,
+    },
+    Command {
+        name: "tree",
+        usage: "[-L number] rpath",
+        about: "Draw a directory with all that is below",
+        arguments: 1,
+        flags: &[
+            flag("directories", Some('d'), Kind::Switch, "", "directories only"),
+            flag("levels", Some('L'), Kind::Integer, "", "so many levels, no deeper"),
+        ],
+        exclusive: &[],
+        needs_storage: true,
+    },
+];
+
+/// A command by its name.
+pub(super) fn named(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().chain(MORE).find(|command| command.name == name)
+}
+
+/// What the original has, in the order of the help.
 pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "getconf",
@@ -78,23 +171,29 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         name: "pull",
-        usage: "rpath lpath",
-        about: "Fetch a file; - writes to standard output",
+        usage: "[-r] rpath lpath",
+        about: "Fetch a file, or with -r a tree; - writes to standard output",
         arguments: 2,
-        flags: &[flag(
-            "decompress",
-            Some('d'),
-            COMPRESSIONS,
-            "",
-            "decompress it; see push for the names",
-        )],
-        exclusive: &[],
+        flags: &[
+            flag(
+                "decompress",
+                Some('d'),
+                COMPRESSIONS,
+                "",
+                "decompress it; see push for the names",
+            ),
+            DRY_RUN,
+            IGNORE_TIMES,
+            TREE_JSON,
+            RECURSIVE,
+        ],
+        exclusive: &[&["recursive", "decompress"]],
         needs_storage: true,
     },
     Command {
         name: "push",
-        usage: "lpath rpath",
-        about: "Store a file; - reads standard input",
+        usage: "[-r] lpath rpath",
+        about: "Store a file, or with -r a tree; - reads standard input",
         arguments: 2,
         flags: &[
             flag(
@@ -106,8 +205,16 @@ pub(super) const COMMANDS: &[Command] = &[
             ),
             flag("expect-size", None, Kind::Integer, "", "fail unless the input has so many bytes"),
             flag("fail-on-empty", None, Kind::Switch, "", "fail if the input has not one byte"),
+            DRY_RUN,
+            IGNORE_TIMES,
+            TREE_JSON,
+            RECURSIVE,
         ],
-        exclusive: &[],
+        exclusive: &[
+            &["recursive", "compress"],
+            &["recursive", "expect-size"],
+            &["recursive", "fail-on-empty"],
+        ],
         needs_storage: true,
     },
     Command {
@@ -156,6 +263,15 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     match command.name {
         "list" => list::run(parsed, &storage).await,
+        "push" | "pull" if parsed.switch("recursive") => {
+            more::tree(command.name, parsed, &storage).await
+        }
+        "cat" => pull::run(parsed, &storage).await,
+        "cp" => more::copy(parsed, &storage).await,
+        "du" => more::sizes(parsed, &storage).await,
+        "mv" => more::rename(parsed, &storage).await,
+        "sync" => more::sync(parsed, &storage).await,
+        "tree" => more::draw(parsed, &storage).await,
         "pull" => pull::run(parsed, &storage).await,
         "push" => push::run(parsed, &storage).await,
         "stat" => stat(parsed, &storage).await,

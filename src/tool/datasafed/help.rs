@@ -1,6 +1,6 @@
 //! What the program tells of itself.
 
-use super::commands::{COMMANDS, Command};
+use super::commands::{COMMANDS, Command, MORE, named};
 use super::flags::{Flag, GLOBAL, Kind, command_at};
 use std::ffi::OsString;
 
@@ -13,6 +13,10 @@ pub(super) fn all(own: bool) -> String {
         text.push_str(&format!("  {:<11} {}\n", command.name, command.about));
     }
     text.push_str(&format!("  {:<11} {}\n", "help", "Help about any command"));
+    text.push_str("\nMore Commands (not in the original):\n");
+    for command in MORE {
+        text.push_str(&format!("  {:<11} {}\n", command.name, command.about));
+    }
     text.push_str("\nFlags:\n");
     text.push_str(&table(GLOBAL, own.then_some("datasafed")));
     text.push_str("\nUse \"datasafed [command] --help\" for more information about a command.\n");
@@ -33,7 +37,7 @@ pub(super) fn of(command: &Command) -> String {
 pub(super) fn topic(arguments: &[OsString]) -> String {
     let Some(at) = command_at(arguments) else { return all(true) };
     let name = arguments[at].to_string_lossy();
-    match COMMANDS.iter().find(|command| command.name == name) {
+    match named(&name) {
         Some(command) => of(command),
         None => format!("Unknown help topic [`{name}`]\n{}", all(false)),
     }

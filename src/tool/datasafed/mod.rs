@@ -10,6 +10,7 @@ mod go;
 mod help;
 mod list;
 mod log;
+mod more;
 mod paths;
 mod pull;
 mod push;
@@ -18,7 +19,7 @@ mod storage;
 use super::connect::{self, EndSignals};
 use super::forbid_core_dumps;
 use super::output::Failure;
-use commands::{COMMANDS, Command};
+use commands::Command;
 use flags::{GLOBAL, Parsed};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -39,6 +40,7 @@ pub(super) fn is_called(program: &std::ffi::OsStr) -> bool {
 /// Runs a command line without the program's name.
 pub(super) fn run(arguments: &[OsString]) -> ExitCode {
     forbid_core_dumps();
+    super::output::begin_failures_with("Error");
     match understand(arguments) {
         Ok(Request::Help(text)) => said(print(text.as_bytes())),
         Ok(Request::Run(command, parsed)) => {
@@ -90,8 +92,7 @@ fn understand(arguments: &[OsString]) -> Result<Request, Failure> {
     if name == "help" {
         return Ok(Request::Help(help::topic(&rest)));
     }
-    let command = COMMANDS.iter().find(|command| command.name == name);
-    let command = command.ok_or_else(|| unknown(&name))?;
+    let command = commands::named(&name).ok_or_else(|| unknown(&name))?;
     match flags::parse(&rest, &[command.flags, GLOBAL])? {
         None => Ok(Request::Help(help::of(command))),
         Some(parsed) => {

@@ -2,9 +2,9 @@
 
 use super::compression::Codec;
 use super::flags::Parsed;
-use super::go;
 use super::push::widen;
 use super::storage::{Storage, failure, reason};
+use super::{go, more};
 use crate::config;
 use crate::tool::output::Failure;
 use crate::volume::objects::Replacement;
@@ -22,7 +22,9 @@ const AHEAD: usize = 1;
 
 pub(super) async fn run(parsed: &Parsed, storage: &Storage) -> Result<(), Failure> {
     let remote = parsed.path(0);
-    let local = PathBuf::from(&parsed.positionals[1]);
+    more::refuse_of_trees(parsed)?;
+    // Without one it is `cat`.
+    let local = parsed.positionals.get(1).map_or_else(|| PathBuf::from("-"), PathBuf::from);
     let codec = parsed.text("decompress").and_then(Codec::named);
     let mut out = Output::open(&local)?;
     let from = |why: Failure| Failure::new(format!("pull {}: {why}", go::quoted(&remote)));

@@ -2,8 +2,8 @@
 
 use super::compression::Codec;
 use super::flags::Parsed;
-use super::go;
 use super::storage::{Storage, failure, reason};
+use super::{go, more};
 use crate::config;
 use crate::tool::output::Failure;
 use crate::volume::objects::PartWriter;
@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 const PIPE: i32 = 1 << 20;
 
 pub(super) async fn run(parsed: &Parsed, storage: &Storage) -> Result<(), Failure> {
+    more::refuse_of_trees(parsed)?;
     let local = &parsed.positionals[0];
     let remote = parsed.path(1);
     let codec = parsed.text("compress").and_then(Codec::named);

@@ -12,7 +12,7 @@ use crate::volume::objects::{
     BucketFiles, DirectoryFiles, Entry, Files, FtpFiles, Layout, LimitedFiles, ListFiles, Modified,
     ObjectsError, RemoteFiles, Requests,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,10 @@ pub(super) struct Storage {
     /// What is still to be done after a command was broken off.
     pub(super) afterwards: TaskTracker,
     base: String,
+    /// Requests under way at once, where that is bounded.
+    pub(super) at_once: Option<usize>,
+    /// Where it is, if it is a local directory.
+    pub(super) local: Option<PathBuf>,
 }
 
 /// Whether an entry is what was named, or in the directory that was named.
@@ -56,7 +60,12 @@ impl Storage {
         let afterwards = TaskTracker::new();
         let world = config::system_world();
         let (rate, at_once) = (settings::rate_limit()?, settings::concurrency()?);
-        let files = files(settings::place(&conf)?, at_once, &afterwards).await;
+        let place = settings::place(&conf)?;
+        let local = match &place {
+            Place::Directory { root, .. } => Some(root.clone()),
+            _ => None,
+        };
+        let files = files(place, at_once, &afterwards).await;
         let mut files = files.map_err(|error| failure(error.into()))?;
         if let Some(rate) = rate {
             files = Arc::new(LimitedFiles::new(files, Arc::new(Rate::new(rate))));
@@ -65,7 +74,7 @@ impl Storage {
         let key = settings::encryption(&conf)?.map(Arc::new);
         let layout = Layout::new(files, key, world.entropy);
         let layout = layout.with_scratch(config::temporary_directory());
-        Ok(Self { conf, layout, afterwards, base })
+        Ok(Self { conf, layout, afterwards, base, at_once, local })
     }
 
     /// Where a path of the command line is.

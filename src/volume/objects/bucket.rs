@@ -1,13 +1,14 @@
 //! Files in a bucket: the key is the path below the root's prefix, with the bytes of the file and nothing
 //! else. Directories are the beginnings of keys; an empty object whose key ends in `/` marks one.
 
+use super::copying;
 use super::listing::{self, Flat};
 use super::parts::{Piece, Plan};
 use super::transfer::{self, Transfer};
 use super::{Beside, Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
 use crate::crypto::datasafed::StreamKey;
 use crate::store::{
-    FileStore, Headers, Key, ListRequest, ObjectMeta, Store, StoreError, StoreErrorKind,
+    COPY_LIMIT, FileStore, Headers, Key, ListRequest, ObjectMeta, Store, StoreError, StoreErrorKind,
 };
 use crate::world::Timestamp;
 use async_trait::async_trait;
@@ -229,6 +230,20 @@ impl Files for BucketFiles {
         let content_type = Some(transfer::content_type(path).to_owned());
         let transfer = Transfer { requests: self.requests.clone(), key: self.key(path)? };
         transfer.write(Headers { content_type, metadata }, pieces).await.map(drop)
+    }
+
+    async fn copy(&self, from: &str, to: &str) -> Result<bool, ObjectsError> {
+        let (from, to) = (self.key(from)?, self.key(to)?);
+        let (meta, headers) = match self.requests.files.head_file(&from).await {
+            Ok(found) => found,
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                return Err(ObjectsError::NotFound);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let source = (&meta.etag, meta.size);
+        copying::copy(&self.requests, COPY_LIMIT, &from, source, (&to, &headers)).await?;
+        Ok(true)
     }
 
     async fn remove(&self, path: &str) -> Result<(), ObjectsError> {

@@ -262,6 +262,24 @@ impl Files for DirectoryFiles {
         .await
     }
 
+    async fn rename(&self, from: &str, to: &str) -> Result<bool, ObjectsError> {
+        match self.find_now(to) {
+            Ok(_) | Err(ObjectsError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        self.find_now(from)?;
+        let (from, to) = (self.place(from), self.place(to));
+        if let Some(parent) = to.parent() {
+            make_directories(parent)?;
+        }
+        match fs::rename(&from, &to) {
+            Ok(()) => Ok(true),
+            // Another file system is mounted on the way.
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Ok(false),
+            Err(error) => Err(ObjectsError::local("rename", &from, error)),
+        }
+    }
+
     async fn remove(&self, path: &str) -> Result<(), ObjectsError> {
         let place = self.place(path);
         match self.find_now(path) {

@@ -3,11 +3,11 @@
 //! and names are as they are.
 
 use super::parts::PartWriter;
-use super::{Beside, Emit, Entry, Files, Kind, ListFiles, ObjectsError};
+use super::{Beside, Emit, Entry, Files, Kind, ListFiles, Modified, ObjectsError};
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::world::{Entropy, Timestamp};
 use bytes::Bytes;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -43,6 +43,11 @@ impl Layout {
     /// Whether files are in datasafed's form.
     pub fn is_encrypted(&self) -> bool {
         self.key.is_some()
+    }
+
+    /// Whether directories are things of their own.
+    pub fn has_directories(&self) -> bool {
+        self.files.has_directories()
     }
 
     fn stored(&self, path: &str) -> String {
@@ -110,6 +115,48 @@ impl Layout {
         }));
         let beside = Beside { modified, key_check };
         self.files.write(&self.stored(path), beside, pieces).await
+    }
+
+    /// Makes a file of another one's content and time. Until it is whole, whatever was at `to` stays.
+    pub async fn copy(&self, from: &str, to: &str) -> Result<(), ObjectsError> {
+        if self.files.copy(&self.stored(from), &self.stored(to)).await? {
+            return Ok(());
+        }
+        let found = self.find(from).await?;
+        let modified = match found.modified {
+            Modified::Told(time) | Modified::Stored(time) => time,
+            Modified::Unknown => Timestamp(0),
+        };
+        let Kind::File(size) = found.kind else { return Err(ObjectsError::IsDirectory) };
+        let (sender, mut pieces) = channel::<Vec<Bytes>>(1);
+        let shown = from.to_owned();
+        let produce = move |out: &mut PartWriter<'_>| {
+            let mut total = 0;
+            while let Some(batch) = pieces.blocking_recv() {
+                for piece in batch {
+                    out.write_all(&piece)?;
+                    total += piece.len() as u64;
+                }
+            }
+            // The end alone does not say that all of it came.
+            match total == size {
+                true => Ok(()),
+                false => Err(io::Error::other(format!("{shown} gave {total} of {size} bytes"))),
+            }
+        };
+        let (read, written) =
+            tokio::join!(self.read(from, sender), self.write(to, modified, Some(size), produce));
+        read.and(written)
+    }
+
+    /// Gives a file another name, in the place of what file is there; where the place cannot, by a copy: a crash
+    /// then leaves both.
+    pub async fn rename(&self, from: &str, to: &str) -> Result<(), ObjectsError> {
+        if self.files.rename(&self.stored(from), &self.stored(to)).await? {
+            return Ok(());
+        }
+        self.copy(from, to).await?;
+        self.remove(from).await
     }
 
     /// Removes a file; none is no error.

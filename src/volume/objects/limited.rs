@@ -84,6 +84,14 @@ impl Files for LimitedFiles {
         }
     }
 
+    async fn copy(&self, from: &str, to: &str) -> Result<bool, ObjectsError> {
+        self.inner.copy(from, to).await
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<bool, ObjectsError> {
+        self.inner.rename(from, to).await
+    }
+
     async fn remove(&self, path: &str) -> Result<(), ObjectsError> {
         self.inner.remove(path).await
     }

@@ -10,7 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`layout`] | names and contents as the caller sees them: plain, or `.enc` and deciphered |
-//! | [`bucket`] | files in a bucket ([`transfer`]: their bytes) |
+//! | [`bucket`] | files in a bucket ([`transfer`]: their bytes; [`copying`]: copies that the store makes) |
 //! | [`directory`] | files in a local directory |
 //! | [`ftp`] | files on a server of FTP |
 //! | [`remote`] | files in stores that do not speak S3 |
@@ -31,6 +31,7 @@ pub mod tree;
 mod tree_moves;
 pub mod writer;
 
+mod copying;
 mod ftp;
 mod limited;
 mod listing;
@@ -145,6 +146,20 @@ pub trait Files: Send + Sync + 'static {
         beside: Beside,
         pieces: Receiver<Piece>,
     ) -> Result<(), ObjectsError>;
+
+    /// Makes a file of another one's content and of what is beside that, without moving the bytes here; `false`: the
+    /// place cannot, and did nothing. Until the copy is whole, whatever was at `to` stays.
+    async fn copy(&self, from: &str, to: &str) -> Result<bool, ObjectsError> {
+        let _ = (from, to);
+        Ok(false)
+    }
+
+    /// Gives a file another name at once, in the place of what file is there; `false`: the place cannot, and did
+    /// nothing.
+    async fn rename(&self, from: &str, to: &str) -> Result<bool, ObjectsError> {
+        let _ = (from, to);
+        Ok(false)
+    }
 
     /// Removes a file; none is no error.
     async fn remove(&self, path: &str) -> Result<(), ObjectsError>;

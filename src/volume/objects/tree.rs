@@ -9,18 +9,17 @@
 //! and some there, none lost.
 
 use super::bucket::{KEY_CHECK, Requests};
+use super::copying;
 use super::error::ObjectsError;
 use super::layout::SUFFIX;
 use super::transfer::{self, Transfer};
 use crate::crypto::datasafed::{OVERHEAD, StreamKey};
 use crate::store::{
-    COPY_LIMIT, CopySource, ETag, Headers, Key, ListRequest, Part, PartsFrom, StoreError,
-    StoreErrorKind, Upload,
+    COPY_LIMIT, ETag, Headers, Key, ListRequest, StoreError, StoreErrorKind, Upload,
 };
 use crate::units::ByteRange;
 use crate::world::{Entropy, Timestamp};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +27,6 @@ use std::time::Duration;
 const AFTERWARDS: Duration = Duration::from_secs(10);
 /// The media type of a directory's mark, as s3fs and geesefs give it.
 const DIRECTORY: &str = "application/x-directory";
-/// What one part of a copy in parts has.
-const COPY_PART: u64 = 1 << 30;
 /// Parts copied at once, and objects moved at once.
 pub(super) const COPIES: usize = 16;
 
@@ -350,40 +347,7 @@ impl BucketTree {
         to: &Key,
         headers: &Headers,
     ) -> Result<ETag, ObjectsError> {
-        let source = CopySource { key: from, etag, size };
-        let files = &self.requests.files;
-        let replaced = |error: StoreError| match error.kind {
-            StoreErrorKind::NotFound | StoreErrorKind::PreconditionFailed => {
-                ObjectsError::Changed(from.to_string())
-            }
-            _ => error.into(),
-        };
-        if size <= self.copy_limit {
-            return files.copy_file(source, to, Some(headers)).await.map_err(replaced);
-        }
-        let upload = files.begin_upload(to, headers, PartsFrom::Store).await?;
-        let part = COPY_PART.min(self.copy_limit);
-        let part = part.max(size.div_ceil(u64::from(files.part_limit())));
-        let starts = (0..size).step_by(part as usize);
-        let (to_upload, upload_id) = (to, &upload);
-        let parts = starts.zip(1_u32..).map(|(start, number)| {
-            let range = ByteRange::between(start, (start + part).min(size));
-            async move { files.copy_part(source, range, (to_upload, upload_id), number).await }
-        });
-        let parts: Vec<_> = parts.collect();
-        let parts = futures::stream::iter(parts).buffered(COPIES).try_collect::<Vec<Part>>().await;
-        let done = match parts {
-            Ok(parts) => files.complete_upload(to, &upload, &parts).await,
-            Err(error) => Err(error),
-        };
-        match done {
-            Ok(etag) => Ok(etag),
-            Err(error) => {
-                let transfer = Transfer { requests: self.requests.clone(), key: to.clone() };
-                transfer.give_up(&upload).await;
-                Err(replaced(error))
-            }
-        }
+        copying::copy(&self.requests, self.copy_limit, from, (etag, size), (to, headers)).await
     }
 
     /// Removes a file; none is no error.
