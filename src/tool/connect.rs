@@ -443,12 +443,16 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
-/// Returns the number of the first SIGINT, SIGTERM or SIGHUP.
-pub(super) async fn ended_by_signal() -> u8 {
-    match EndSignals::register() {
-        Ok(mut signals) => signals.first().await,
-        // Without a handler the default action ends the process.
-        Err(_) => std::future::pending().await,
+/// Gives the number of the first SIGINT, SIGTERM or SIGHUP from now on, be it waited for already or not: what is
+/// begun before that is cleaned up, too. For a caller within the runtime.
+pub(super) fn ended_by_signal() -> impl Future<Output = u8> {
+    let signals = EndSignals::register();
+    async {
+        match signals {
+            Ok(mut signals) => signals.first().await,
+            // Without a handler the default action ends the process.
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 
