@@ -56,20 +56,34 @@ impl Minio {
 
     /// The same at another address of this machine.
     pub(crate) fn start_at(address: IpAddr) -> Self {
-        Self::launch(address, None, &[])
+        Self::launch(address, 0, None, &[])
     }
 
     /// The same; with a directory of `public.crt` and `private.key` it speaks TLS.
     pub(crate) fn start_with(certificates: Option<&Path>) -> Self {
-        Self::launch(LOOPBACK, certificates, &[])
+        Self::launch(LOOPBACK, 0, certificates, &[])
     }
 
     /// The same at some address, with variables in its environment.
     pub(crate) fn start_told(address: IpAddr, variables: &[(&str, &str)]) -> Self {
-        Self::launch(address, None, variables)
+        Self::launch(address, 0, None, variables)
     }
 
-    fn launch(listen: IpAddr, certificates: Option<&Path>, variables: &[(&str, &str)]) -> Self {
+    /// The same with TLS at a port of its own, for names that nobody writes a port behind.
+    pub(crate) fn start_named(
+        address: SocketAddr,
+        certificates: &Path,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        Self::launch(address.ip(), address.port(), Some(certificates), variables)
+    }
+
+    fn launch(
+        listen: IpAddr,
+        port: u16,
+        certificates: Option<&Path>,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let program = program();
         assert!(program.exists(), "{} is missing: run `make tools`", program.display());
         let data = tempfile::tempdir().expect("a temporary directory");
@@ -77,7 +91,10 @@ impl Minio {
         let secret_key = super::fresh_hex::<20>();
         // Another process may take a free port between our look and the server's: try again.
         for _ in 0..5 {
-            let address = free_address_on(listen);
+            let address = match port {
+                0 => free_address_on(listen),
+                port => SocketAddr::new(listen, port),
+            };
             let certificates = certificates.map(Path::to_owned);
             let secrets = (access_key.clone(), secret_key.clone());
             let mut server =

@@ -15,11 +15,12 @@ const IMAGE: &str = "test.local/strongroom";
 const SIDECARS: &[(&str, &str)] =
     &[("csi-provisioner", "csi-provisioner-v6.3.0"), ("csi-resizer", "csi-resizer-v2.2.0")];
 
-/// Gives containerd the images of the driver and of its sidecars.
-pub(crate) fn images(directory: &Path) {
+/// Gives containerd the images of the driver, which trust an authority, and of its sidecars.
+pub(crate) fn images(directory: &Path, authority: &Path) {
     Image::new(directory, &format!("{IMAGE}:1"))
         .program(Path::new(DRIVER), "/usr/bin/strongroom-csi")
         .program(&strongroom(), "/usr/bin/strongroom")
+        .trusting(authority)
         .import();
     for (name, cached) in SIDECARS {
         let place = format!("/usr/bin/{name}");

@@ -39,6 +39,11 @@ impl Image {
         self
     }
 
+    /// Trusts an authority, as an image of the users' own does that has theirs among the system's.
+    pub(crate) fn trusting(self, authority: &Path) -> Self {
+        self.file(authority, "/etc/ssl/certs/ca-certificates.crt")
+    }
+
     /// Adds a directory with all that is in it, at the same place.
     pub(crate) fn tree(self, from: &Path) -> Self {
         let to = self.root.join(from.strip_prefix("/").expect("an absolute path"));

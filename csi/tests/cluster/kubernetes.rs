@@ -83,6 +83,8 @@ pub(crate) fn prepare(directory: &Path) {
     );
     write("containerd.toml", CONTAINERD.replace("DIR", &shown.to_string()));
     write("cni/10.conflist", NETWORK.replace("DIR", &shown.to_string()));
+    // The only server of names that pods know (`names.rs`).
+    write("resolv.conf", format!("nameserver {NODE}\noptions timeout:1\n"));
     write("kubelet.yaml", KUBELET.replace("DIR", &shown.to_string()).replace("NODE", NODE));
 }
 
@@ -114,6 +116,7 @@ kind: KubeletConfiguration
 containerRuntimeEndpoint: unix:///run/containerd/c.sock
 podLogsDir: DIR/pods
 volumePluginDir: DIR/volume-plugins
+resolvConf: DIR/resolv.conf
 cgroupDriver: cgroupfs
 cgroupsPerQOS: false
 enforceNodeAllocatable: []

@@ -13,8 +13,10 @@ mod image;
 mod kubectl;
 mod kubernetes;
 mod lent;
+mod names;
 mod repositories;
 mod restarts;
+mod seeds;
 mod stand;
 mod statics;
 #[path = "../support/mod.rs"]
@@ -38,6 +40,7 @@ fn cases() -> Vec<Case> {
         statics::CASES,
         backup::CASES,
         repositories::CASES,
+        seeds::CASES,
         lent::CASES,
         tenants::CASES,
         restarts::CASES,

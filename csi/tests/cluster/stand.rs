@@ -5,6 +5,7 @@ use crate::cluster::{Cluster, TOOLS};
 use crate::driver::{self, NAMESPACE};
 use crate::kubectl::{PATIENCE, until};
 use crate::kubernetes::NODE;
+use crate::support::authority::Authority;
 use crate::support::minio::Minio;
 use crate::support::{files_below, fresh_hex};
 use serde_json::{Value, json};
@@ -30,6 +31,8 @@ pub(crate) struct Stand {
     pub(crate) minio: Minio,
     pub(crate) bucket: String,
     pub(crate) passphrase: String,
+    /// Whom the driver's image trusts.
+    pub(crate) authority: Authority,
     spaces: AtomicU32,
 }
 
@@ -41,10 +44,12 @@ impl Stand {
         let minio = Minio::start_at(NODE.parse().expect("an address"));
         let bucket = minio.new_bucket();
         let passphrase = fresh_hex::<16>();
-        let stand = Self { cluster, minio, bucket, passphrase, spaces: AtomicU32::new(0) };
+        let authority = Authority::new();
+        let spaces = AtomicU32::new(0);
+        let stand = Self { cluster, minio, bucket, passphrase, authority, spaces };
         stand.cluster.kubectl.get(&["create", "namespace", NAMESPACE]);
         stand.cluster.kubectl.apply(&stand.keys());
-        driver::images(&stand.cluster.directory);
+        driver::images(&stand.cluster.directory, &stand.authority.file());
         driver::install(&stand.cluster, "strongroom", &stand.values());
         println!("the chart is installed after {:.1?}", start.elapsed());
         stand
