@@ -106,10 +106,59 @@ fn what_others_put_where_something_moves_to_or_from_stays() {
         // Until all is copied it goes along.
         let place = if changes == 3 { &to } else { &from };
         assert_eq!(fs::read(place.join("c")).expect("read"), THEIRS, "{changes}");
-        assert!(!from.join("a").exists() && !from.join("b").exists(), "{changes}");
+        assert!(!from.join("b").exists(), "{changes}");
+        // Nobody can say any more whether what was copied is what is there.
+        let is_left = fs::read(from.join("a")).ok();
+        assert!(is_left == (changes == 3).then(|| CONTENT.to_vec()), "{changes}");
         for left in [&to, &from].into_iter().filter(|left| left.exists()) {
             fs::remove_dir_all(left).expect("removed");
         }
     }
     world.0.unstage();
+}
+
+/// What another mount makes under the new name before anything was copied to it is found by the rename, as without a kill.
+#[test]
+fn what_others_made_where_a_directory_or_the_like_of_a_file_moves_to_is_not_taken_for_its_copy() {
+    let _alone = alone();
+    let mut world = stoppable(None);
+    let (from, to) = (world.0.at("from"), world.0.at("to"));
+    for theirs in
+        [&[("to/a", THEIRS), ("to/b", THEIRS)][..], &[("to/a", THEIRS)], &[("to/z", THEIRS)]]
+    {
+        fs::create_dir(&from).expect("made");
+        for name in ["a", "b"] {
+            fs::write(from.join(name), CONTENT).expect("written");
+        }
+        let moved = with_another_ones_when(
+            (&world.0, &world.1),
+            (1, false),
+            || fs::rename(&from, &to),
+            theirs,
+        );
+        let error = moved.err().and_then(|error| error.raw_os_error());
+        assert_eq!(error, Some(nix::libc::ENOTEMPTY), "{theirs:?}");
+        for name in ["a", "b"] {
+            assert_eq!(fs::read(from.join(name)).expect("read"), CONTENT, "{theirs:?} {name}");
+        }
+        for (name, content) in theirs {
+            assert_eq!(fs::read(world.0.at(name)).expect("read"), *content, "{name}");
+        }
+        fs::remove_dir_all(&from).expect("removed");
+        fs::remove_dir_all(&to).expect("removed");
+    }
+    // As rsync --checksum leaves it: of the same size and time as what it is to replace.
+    let (old, new) = (world.0.at(".new"), world.0.at("new"));
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
+    for (path, content) in [(&new, b"former"), (&old, b"latter")] {
+        fs::write(path, content).expect("written");
+        fs::File::options().write(true).open(path).expect("there").set_modified(time).expect("set");
+    }
+    let moved =
+        with_another_ones_when((&world.0, &world.1), (1, false), || fs::rename(&old, &new), &[]);
+    moved.expect("moved");
+    assert_eq!(fs::read(&new).expect("read"), b"latter");
+    assert!(!old.exists());
+    world.0.unstage();
+    assert_eq!(pulled(&world.0, "new").as_deref(), Some(&b"latter"[..]));
 }

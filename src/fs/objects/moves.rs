@@ -165,7 +165,7 @@ impl ObjectFs {
         self.keep_directory(node.ino).await?;
         self.keep_directory(from.0).await?;
         let begun = self.move_begins(node, from, to, None);
-        let copied = self.tree.copy_directory(&old, &new, false).await?;
+        let copied = self.tree.copy_directory(&old, &new).await?;
         if let Some((number, form)) = begun {
             self.all_is_copied(number, form);
         }

@@ -138,8 +138,12 @@ impl ObjectFs {
         // moved before it was.
         let there = self.tree.file(&new).await?;
         let is_to_be_replaced = there.as_ref().map(|there| &there.etag.0) == moves.target.as_ref();
-        let copy = there
-            .filter(|copy| copy.size == known.size && copy.headers.metadata == headers.metadata);
+        let is_anothers = there.is_some() && !is_to_be_replaced;
+        let copy = there.filter(|copy| {
+            // What was to be replaced may say the same of itself.
+            let is_new = !is_to_be_replaced || copy.etag == known.etag;
+            is_new && copy.size == known.size && copy.headers.metadata == headers.metadata
+        });
         let is_left = left.is_some();
         let found = match (copy, left) {
             (Some(copy), _) => copy,
@@ -151,6 +155,16 @@ impl ObjectFs {
                 }
                 let etag = self.tree.copy(&old, &left, &new, Some(&headers)).await?;
                 Found { etag, headers, stored: self.world.clock.now(), ..left }
+            }
+            // It was moved, and another one has replaced it since: this mount finds that as it always does.
+            (None, None) if is_anothers => {
+                if let (Some(target), Some(content)) = (&target, &mut replaced) {
+                    self.name_gone(target, content);
+                }
+                self.table.lock().rename(node, Ino(moves.new_parent), &moves.new_name);
+                drop(content);
+                self.has_moved(number, moves);
+                return Ok(true);
             }
             (None, None) => return Ok(false),
         };
@@ -183,7 +197,12 @@ impl ObjectFs {
         if matches!(self.tree.look(&old).await?, Looked::Directory(_)) {
             let copied = match moves.copied {
                 true => self.tree.copied_directory(&old, &new).await?,
-                false => self.tree.copy_directory(&old, &new, true).await?,
+                // Another one's: whoever asks once more finds it.
+                false if self.tree.file(&new).await?.is_some() => return Ok(false),
+                false => match self.tree.copy_rest_of_directory(&old, &new).await? {
+                    Some(copied) => copied,
+                    None => return Ok(false),
+                },
             };
             self.all_is_copied(number, reply.clone());
             self.tree.remove_copied(&old, copied).await?;
