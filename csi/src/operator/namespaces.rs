@@ -12,7 +12,7 @@ use super::crd::{AccessMethod, ReclaimPolicy};
 use super::names;
 use super::objects::{self, Maker, Names, PASSPHRASE_KEY, is_by_label, reference};
 use super::observed::{Action, Kind, Observed, Reference};
-use super::tenants::Tenants;
+use super::tenants::{self, Tenants};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +83,12 @@ pub(super) fn look(
             Some(Ok(own)) => Some(own),
             Some(Err(why)) => {
                 troubles.push(format!("{namespace}: {why}"));
+                // What it was given before there were tenants is everybody's.
+                let shared = existing.filter(|existing| !tenants::is_theirs(existing));
+                let shared = shared.filter(|shared| shared.metadata.deletion_timestamp.is_none());
+                actions.extend(
+                    shared.map(|shared| Action::Delete(reference(Kind::Secret, &shared.metadata))),
+                );
                 continue;
             }
         };
@@ -101,8 +107,13 @@ pub(super) fn look(
                     let mut config = config.clone();
                     let base = base_path(observed, namespace);
                     config.insert(objects::BASE_PATH_KEY.to_owned(), base.into_bytes());
-                    let secret =
+                    let mut secret =
                         maker.tool_config(namespace, &called.tool_config, config, *is_by_label);
+                    if own.as_ref().is_some_and(|own| own.is_theirs)
+                        && let Some(labels) = &mut secret.metadata.labels
+                    {
+                        labels.insert(names::LABEL_TENANT.to_owned(), (*namespace).to_owned());
+                    }
                     if existing.is_none_or(|existing| !objects::is_current(existing, &secret)) {
                         lacking.push(Action::Secret(secret));
                     }

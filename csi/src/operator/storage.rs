@@ -1,8 +1,9 @@
 //! The steps that make what drivers and workloads are told: Secret, StorageClass, claim, datasafed's file.
 
 use super::conditions::kinds;
-use super::crd::AccessMethod;
+use super::crd::{AccessMethod, BackupRepo};
 use super::encryption::Encryption;
+use super::names;
 use super::namespaces::{is_older, list};
 use super::objects::{self, CONFIG_KEY, Maker, PASSPHRASE_KEY, reference};
 use super::observed::{Action, Kind, Reference};
@@ -27,6 +28,21 @@ impl Work<'_> {
         let kind = kinds::STORAGE_CLASS;
         let observed = self.observed;
         let maker = Maker { repo: &observed.repo, settings: self.settings, digest };
+        let is_said = |repo: &BackupRepo| {
+            let annotations = repo.metadata.annotations.as_ref();
+            annotations.is_some_and(|all| all.contains_key(names::TENANT_SECRETS))
+        };
+        if !has_tenants
+            && !is_said(&observed.repo)
+            && tenants::were_served(observed, &self.called, &self.settings.namespace)
+        {
+            let message = format!(
+                "the annotation {0} is gone, and this repository's namespaces have Secrets of their own: put it back;                  {0}: \"false\" gives all of them the repository's credentials and passphrase, which open nothing that \
+                 they have stored so far",
+                names::TENANT_SECRETS
+            );
+            return self.refuse(kind, "TenantSecretsRemoved", message);
+        }
         let values = match driver_values(templates, passphrase) {
             Ok(values) => values,
             Err(error) => return self.refuse(kind, "PrepareCSISecretFailed", error),
@@ -104,7 +120,18 @@ impl Work<'_> {
             );
             return self.refuse(kinds::ENCRYPTION, "EncryptionNotSupported", message);
         }
-        if has_tenants != tenants::are_used_by(existing) {
+        if tenants::are_used_by(&wanted) != tenants::are_used_by(existing) {
+            let mut claims = observed.claims.iter().map(|claim| &claim.metadata);
+            if has_tenants
+                && wish.is_some()
+                && claims.any(|claim| claim.namespace.as_ref() != Some(&self.settings.namespace))
+            {
+                let message = "its namespaces have claims by the repository's passphrase, which their own would not open: \
+                               make another repository for tenants, or give each the former passphrase as its own, then \
+                               delete these claims (with pvReclaimPolicy Retain) and the StorageClass"
+                    .to_owned();
+                return self.refuse(kind, "PrepareStorageClassFailed", message);
+            }
             let message = format!(
                 "StorageClass {} was made {} Secrets of tenants: kubectl delete storageclass {0} has it made anew (what is \
                  mounted stays so)",

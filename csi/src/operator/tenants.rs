@@ -60,6 +60,19 @@ pub(super) fn of(called: &Names, namespace: &str) -> (String, String) {
     (home.clone(), format!("{name}-{namespace}"))
 }
 
+/// Whether a configuration says that it was made of its namespace's own Secret.
+pub(super) fn is_theirs(config: &Secret) -> bool {
+    let labels = config.metadata.labels.as_ref();
+    labels.is_some_and(|labels| labels.contains_key(names::LABEL_TENANT))
+}
+
+/// Whether there are Secrets that were made of tenants' own for the driver.
+pub(super) fn were_served(observed: &Observed, called: &Names, here: &str) -> bool {
+    let (_, own) = of(called, here);
+    let mut made = observed.tenant_csi_secrets.iter();
+    made.any(|secret| secret.metadata.name.as_deref() != Some(&own))
+}
+
 /// Whether a StorageClass gives each claim the Secret of its namespace.
 pub(super) fn are_used_by(class: &StorageClass) -> bool {
     let parameters = class.parameters.iter().flatten();
@@ -87,6 +100,8 @@ pub(super) struct Own {
     pub(super) config: Option<BTreeMap<String, Vec<u8>>>,
     /// The driver's Secret.
     pub(super) csi_secret: Option<Secret>,
+    /// Made of the namespace's own Secret, not of the repository's.
+    pub(super) is_theirs: bool,
 }
 
 impl Tenants<'_> {
@@ -96,7 +111,8 @@ impl Tenants<'_> {
         let Self { settings, called, .. } = self;
         if namespace == settings.namespace {
             // The repository's own Secrets lie here.
-            return Ok(Own { config: self.config.cloned(), csi_secret: None });
+            let config = self.config.cloned();
+            return Ok(Own { config, csi_secret: None, is_theirs: false });
         }
         let (secret, place) = self.secret(namespace)?;
         let key = self.wish.map(|wish| wish.pass_phrase_secret_key_ref.key.as_str());
@@ -131,7 +147,7 @@ impl Tenants<'_> {
         };
         let values = driver_values(&templates, passphrase)?;
         let csi_secret = values.map(|values| self.maker.tenant_csi_secret(&at, namespace, values));
-        Ok(Own { config, csi_secret })
+        Ok(Own { config, csi_secret, is_theirs: true })
     }
 
     /// The one that an administrator made for a namespace, and what it is called.
@@ -167,7 +183,15 @@ impl Tenants<'_> {
         passphrase_key: Option<&str>,
     ) -> Result<Parameters, String> {
         let schema = self.provider.parameters_schema.as_ref();
-        let fields: &[String] = schema.map_or(&[], |schema| &schema.credential_fields);
+        let mut fields: Vec<String> =
+            schema.map_or(Vec::new(), |schema| schema.credential_fields.clone());
+        // Whatever comes from the repository's Secret is the repository's alone, also where the provider does not say so.
+        let credential = self.observed.credential.iter().flat_map(|secret| secret.data.iter());
+        for key in credential.flatten().map(|(key, _)| key) {
+            if !fields.contains(key) && Some(key.as_str()) != passphrase_key {
+                fields.push(key.clone());
+            }
+        }
         let mut parameters = self.parameters.clone();
         let mut given = Vec::new();
         for (key, value) in data {
@@ -207,9 +231,11 @@ impl Tenants<'_> {
         };
         let drivers = self.observed.tenant_csi_secrets.iter();
         let given = self.observed.secrets.iter();
-        let mut all = drivers
-            .filter(|secret| held(secret, (&at.0, &at.1)))
-            .chain(given.filter(|secret| held(secret, (namespace, &self.called.tool_config))));
+        let mut all =
+            drivers.filter(|secret| held(secret, (&at.0, &at.1))).chain(given.filter(|secret| {
+                // A shared one that was given before there were tenants says nothing.
+                held(secret, (namespace, &self.called.tool_config)) && is_theirs(secret)
+            }));
         all.find_map(|secret| Some(secret.data.as_ref()?.get(PASSPHRASE_KEY)?.0.as_slice()))
     }
 }

@@ -235,3 +235,64 @@ fn a_lost_secret_of_the_repository_is_not_taken_for_another_passphrase() {
     world.settle();
     assert_eq!(world.phase(), Phase::Ready, "{:?}", world.status().conditions);
 }
+
+#[test]
+fn who_takes_the_annotation_away_gives_nobody_what_is_everybodys() {
+    for method in [AccessMethod::Tool, AccessMethod::Mount] {
+        let mut world = world(method);
+        enrol_whole(&mut world, "web");
+        world.ask("web");
+        world.become_ready();
+        let annotations = world.observed.repo.metadata.annotations.as_mut().expect("some");
+        annotations.remove(names::TENANT_SECRETS);
+        world.settle();
+        says(&world, "StorageClassCreated", "TenantSecretsRemoved", "put it back");
+        let given = world.observed.secrets.iter().chain(drivers(&world, "web"));
+        assert!(given.map(text).all(|text| !text.contains("everybody's")), "{method:?}");
+        world.annotate(names::TENANT_SECRETS, "true");
+        world.settle();
+        assert_eq!(world.phase(), Phase::Ready, "{:?}", world.status().conditions);
+        assert_eq!(world.settle(), 0);
+    }
+}
+
+#[test]
+fn what_was_everybodys_goes_from_tenants_when_they_are_to_have_their_own() {
+    let mut world = world(AccessMethod::Tool);
+    world.annotate(names::TENANT_SECRETS, "false");
+    for tenant in ["mysql", "web"] {
+        world.ask(tenant);
+    }
+    world.become_ready();
+    for tenant in ["mysql", "web"] {
+        assert!(text(world.config_in(tenant).expect("given")).contains("everybody's"));
+    }
+    enrol_whole(&mut world, "mysql");
+    world.annotate(names::TENANT_SECRETS, "true");
+    world.settle();
+    assert!(world.config_in("web").is_none());
+    says(&world, "NamespacesPrepared", "PrepareNamespaceFailed", "strongroom.io/tenant=web");
+    let own = text(world.config_in("mysql").expect("given"));
+    assert!(own.contains("passphrase-of-mysql") && !own.contains("everybody's"), "{own}");
+    // Its own stays when its Secret is taken away.
+    world.observed.tenants.clear();
+    world.settle();
+    assert!(world.config_in("mysql").is_some());
+}
+
+#[test]
+fn a_provider_that_does_not_say_which_fields_are_secret_gives_away_none() {
+    let mut world = world(AccessMethod::Tool);
+    let provider = world.observed.provider.as_mut().expect("a provider");
+    let schema = provider.spec.parameters_schema.as_mut().expect("a schema");
+    schema.credential_fields.clear();
+    enrol(&mut world, "web", &[("secretKey", "passphrase-of-web")]);
+    world.ask("web");
+    world.become_ready();
+    says(&world, "NamespacesPrepared", "PrepareNamespaceFailed", "has no accessKeyId");
+    assert!(world.config_in("web").is_none() && drivers(&world, "web").is_none());
+    enrol_whole(&mut world, "web");
+    world.settle();
+    let given = text(world.config_in("web").expect("given"));
+    assert!(given.contains("key-of-web") && !given.contains("AKIA"), "{given}");
+}
