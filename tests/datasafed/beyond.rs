@@ -224,6 +224,14 @@ fn files_and_directories_are_copied_renamed_and_counted_within_every_storage() {
         ours(&world, &["mv", "t", "t/d/t"]).bad(&["lies inside"]);
         ours(&world, &["cp", "t/a", "t/a"]).bad(&["the same"]);
         ours(&world, &["mv", "t", "third/a"]).bad(&["is a file"]);
+        // Of what is there another thing is not lost; what was moved already is no other thing.
+        ours(&world, &["cp", "t/d/ü b.tar", "fourth/a"]).good();
+        ours(&world, &["mv", "t", "fourth"]).bad(&["fourth", "another \"a\""]);
+        ours(&world, &["mv", "fourth/a", "fourth/b"]).good();
+        ours(&world, &["mv", "t/d/e", "fourth/d/e"]).good();
+        ours(&world, &["mv", "t", "fourth"]).good();
+        let sizes = ours(&world, &["du", "-s", "fourth"]).text();
+        assert_eq!(sizes, format!("{}\t.\n", long + 140_003), "{shown}");
         ours(&world, &["du", "no/where"]).bad(&["no/where"]);
         ours(&world, &["push", "--dry-run", "src/a", "x"]).bad(&["--dry-run", "-r"]);
     }

@@ -232,7 +232,8 @@ impl FilesTree {
         item: &Item,
         mut progress: impl FnMut(u64),
     ) -> Result<(), Failure> {
-        let copied = self.layout.copy(&self.path(&item.path)?, &to.path(&item.path)?).await;
+        let (from, to) = (self.path(&item.path)?, to.path(&item.path)?);
+        let copied = self.layout.copy(&from, &to, self.clock.now()).await;
         copied.map_err(|error| self.said(&item.path, error))?;
         progress(item.bytes());
         Ok(())

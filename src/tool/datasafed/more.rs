@@ -3,11 +3,14 @@
 use super::flags::Parsed;
 use super::storage::{Storage, failure};
 use super::{go, paths, print};
+use crate::config;
 use crate::tool::copy::{Ends, Place, Standing, Wishes, copied, standing};
 use crate::tool::output::Failure;
 use crate::tool::usage::{self, Name, NameKind, SumForm};
 use crate::volume::objects::{Entry, Kind as What, ListFiles};
+use crate::world::Timestamp;
 use futures::StreamExt;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// Files that are renamed at the same time.
@@ -91,7 +94,8 @@ pub(super) async fn copy(parsed: &Parsed, storage: &Storage) -> Result<(), Failu
     if source == target {
         return Err(Failure::new(format!("{from} and {to} are the same")));
     }
-    storage.layout.copy(&source, &target).await.map_err(|error| of(&from, &to, failure(error)))
+    let copied = storage.layout.copy(&source, &target, now()).await;
+    copied.map_err(|error| of(&from, &to, failure(error)))
 }
 
 /// `mv`: of a directory file by file, so that the same command again goes on with one that was broken off.
@@ -106,7 +110,7 @@ pub(super) async fn rename(parsed: &Parsed, storage: &Storage) -> Result<(), Fai
                 return Err(Failure::new(format!("{from} and {to} are the same")));
             }
             storage.file(&from)?;
-            return storage.layout.rename(&source, &target).await.map_err(said);
+            return storage.layout.rename(&source, &target, now()).await.map_err(said);
         }
         Standing::Directory => {}
         Standing::Nothing => return Err(missing(&from)),
@@ -118,11 +122,34 @@ pub(super) async fn rename(parsed: &Parsed, storage: &Storage) -> Result<(), Fai
     if format!("{target}/").starts_with(&format!("{source}/")) || source.is_empty() {
         return Err(Failure::new(format!("{to}: lies inside {from}")));
     }
-    if standing(&storage.layout, &target).await.map_err(said)? == Standing::File {
+    let standing = standing(&storage.layout, &target).await.map_err(said)?;
+    if standing == Standing::File {
         return Err(Failure::new(format!("{to}: is a file: remove it first")));
     }
-    let entries = entries(storage, &source).await.map_err(said)?;
+    let entries = entries(storage, &source, true).await.map_err(said)?;
     let moved = |path: &str| format!("{target}{}", &path[source.len()..]);
+    if standing == Standing::Directory {
+        // One that was broken off goes on; another thing is not lost by it.
+        let there = self::entries(storage, &target, true).await.map_err(said)?;
+        let there: HashMap<String, Entry> =
+            there.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
+        let other = entries.iter().find(|entry| {
+            let known = there.get(&moved(&entry.path));
+            known.is_some_and(|known| match (known.kind, entry.kind) {
+                (What::File(_), What::File(_)) => {
+                    (known.kind, known.modified) != (entry.kind, entry.modified)
+                }
+                (What::File(_), _) | (_, What::File(_)) => true,
+                _ => false,
+            })
+        });
+        if let Some(other) = other {
+            return Err(Failure::new(format!(
+                "{to}: is there already, with another {} in it: nothing was moved; remove that, or name another target",
+                go::quoted(&other.path[source.len() + 1..])
+            )));
+        }
+    }
     let (mut files, mut directories) = (Vec::new(), vec![source.clone()]);
     for Entry { path, kind, .. } in entries {
         match kind {
@@ -137,7 +164,7 @@ pub(super) async fn rename(parsed: &Parsed, storage: &Storage) -> Result<(), Fai
         }
     }
     let renames = files.iter().map(|file| async {
-        let renamed = storage.layout.rename(file, &moved(file)).await;
+        let renamed = storage.layout.rename(file, &moved(file), now()).await;
         renamed.map_err(|error| of(file, &moved(file), failure(error)))
     });
     let renames: Vec<_> = renames.collect();
@@ -190,7 +217,7 @@ async fn names(parsed: &Parsed, storage: &Storage) -> Result<Vec<Name>, Failure>
         let path = paths::name(&target).as_bytes().to_vec();
         return Ok(vec![Name { path, kind: NameKind::File(size) }]);
     }
-    let mut entries = entries(storage, &target).await.map_err(said)?;
+    let mut entries = entries(storage, &target, false).await.map_err(said)?;
     if entries.is_empty() && what(storage, &path).await? == Standing::Nothing {
         return Err(missing(&path));
     }
@@ -212,13 +239,14 @@ async fn names(parsed: &Parsed, storage: &Storage) -> Result<Vec<Name>, Failure>
 async fn entries(
     storage: &Storage,
     path: &str,
+    told_times: bool,
 ) -> Result<Vec<Entry>, crate::volume::objects::ObjectsError> {
     let mut entries = Vec::new();
     let mut emit = |entry| {
         entries.push(entry);
         Ok(())
     };
-    let request = ListFiles { depth: None, told_times: false };
+    let request = ListFiles { depth: None, told_times };
     storage.layout.list(path, request, &mut emit).await?;
     Ok(entries)
 }
@@ -245,6 +273,10 @@ async fn file_target(storage: &Storage, from: &str, to: &str) -> Result<String, 
     }
     let name = paths::name(from);
     Ok(if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") })
+}
+
+fn now() -> Timestamp {
+    config::system_world().clock.now()
 }
 
 fn missing(path: &str) -> Failure {

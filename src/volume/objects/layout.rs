@@ -117,15 +117,16 @@ impl Layout {
         self.files.write(&self.stored(path), beside, pieces).await
     }
 
-    /// Makes a file of another one's content and time. Until it is whole, whatever was at `to` stays.
-    pub async fn copy(&self, from: &str, to: &str) -> Result<(), ObjectsError> {
+    /// Makes a file of another one's content and time (`now` where that has none). Until it is whole, whatever was at
+    /// `to` stays.
+    pub async fn copy(&self, from: &str, to: &str, now: Timestamp) -> Result<(), ObjectsError> {
         if self.files.copy(&self.stored(from), &self.stored(to)).await? {
             return Ok(());
         }
         let found = self.find(from).await?;
         let modified = match found.modified {
             Modified::Told(time) | Modified::Stored(time) => time,
-            Modified::Unknown => Timestamp(0),
+            Modified::Unknown => now,
         };
         let Kind::File(size) = found.kind else { return Err(ObjectsError::IsDirectory) };
         let (sender, mut pieces) = channel::<Vec<Bytes>>(1);
@@ -151,11 +152,11 @@ impl Layout {
 
     /// Gives a file another name, in the place of what file is there; where the place cannot, by a copy: a crash
     /// then leaves both.
-    pub async fn rename(&self, from: &str, to: &str) -> Result<(), ObjectsError> {
+    pub async fn rename(&self, from: &str, to: &str, now: Timestamp) -> Result<(), ObjectsError> {
         if self.files.rename(&self.stored(from), &self.stored(to)).await? {
             return Ok(());
         }
-        self.copy(from, to).await?;
+        self.copy(from, to, now).await?;
         self.remove(from).await
     }
 
