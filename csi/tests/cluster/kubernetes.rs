@@ -109,7 +109,8 @@ const NETWORK: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"t
     {"type": "host-local", "dataDir": "/run/addresses", "ranges": [[{"subnet": "10.244.0.0/24"}]],
      "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
 
-// Secrets are looked at anew when a pod asks, not once a minute. Pods are in no groups by quality of service,
+// Secrets are looked at anew when a pod asks, not once a minute. Images are never removed, however full the disk is: nobody
+// could bring them back. Pods are in no groups by quality of service,
 // which need rights over the root of all groups.
 const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -127,6 +128,7 @@ authorization: {mode: AlwaysAllow}
 failSwapOn: false
 syncFrequency: 10s
 configMapAndSecretChangeDetectionStrategy: Get
+imageGCHighThresholdPercent: 100
 evictionHard: {nodefs.available: '1%', imagefs.available: '1%', memory.available: 50Mi}
 ";
 
