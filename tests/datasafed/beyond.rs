@@ -168,6 +168,14 @@ fn a_mirror_removes_what_the_source_does_not_have_and_nothing_of_others() {
         let back = ["sync", "--pull", "--delete", "--json", "t", "back"];
         assert_eq!(told(ours(&world, &back)), [4, 0, 1, 0], "{shown}");
         assert!(files_below(&world.local("back")) == files_below(&world.local("src")), "{shown}");
+        // However the target is written.
+        let again = ["sync", "--pull", "--delete", "--json", "t", "back/"];
+        assert_eq!(told(ours(&world, &again)), [0, 4, 0, 0], "{shown}");
+        if world.place != Place::OldFtp {
+            let again = ["sync", "--push", "--delete", "--json", "src", "/t/"];
+            let [copied, same, _, failed] = told(ours(&world, &again));
+            assert_eq!([copied, same, failed], [0, 4, 0], "{shown}");
+        }
         // An empty source is a mistake.
         fs::create_dir(world.local("nothing")).expect("made");
         let empty = ours(&world, &["sync", "--push", "--delete", "nothing", "t"]);

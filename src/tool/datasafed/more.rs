@@ -25,7 +25,7 @@ pub(super) fn refuse_of_trees(parsed: &Parsed) -> Result<(), Failure> {
     }
 }
 
-/// `push -r` and `pull -r`.
+/// `push -r` and `pull -r`: with a `/` at its end the target takes the tree in by its name.
 pub(super) async fn tree(name: &str, parsed: &Parsed, storage: &Storage) -> Result<(), Failure> {
     let (first, second) = (&parsed.positionals[0], &parsed.positionals[1]);
     let ends = match name {
@@ -35,18 +35,30 @@ pub(super) async fn tree(name: &str, parsed: &Parsed, storage: &Storage) -> Resu
     go_on(ends, parsed, storage).await
 }
 
-/// `sync`.
+/// `sync`: the target becomes like the source, however it is written.
 pub(super) async fn sync(parsed: &Parsed, storage: &Storage) -> Result<(), Failure> {
-    let name = match (parsed.switch("push"), parsed.switch("pull")) {
-        (true, false) => "push",
-        (false, true) => "pull",
+    let (first, second) = (&parsed.positionals[0], &parsed.positionals[1]);
+    let ends = match (parsed.switch("push"), parsed.switch("pull")) {
+        (true, false) => {
+            let mut to = place(storage, &parsed.path(1))?;
+            to.called = match to.called.trim_end_matches('/') {
+                "" => ".".to_owned(),
+                called => called.to_owned(),
+            };
+            Ends::Push(Path::new(first), to)
+        }
+        (false, true) => {
+            // As it is without what its text ends in.
+            let to = Path::new(second).components().as_path();
+            Ends::Pull(place(storage, &parsed.path(0))?, to)
+        }
         _ => {
             return Err(Failure::new(
                 "say which way: `sync --push lpath rpath`, or `sync --pull rpath lpath`",
             ));
         }
     };
-    tree(name, parsed, storage).await
+    go_on(ends, parsed, storage).await
 }
 
 async fn go_on(ends: Ends<'_>, parsed: &Parsed, storage: &Storage) -> Result<(), Failure> {
