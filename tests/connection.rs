@@ -150,7 +150,7 @@ fn datasafed_trusts_anybody_only_where_it_is_told_to() {
     fs::create_dir_all(&certs).expect("made");
     fs::write(certs.join("README"), "no certificate").expect("written");
     let program = volume.local("bin/datasafed");
-    fs::copy(support::STRONGROOM, &program).expect("copied");
+    support::programs::copy(support::STRONGROOM, &program);
     let elsewhere = || {
         let mut command = Command::new(&program);
         command.args(&push[1..]).env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE");

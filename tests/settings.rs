@@ -214,7 +214,7 @@ fn every_command_has_a_manual_page() {
 fn commands_for_clusters_say_which_program_they_need() {
     let volume = Volume::place(Backend::Dir);
     let alone = volume.local("strongroom");
-    fs::copy(support::STRONGROOM, &alone).expect("copied");
+    support::programs::copy(support::STRONGROOM, &alone);
     let output = std::process::Command::new(&alone)
         .args(["backuprepo", "list"])
         .env("PATH", volume.local("nowhere"))
@@ -225,7 +225,7 @@ fn commands_for_clusters_say_which_program_they_need() {
     assert!(said.starts_with("strongroom: strongroom-csi: No such file"), "{said}");
     assert!(said.contains("in PATH"), "{said}");
     // What lies beside it is run, with the words as they are.
-    fs::copy("/bin/echo", volume.local("strongroom-csi")).expect("copied");
+    support::programs::copy("/bin/echo", volume.local("strongroom-csi"));
     let words = ["backuprepo", "create", "x", "--provider", "s3", "--help"];
     let output = std::process::Command::new(&alone).args(words).output().expect("it starts");
     assert_eq!(String::from_utf8(output.stdout).expect("text"), format!("{}\n", words.join(" ")));

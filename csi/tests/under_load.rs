@@ -32,7 +32,7 @@ impl Trouble {
     fn new() -> Self {
         let mut driver = Driver::start();
         let worker = driver.local("strongroom");
-        fs::copy(support::strongroom(), &worker).expect("copied");
+        support::programs::copy(support::strongroom(), &worker);
         driver.worker_binary.clone_from(&worker);
         driver.restart(Process::Node);
         Self { driver, worker, kills: 0, upgrades: 0 }
@@ -60,7 +60,7 @@ impl Trouble {
             }
             11 => {
                 let next = self.worker.with_extension("next");
-                fs::copy(support::strongroom(), &next).expect("copied");
+                support::programs::copy(support::strongroom(), &next);
                 fs::rename(next, &self.worker).expect("replaced");
                 self.driver.restart(Process::Node);
                 self.upgrades += 1;

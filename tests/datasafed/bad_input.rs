@@ -58,7 +58,7 @@ fn a_configuration_that_its_user_may_not_read_is_told() {
     mode(&conf, 0o600);
     // As itself it may lie where nobody else gets to.
     let program = folder.path().join("datasafed");
-    fs::copy(crate::support::STRONGROOM, &program).expect("copied");
+    crate::support::programs::copy(crate::support::STRONGROOM, &program);
     let mut command = Command::new(program);
     command.arg("-c").arg(&conf).args(["list", "/"]).env_clear().uid(65_534).current_dir("/");
     let output = command.output().expect("it starts");

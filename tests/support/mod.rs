@@ -9,6 +9,7 @@ pub(crate) mod front;
 pub(crate) mod gate;
 pub(crate) mod issuer;
 pub(crate) mod minio;
+pub(crate) mod programs;
 
 use minio::Minio;
 use nix::mount::{MntFlags, umount2};

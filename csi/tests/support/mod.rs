@@ -14,6 +14,8 @@ pub(crate) mod gate;
 pub(crate) mod issuer;
 #[path = "../../../tests/support/minio.rs"]
 pub(crate) mod minio;
+#[path = "../../../tests/support/programs.rs"]
+pub(crate) mod programs;
 mod system;
 pub(crate) mod users;
 
