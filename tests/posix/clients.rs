@@ -22,13 +22,20 @@ macro_rules! clients {
 }
 
 clients! {
+    barman: "barman" "",
     borg: "borg" "",
     copied_trees: "copies" "",
+    deep_and_wide_trees: "deep" "",
+    duplicity: "duplicity" "",
+    etcd: "etcd" "",
     git: "git" "",
+    groups_of_pods: "fsgroup" "",
     logrotate: "logrotate" "",
+    mariadb: "mariadb" "",
     pgbackrest_bundled_and_encrypted: "pgbackrest" "bundled",
     pgbackrest_with_hard_links: "pgbackrest" "linked",
     postgres_tools: "postgres" "",
+    rclone: "rclone" "",
     redis: "redis" "",
     restic: "restic" "",
     rsync: "rsync" "",
@@ -47,10 +54,15 @@ mod objects {
     }
 
     killed! {
+        barman: "barman" "",
         borg: "borg" "",
+        duplicity: "duplicity" "",
+        etcd: "etcd" "",
         logrotate: "logrotate" "",
+        mariadb: "mariadb" "",
         pgbackrest_bundled_and_encrypted: "pgbackrest" "bundled",
         postgres_tools: "postgres" "",
+        rclone: "rclone" "",
         redis: "redis" "",
         restic: "restic" "",
         sqlite: "sqlite" "",

@@ -13,9 +13,18 @@ need setfattr attr
 need fio fio
 # The programs of tests/posix/clients, and what pjdfstest is compiled against.
 need setfacl acl
+need barman barman
 need borg borgbackup
+need duplicity duplicity
+need etcdctl etcd-client
 need git git
+need gpg gpg
+need gpgconf gpgconf
+need gpg-agent gpg-agent
 need logrotate logrotate
+need mariadbd mariadb-server-core
+need mariadb-admin mariadb-client
+need mariadb-backup mariadb-backup
 need pgbackrest pgbackrest
 need redis-server redis-server
 need restic restic

@@ -12,7 +12,7 @@ serve() { # DIRECTORY
 }
 # A shutdown that saves nothing: what the log has must be enough.
 stop() { ask shutdown nosave > /dev/null 2>&1 || true; wait "${servers[0]}" || true; servers=(); }
-idle() { ask info persistence | tr -d '\r' | grep -q "^$1:0"; }
+idle() { ask info persistence | tr -d '\r' | grep "^$1:0"; }
 
 backup() {
     serve "$repository"
