@@ -110,7 +110,7 @@ fn every_flag_in_the_chart_is_one_of_the_program() {
 #[test]
 fn a_storage_class_names_its_secret_and_the_controller_may_read_that_one() {
     let values = tempfile::NamedTempFile::new().expect("a file");
-    let text = "requiresRepublish: true\nkubeletDir: /var/snap/kubelet\nstorageClasses:\n- name: backups\n  \
+    let text = "kubeletDir: /var/snap/kubelet\nstorageClasses:\n- name: backups\n  \
                 reclaimPolicy: Retain\n  secret: {name: keys, namespace: vault}\n  parameters: {bucket: b, \
                 encryption: AES-256-CFB}\n  mountOptions: [memory-limit=512MiB]\nnetworkPolicy: {enabled: true}\n\
                 podDisruptionBudget: {enabled: true}\ntolerations: [{operator: Exists}]\n\

@@ -16,6 +16,7 @@ mod lent;
 mod names;
 mod repositories;
 mod restarts;
+mod rotation;
 mod seeds;
 mod stand;
 mod statics;
@@ -43,6 +44,7 @@ fn cases() -> Vec<Case> {
         seeds::CASES,
         lent::CASES,
         tenants::CASES,
+        rotation::CASES,
         restarts::CASES,
     ]
     .concat()

@@ -5,12 +5,16 @@ use crate::Case;
 use crate::driver::{self, NAMESPACE};
 use crate::kubectl::{PATIENCE, until};
 use crate::stand::{IMPATIENT, Space, Stand, dynamic, of_claim};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 pub(crate) const CASES: &[Case] = &[
     ("a_pod_that_writes_does_not_notice_that_its_worker_is_killed", worker_killed),
     ("a_pod_that_writes_does_not_notice_that_the_node_plugin_is_killed", node_plugin_killed),
+    (
+        "a_pod_that_writes_does_not_notice_that_the_keeper_is_killed_and_its_worker_after_it",
+        keeper_killed,
+    ),
     ("a_pod_that_writes_does_not_notice_an_upgrade_of_the_chart", upgraded),
     ("a_pod_that_writes_does_not_notice_that_kubelet_starts_again", kubelet_restarted),
     ("a_pod_can_be_deleted_while_the_store_is_away", store_away),
@@ -38,7 +42,12 @@ fn script() -> String {
 
 /// A pod that writes while something is done; then another pod compares everything.
 fn undisturbed(space: &Space<'_>, disturb: impl FnOnce(&dyn Fn())) {
-    space.claim("written", dynamic(&["ReadWriteOnce"], "1Gi"));
+    undisturbed_on(space, dynamic(&["ReadWriteOnce"], "1Gi"), disturb);
+}
+
+/// The same on a claim of this spec, whose name is `written`.
+pub(crate) fn undisturbed_on(space: &Space<'_>, claim: Value, disturb: impl FnOnce(&dyn Fn())) {
+    space.claim("written", claim);
     space.start("writer", of_claim("written"), &script(), json!({}));
     space.ready("writer");
     let written = || {
@@ -113,6 +122,36 @@ fn node_plugin_killed(stand: &Stand) {
         kubectl.get(&["delete", "pod", "--namespace", NAMESPACE, pod, "--timeout=120s"]);
         goes_on();
         kubectl.get(&["rollout", "status", "--namespace", NAMESPACE, NODES, "--timeout=120s"]);
+    });
+}
+
+/// Its container starts again, with a keeper that knows nothing of what is mounted.
+fn keeper_killed(stand: &Stand) {
+    let space = stand.space();
+    let keeper = "--selector=app.kubernetes.io/component=keeper";
+    let restarts = "--output=jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    let words = ["get", "pods", "--namespace", NAMESPACE, keeper, restarts];
+    let count = || {
+        let text = stand.cluster.kubectl.ask(&words)?;
+        text.parse::<u32>().map_err(|error| format!("{text:?}: {error}"))
+    };
+    let before = count().expect("one keeper");
+    undisturbed(&space, |goes_on| {
+        assert_eq!(kill(&["strongroom-csi keeper"]), 1);
+        goes_on();
+        until("the next keeper", PATIENCE, || match count()? {
+            more if more > before => Ok(()),
+            same => Err(format!("restarted {same} times")),
+        });
+        for _ in 0..2 {
+            assert!(kill(&["mount", "--attach"]) >= 1, "there is a worker");
+            goes_on();
+        }
+        // The new one does its work for others meanwhile.
+        space.claim("another", dynamic(&["ReadWriteOnce"], "1Gi"));
+        space.idle("another", of_claim("another"), json!({}));
+        space.shell("another", "echo by the next keeper > /data/file");
+        space.delete_pod("another");
     });
 }
 
